@@ -1,0 +1,44 @@
+# edgecache: `make run` and `make test` are all a fresh machine needs.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.built
+FROM   ?=
+NATIVE := $(shell find src -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
+
+.PHONY: run test bench lint wheel build clean
+
+build: $(STAMP)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" "Cython>=3.3,<3.4"
+
+$(STAMP): $(BIN)/python $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,bench,lint]"
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+run: $(STAMP)
+	$(BIN)/python -m bench.demo $(if $(FROM),--from "$(FROM)")
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+bench: $(STAMP)
+	$(BIN)/python -m bench.run --suite io --plot out/bench --json out/bench/io.json
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests bench setup.py
+	$(BIN)/cython-lint src/edgecache
+	$(BIN)/mypy
+	$(BIN)/stubtest edgecache._core --mypy-config-file pyproject.toml
+	$(BIN)/python -m pytest -q tests/tidy
+
+wheel: $(BIN)/python
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf build dist out src/*.egg-info
+	find src -name '*.so' -delete

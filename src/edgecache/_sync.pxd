@@ -1,0 +1,175 @@
+"""Kernel: atomics, a process-shared lock and clocks.
+
+The lock is one u32 in the arena. Invariants:
+
+1. 0 means free; otherwise the low 30 bits are the owner's thread id and bit 31 says that a waiter
+   may sleep in the kernel on this word.
+2. It is held for tens of nanoseconds, never across a wait, a system call (but the futex's own) or a
+   GIL release, and no Python code runs under it. A thread may therefore wait for it with the GIL.
+3. The owner's id in the word is what lets another process find out that an owner died.
+
+Source: U. Drepper, "Futexes Are Tricky" (2011), mutex 3; futex(2).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <linux/futex.h>
+    #include <sched.h>
+    #include <stdint.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    #define EC_LOCK_WAITERS 0x80000000u
+
+    static __thread uint32_t ec_thread_id_cached;
+
+    static inline uint32_t ec_thread_id(void) {
+        if (__builtin_expect(ec_thread_id_cached == 0, 0))
+            ec_thread_id_cached = (uint32_t)syscall(SYS_gettid) & 0x3fffffffu;
+        return ec_thread_id_cached;
+    }
+
+    static inline void ec_pause(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+    #elif defined(__aarch64__)
+        __asm__ __volatile__("yield");
+    #endif
+    }
+
+    static inline int ec_futex_wait(uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+        struct timespec wait, *limit = NULL;
+        if (timeout_ns >= 0) {
+            wait.tv_sec = timeout_ns / 1000000000;
+            wait.tv_nsec = timeout_ns % 1000000000;
+            limit = &wait;
+        }
+        if (syscall(SYS_futex, word, FUTEX_WAIT, seen, limit, NULL, 0) == 0) return 0;
+        return errno;
+    }
+
+    static inline void ec_futex_wake(uint32_t *word, int count) {
+        syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+    }
+
+    static __attribute__((noinline, unused)) void ec_lock_acquire_slow(uint32_t *word) {
+        uint32_t self = ec_thread_id(), seen;
+        int spin;
+        for (spin = 0; spin < 200; spin++) {
+            seen = 0;
+            if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0 &&
+                __atomic_compare_exchange_n(word, &seen, self, 0, __ATOMIC_ACQUIRE,
+                                            __ATOMIC_RELAXED))
+                return;
+            ec_pause();
+        }
+        for (;;) {
+            seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+            if (seen == 0) {
+                /* Others may sleep too, so the bit stays set until an unlock found none. */
+                if (__atomic_compare_exchange_n(word, &seen, self | EC_LOCK_WAITERS, 0,
+                                                __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+                    return;
+                continue;
+            }
+            if (!(seen & EC_LOCK_WAITERS)) {
+                if (!__atomic_compare_exchange_n(word, &seen, seen | EC_LOCK_WAITERS, 0,
+                                                 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+                    continue;
+                seen |= EC_LOCK_WAITERS;
+            }
+            ec_futex_wait(word, seen, 1000000);
+        }
+    }
+
+    static inline void ec_lock_acquire(uint32_t *word) {
+        uint32_t expected = 0;
+        if (__builtin_expect(!__atomic_compare_exchange_n(word, &expected, ec_thread_id(), 0,
+                                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED), 0))
+            ec_lock_acquire_slow(word);
+    }
+
+    static inline int ec_lock_try(uint32_t *word) {
+        uint32_t expected = 0;
+        return __atomic_compare_exchange_n(word, &expected, ec_thread_id(), 0, __ATOMIC_ACQUIRE,
+                                           __ATOMIC_RELAXED);
+    }
+
+    static inline void ec_lock_release(uint32_t *word) {
+        uint32_t seen = __atomic_exchange_n(word, 0, __ATOMIC_RELEASE);
+        if (__builtin_expect((seen & EC_LOCK_WAITERS) != 0, 0)) ec_futex_wake(word, 1);
+    }
+
+    static inline uint32_t ec_load_u32(const uint32_t *p) {
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    }
+    static inline uint64_t ec_load_u64(const uint64_t *p) {
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    }
+    static inline void ec_store_u32(uint32_t *p, uint32_t value) {
+        __atomic_store_n(p, value, __ATOMIC_RELEASE);
+    }
+    static inline void ec_store_u64(uint64_t *p, uint64_t value) {
+        __atomic_store_n(p, value, __ATOMIC_RELEASE);
+    }
+    static inline uint32_t ec_add_u32(uint32_t *p, uint32_t value) {
+        return __atomic_add_fetch(p, value, __ATOMIC_ACQ_REL);
+    }
+    static inline uint64_t ec_add_u64(uint64_t *p, uint64_t value) {
+        return __atomic_add_fetch(p, value, __ATOMIC_ACQ_REL);
+    }
+    static inline uint64_t ec_sub_u64(uint64_t *p, uint64_t value) {
+        return __atomic_sub_fetch(p, value, __ATOMIC_ACQ_REL);
+    }
+    static inline void ec_count(uint64_t *p, uint64_t value) {
+        __atomic_fetch_add(p, value, __ATOMIC_RELAXED);
+    }
+    static inline int ec_cas_u32(uint32_t *p, uint32_t expected, uint32_t desired) {
+        return __atomic_compare_exchange_n(p, &expected, desired, 0, __ATOMIC_ACQ_REL,
+                                           __ATOMIC_ACQUIRE);
+    }
+    static inline void ec_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+    static inline int64_t ec_clock_us(clockid_t clock) {
+        struct timespec now;
+        clock_gettime(clock, &now);
+        return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+    }
+    static inline int64_t ec_now_us(void) { return ec_clock_us(CLOCK_REALTIME); }
+    static inline int64_t ec_now_coarse_us(void) { return ec_clock_us(CLOCK_REALTIME_COARSE); }
+    static inline int64_t ec_monotonic_ns(void) {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+    }
+    """
+    uint32_t ec_thread_id() noexcept nogil
+    void ec_pause() noexcept nogil
+
+    # Returns 0 when woken, else an errno (EAGAIN: *word != seen; ETIMEDOUT; EINTR).
+    # timeout_ns < 0 waits without limit.
+    int ec_futex_wait(uint32_t* word, uint32_t seen, int64_t timeout_ns) noexcept nogil
+    void ec_futex_wake(uint32_t* word, int count) noexcept nogil
+
+    void ec_lock_acquire(uint32_t* word) noexcept nogil
+    bint ec_lock_try(uint32_t* word) noexcept nogil
+    void ec_lock_release(uint32_t* word) noexcept nogil
+
+    uint32_t ec_load_u32(const uint32_t* p) noexcept nogil
+    uint64_t ec_load_u64(const uint64_t* p) noexcept nogil
+    void ec_store_u32(uint32_t* p, uint32_t value) noexcept nogil
+    void ec_store_u64(uint64_t* p, uint64_t value) noexcept nogil
+    uint32_t ec_add_u32(uint32_t* p, uint32_t value) noexcept nogil      # returns the new value
+    uint64_t ec_add_u64(uint64_t* p, uint64_t value) noexcept nogil      # returns the new value
+    uint64_t ec_sub_u64(uint64_t* p, uint64_t value) noexcept nogil      # returns the new value
+    void ec_count(uint64_t* p, uint64_t value) noexcept nogil            # relaxed counter
+    bint ec_cas_u32(uint32_t* p, uint32_t expected, uint32_t desired) noexcept nogil
+    void ec_fence() noexcept nogil
+
+    int64_t ec_now_us() noexcept nogil            # CLOCK_REALTIME, microseconds since the epoch
+    int64_t ec_now_coarse_us() noexcept nogil     # the same with 4 ms grain, 4x cheaper
+    int64_t ec_monotonic_ns() noexcept nogil
