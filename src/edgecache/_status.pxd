@@ -23,6 +23,11 @@ cdef enum Status:
     STATUS_VERSION = 15         # a format version this build does not read
     STATUS_TRUNCATED = 16
 
-# Raise the exception for `status`; returns 0 for STATUS_OK. `errno_code` (positive, or 0) and
-# `detail` become attributes of the exception.
+# Raise the exception for `status`; returns 0 for STATUS_OK. `detail` is None, text that is added
+# to the message, or a dict of facts (path, offset_bytes, expected, found, hint, those of the
+# exception, and message, which replaces the standard one). `errno_code` (positive, or 0) becomes
+# the attribute errno where the exception is an OSError; STATUS_IO_ERROR with ENOSPC or EDQUOT is a
+# NoSpaceError.
 cdef int raise_for_status(Status status, object detail=*, int errno_code=*) except -1
+# The same for a meta: the classes below MetaFormatError. `facts` is None or a dict, as above.
+cdef int raise_for_meta(Status status, dict facts=*) except -1

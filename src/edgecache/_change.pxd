@@ -1,0 +1,103 @@
+"""Putting and deleting one entry: the state machine behind put, delete and their batches.
+
+    change_prepare    reserves log space and copies the record into it; no shard lock, may run
+                      without the GIL. STATUS_AGAIN: wait (log_wait), then call again.
+    change_commit     the shard's critical section. CHANGE_RESOLVE: slots with the key's tag must be
+                      compared on disk first (change_resolve, blocks on I/O, no lock), then again.
+                      CHANGE_RESERVE: log space for a tombstone is needed (change_prepare), then again.
+    change_abandon    gives everything up; nothing has changed.
+
+Invariants:
+1. Order: sequences are given out inside the critical section, so index and log agree on which of two
+   changes of a key is the newer. A large record gets its own before it is written, and is registered in
+   `pending` from then on: whoever changes the key meanwhile marks it superseded.
+2. A change that fails before its critical section leaves the earlier value as it was. One that finds
+   no room there (index full, value too large for a cache without disk) has removed the earlier value:
+   a put that returned False never leaves a stale value behind.
+3. Old slots of the key are gone from the index before the new one appears, under one lock hold.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from edgecache._reclaim cimport GhostTable
+from edgecache._segment cimport Append, LogStore
+from edgecache._shard cimport PROBE_CANDIDATES_MAX, Probe, Shard, ShardSet
+from edgecache._status cimport Status
+from edgecache._xxhash cimport Hash128, XxhashApi
+
+cdef enum:
+    PENDING_MAX = 32                # large records on their way at a time
+    LARGE_COPY_BYTES = 65536        # copies above this are made without lock and GIL
+
+cdef enum ChangeResult:
+    CHANGE_DONE = 0
+    CHANGE_RESOLVE = 1
+    CHANGE_RESERVE = 2
+    CHANGE_NOTHING = 3              # delete: there was no such entry
+    CHANGE_FAILED = 4               # see `status`
+
+cdef enum ChangeFlags:
+    CHANGE_DELETE = 1
+    CHANGE_NO_MEMORY = 2            # do not keep it in RAM
+    CHANGE_NO_DISK = 4              # RAM only (an older copy on disk gets a tombstone)
+    CHANGE_COMPOSITE = 8
+    CHANGE_TAGGED = 16
+    CHANGE_UNLOGGED = 32            # delete although no tombstone can be written
+
+cdef struct Pending:
+    uint64_t hash_low
+    uint64_t hash_high
+    uint32_t active
+    uint32_t superseded
+
+cdef struct Engine:                 # process-local: what operations need, in one place
+    LogStore* log                   # NULL: RAM only
+    ShardSet* shards
+    GhostTable* ghosts
+    const XxhashApi* api
+    uint64_t shard_budget_bytes     # RAM tier plus index of one shard
+    uint32_t pending_lock
+    uint32_t pending_count
+    Pending pending[32]
+    uint64_t superseded_count
+    uint64_t unlogged_delete_count
+    uint64_t index_full_count
+    uint64_t memory_skip_count      # values that found no place in RAM
+
+cdef struct Change:
+    Engine* engine
+    Hash128 hash
+    const char* key
+    const char* meta
+    const char* value
+    uint64_t value_len
+    int64_t expiry_us
+    uint32_t key_len
+    uint32_t meta_len
+    uint32_t flags
+    uint32_t head                   # LOG_SMALL or LOG_MAIN
+    uint32_t has_append
+    uint32_t is_large
+    uint32_t pending                # slot + 1
+    uint32_t staged                 # RAM item filled ahead of the critical section
+    uint32_t known_count
+    uint32_t existed_expired
+    Status status
+    Append append
+    Probe probe
+    uint64_t known[16]              # locations that were compared ...
+    uint8_t known_same[16]          # ... and whether they hold this key
+
+cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* key,
+                      uint32_t key_len, uint32_t flags) noexcept nogil
+cdef Status change_prepare(Change* self) noexcept nogil
+# Write a large record to the device (after change_prepare, before change_commit); blocks.
+cdef Status change_write_large(Change* self) noexcept nogil
+# For big values: allocate in RAM under the lock (first), copy without it (second).
+cdef void change_stage(Change* self) noexcept nogil
+cdef void change_stage_copy(Change* self) noexcept nogil
+cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil
+cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil
+cdef void change_abandon(Change* self) noexcept nogil
+# The index grew: shrink the RAM tier of the shard so that the sum keeps its budget. Locked.
+cdef void engine_rebalance_locked(Engine* engine, Shard* shard) noexcept nogil

@@ -1,0 +1,477 @@
+"""Putting and deleting one entry (see _change.pxd)."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
+from edgecache._flush cimport log_large_write
+from edgecache._index cimport size_class_of
+from edgecache._memory cimport (
+    MEMORY_BUDGET_BYTES_MIN,
+    MEMORY_PAGE_BYTES,
+    RamItem,
+    item_disk_location,
+    item_expiry_us,
+    item_meta,
+    item_set_disk,
+    item_value,
+    memory_allocate,
+    memory_free,
+    memory_item,
+    memory_publish,
+    memory_set_budget,
+)
+from edgecache._segment cimport (
+    LogStore,
+    log_abandon,
+    log_commit,
+    log_is_large,
+    log_large_begin,
+    log_large_free,
+    log_next_sequence,
+    log_reserve,
+)
+from edgecache._segment_format cimport (
+    RECORD_COMPOSITE,
+    RECORD_DELETE,
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    RECORD_OVERWRITES,
+    RECORD_TAGGED,
+    RECORD_VERSION,
+    RecordHeader,
+    record_bytes,
+    record_header_sum,
+    record_key,
+    record_payload_sum,
+)
+from edgecache._shard cimport (
+    Probe,
+    Shard,
+    ShardSet,
+    shard_at,
+    shard_erase_disk,
+    shard_erase_ram,
+    shard_insert_disk,
+    shard_insert_ram,
+    shard_number,
+    shard_probe,
+)
+from edgecache._status cimport Status
+from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
+from edgecache._xxhash cimport Hash128
+
+
+cdef inline Shard* _shard(Change* self) noexcept nogil:
+    return shard_at(self.engine.shards, shard_number(self.engine.shards, self.hash.high))
+
+
+cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* key,
+                      uint32_t key_len, uint32_t flags) noexcept nogil:
+    # Not a memset: the arrays are large and guarded by their counts.
+    self.engine = engine
+    self.hash = hash
+    self.key = key
+    self.key_len = key_len
+    self.meta = NULL
+    self.meta_len = 0
+    self.value = NULL
+    self.value_len = 0
+    self.expiry_us = 0
+    self.flags = flags
+    self.head = 0
+    self.has_append = 0
+    self.is_large = 0
+    self.pending = 0
+    self.staged = 0
+    self.known_count = 0
+    self.existed_expired = 0
+    self.status = Status.STATUS_OK
+    self.append.block_base = NULL
+
+
+cdef void _fill_record(Change* self) noexcept nogil:
+    """Everything but sequence, OVERWRITES and header sum, which the critical section adds."""
+    cdef LogStore* log = self.engine.log
+    cdef RecordHeader* record = <RecordHeader*>self.append.record
+    cdef char* target
+    memset(record, 0, RECORD_HEADER_BYTES)
+    record.magic = RECORD_MAGIC
+    record.version = RECORD_VERSION
+    record.key_len = <uint16_t>self.key_len
+    record.hash_low = self.hash.low
+    record.hash_high = self.hash.high
+    if self.flags & CHANGE_COMPOSITE:
+        record.flags |= RECORD_COMPOSITE
+    target = record_key(record)
+    memcpy(target, self.key, self.key_len)
+    target += self.key_len
+    if self.flags & CHANGE_DELETE:
+        record.flags |= RECORD_DELETE
+    else:
+        record.meta_len = <uint16_t>self.meta_len
+        record.body_len = self.value_len
+        record.expiry_us = self.expiry_us
+        if self.flags & CHANGE_TAGGED:
+            record.flags |= RECORD_TAGGED
+        memcpy(target, self.meta, self.meta_len)
+        target += self.meta_len
+        memcpy(target, self.value, self.value_len)
+        target += self.value_len
+    # Padding to the unit is part of the file: never somebody's old bytes.
+    memset(target, 0, self.append.record + self.append.size_bytes - target)
+    record.payload_sum = record_payload_sum(log.api, log.seed, record)
+
+
+cdef void _supersede_locked(Change* self) noexcept nogil:
+    cdef Engine* engine = self.engine
+    cdef uint32_t slot
+    for slot in range(PENDING_MAX):
+        if engine.pending[slot].active and engine.pending[slot].hash_low == self.hash.low and \
+                engine.pending[slot].hash_high == self.hash.high and slot + 1 != self.pending:
+            engine.pending[slot].superseded = 1
+
+
+cdef Status _register_pending(Change* self) noexcept nogil:
+    cdef Engine* engine = self.engine
+    cdef uint32_t slot
+    ec_lock_acquire(&engine.pending_lock)
+    for slot in range(PENDING_MAX):
+        if not engine.pending[slot].active:
+            break
+    else:
+        ec_lock_release(&engine.pending_lock)
+        return Status.STATUS_AGAIN
+    # An older large record of the key that is still on its way comes before this one.
+    _supersede_locked(self)
+    engine.pending[slot].hash_low = self.hash.low
+    engine.pending[slot].hash_high = self.hash.high
+    engine.pending[slot].active = 1
+    engine.pending[slot].superseded = 0
+    engine.pending_count += 1
+    self.pending = slot + 1
+    (<RecordHeader*>self.append.record).sequence = log_next_sequence(engine.log)
+    ec_lock_release(&engine.pending_lock)
+    return Status.STATUS_OK
+
+
+cdef void _supersede(Change* self) noexcept nogil:
+    if ec_load_u32(&self.engine.pending_count) == 0:
+        return
+    ec_lock_acquire(&self.engine.pending_lock)
+    _supersede_locked(self)
+    ec_lock_release(&self.engine.pending_lock)
+
+
+cdef bint _unregister_pending(Change* self) noexcept nogil:
+    """Returns whether a newer change of the key came in between."""
+    cdef Engine* engine = self.engine
+    cdef bint superseded
+    ec_lock_acquire(&engine.pending_lock)
+    superseded = engine.pending[self.pending - 1].superseded
+    engine.pending[self.pending - 1].active = 0
+    engine.pending_count -= 1
+    self.pending = 0
+    ec_lock_release(&engine.pending_lock)
+    return superseded
+
+
+cdef Status change_prepare(Change* self) noexcept nogil:
+    cdef LogStore* log = self.engine.log
+    cdef uint64_t head_bytes, size
+    cdef Status status
+    if self.has_append:
+        return Status.STATUS_OK
+    if self.flags & CHANGE_DELETE or self.flags & CHANGE_NO_DISK:
+        # A tombstone: of a delete, or of an older copy under a value that stays in RAM only.
+        head_bytes = RECORD_HEADER_BYTES + self.key_len
+        size = record_bytes(self.key_len, 0, 0)
+    else:
+        head_bytes = <uint64_t>RECORD_HEADER_BYTES + self.key_len + self.meta_len
+        size = record_bytes(self.key_len, self.meta_len, self.value_len)
+    if log_is_large(log, size):
+        status = log_large_begin(log, self.head, size, head_bytes, &self.append)
+        self.is_large = status == Status.STATUS_OK
+    else:
+        status = log_reserve(log, self.head, size, head_bytes, &self.append)
+    if status != Status.STATUS_OK:
+        return status
+    self.has_append = 1
+    if self.flags & CHANGE_NO_DISK:
+        self.flags |= CHANGE_DELETE
+        _fill_record(self)
+        self.flags &= ~<uint32_t>CHANGE_DELETE
+    else:
+        _fill_record(self)
+    return Status.STATUS_OK
+
+
+cdef Status change_write_large(Change* self) noexcept nogil:
+    cdef LogStore* log = self.engine.log
+    cdef RecordHeader* record = <RecordHeader*>self.append.record
+    cdef Status status
+    if not self.pending:
+        status = _register_pending(self)
+        if status != Status.STATUS_OK:
+            return status
+    # Whether an older version lies on disk is not known yet; to say so only costs a tombstone.
+    record.flags |= RECORD_OVERWRITES
+    record.header_sum = record_header_sum(log.api, log.seed, record)
+    return log_large_write(log, &self.append)
+
+
+cdef void change_stage(Change* self) noexcept nogil:
+    cdef ShardSet* shards = self.engine.shards
+    cdef Shard* shard = _shard(self)
+    if self.staged or self.flags & CHANGE_NO_MEMORY:
+        return
+    ec_lock_acquire(&shard.lock)
+    self.staged = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
+                                  self.key, self.key_len, self.meta_len, self.value_len,
+                                  self.expiry_us)
+    ec_lock_release(&shard.lock)
+    if self.staged == 0:
+        self.flags |= CHANGE_NO_MEMORY
+        ec_count(&self.engine.memory_skip_count, 1)
+
+
+cdef void change_stage_copy(Change* self) noexcept nogil:
+    cdef RamItem* item
+    if not self.staged:
+        return
+    item = memory_item(self.engine.shards.base, &_shard(self).memory, self.staged)
+    memcpy(item_meta(item), self.meta, self.meta_len)
+    memcpy(item_value(item), self.value, self.value_len)
+
+
+cdef void engine_rebalance_locked(Engine* engine, Shard* shard) noexcept nogil:
+    cdef uint64_t index_bytes = shard.index.area_used_bytes, budget
+    cdef uint64_t least = MEMORY_BUDGET_BYTES_MIN
+    budget = engine.shard_budget_bytes - index_bytes \
+        if engine.shard_budget_bytes > index_bytes + least else least
+    budget -= budget % MEMORY_PAGE_BYTES
+    if budget < shard.memory.budget_bytes:
+        memory_set_budget(engine.shards.base, &shard.memory, &engine.shards.hooks[shard.number],
+                          budget)
+
+
+cdef int _unresolved(Change* self) noexcept nogil:
+    """How many candidates of the last probe were not compared yet."""
+    cdef uint32_t index, known, missing = 0
+    for index in range(self.probe.count):
+        for known in range(self.known_count):
+            if self.known[known] == self.probe.candidates[index].location:
+                break
+        else:
+            missing += 1
+    return missing
+
+
+cdef uint64_t _same_location(Change* self) noexcept nogil:
+    """The candidate that holds this key, 0: none."""
+    cdef uint32_t index, known
+    for index in range(self.probe.count):
+        for known in range(self.known_count):
+            if self.known_same[known] and \
+                    self.known[known] == self.probe.candidates[index].location:
+                return self.known[known]
+    return 0
+
+
+cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
+    """Read the headers of candidates that are not known yet."""
+    cdef Fetch fetch
+    cdef Probe one
+    cdef uint32_t index, known
+    for index in range(self.probe.count):
+        for known in range(self.known_count):
+            if self.known[known] == self.probe.candidates[index].location:
+                break
+        else:
+            one.ram = 0
+            one.count = 1
+            one.truncated = 0
+            one.candidates[0] = self.probe.candidates[index]
+            fetch_init(&fetch, self.engine.log, self.engine.shards, self.hash, self.key,
+                       self.key_len, &one, True)
+            if self.known_count == 16:
+                # More clashes than a key can have: forget the oldest verdicts.
+                self.known_count = 0
+            self.known[self.known_count] = one.candidates[0].location
+            self.known_same[self.known_count] = fetch_run(&fetch) == FETCH_FOUND
+            if self.known_same[self.known_count]:
+                self.existed_expired = fetch.record.expiry_us != 0 and \
+                    fetch.record.expiry_us <= now_us
+            self.known_count += 1
+            fetch_free(&fetch)
+
+
+cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
+    cdef LogStore* log = self.engine.log
+    cdef RecordHeader* record = <RecordHeader*>self.append.record
+    if overwrites:
+        record.flags |= RECORD_OVERWRITES
+    if record.flags & RECORD_DELETE:
+        record.expiry_us = <int64_t>log.shared.generation
+    record.sequence = log_next_sequence(log)
+    record.header_sum = record_header_sum(log.api, log.seed, record)
+
+
+cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
+    """A filled item for the value, or 0."""
+    cdef ShardSet* shards = self.engine.shards
+    cdef RamItem* item
+    cdef uint32_t reference
+    if self.staged:
+        reference = self.staged
+        self.staged = 0
+        return reference
+    if self.flags & CHANGE_NO_MEMORY:
+        return 0
+    reference = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
+                                self.key, self.key_len, self.meta_len, self.value_len,
+                                self.expiry_us)
+    if reference == 0:
+        ec_count(&self.engine.memory_skip_count, 1)
+        return 0
+    item = memory_item(shards.base, &shard.memory, reference)
+    memcpy(item_meta(item), self.meta, self.meta_len)
+    memcpy(item_value(item), self.value, self.value_len)
+    return reference
+
+
+cdef Status _insert(Change* self, Shard* shard, uint64_t location) noexcept nogil:
+    """The new slot; the key has none now."""
+    cdef ShardSet* shards = self.engine.shards
+    cdef uint32_t reference = _place_in_memory(self, shard)
+    cdef uint8_t size_class = size_class_of(self.append.size_bytes) if location else 0
+    cdef Status status
+    if reference:
+        item_set_disk(memory_item(shards.base, &shard.memory, reference), location, size_class)
+        status = shard_insert_ram(shards, shard, self.hash.low, reference)
+        if status == Status.STATUS_OK:
+            memory_publish(shards.base, &shard.memory, &shards.hooks[shard.number], reference,
+                           self.hash.low)
+            return status
+        memory_free(shards.base, &shard.memory, reference)
+        return status
+    if location:
+        return shard_insert_disk(shards, shard, self.hash.low, location, size_class, 0)
+    return Status.STATUS_NO_SPACE
+
+
+cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noexcept nogil:
+    """Old slots are gone, the lock is held: insert the new one."""
+    cdef uint64_t location = 0
+    cdef bint superseded = False
+    if self.is_large:
+        superseded = _unregister_pending(self)
+        location = self.append.location
+    elif self.has_append:
+        _seal_record(self, old_disk != 0)
+        location = 0 if self.flags & CHANGE_NO_DISK else self.append.location
+    _supersede(self)
+    if superseded:
+        # A newer change came while this was written: as if this one had come just before it.
+        ec_count(&self.engine.superseded_count, 1)
+        return CHANGE_DONE
+    self.status = _insert(self, shard, location)
+    if self.status == Status.STATUS_NO_MEMORY:
+        ec_count(&self.engine.index_full_count, 1)
+    engine_rebalance_locked(self.engine, shard)
+    if self.status == Status.STATUS_OK:
+        shard.counters.put_count += 1
+        shard.counters.put_bytes += self.value_len
+    # A record that found no slot stays in the log: it hides the older version, as it must, and a
+    # recovery may find room for it.
+    return CHANGE_DONE if self.status == Status.STATUS_OK else CHANGE_FAILED
+
+
+cdef void _drop_staged(Change* self) noexcept nogil:
+    cdef Shard* shard = _shard(self)
+    ec_lock_acquire(&shard.lock)
+    memory_free(self.engine.shards.base, &shard.memory, self.staged)
+    ec_lock_release(&shard.lock)
+    self.staged = 0
+
+
+cdef void _release(Change* self) noexcept nogil:
+    """The reservation is used: hand it to the log."""
+    if self.staged:
+        _drop_staged(self)
+    if self.is_large:
+        log_large_free(self.engine.log, &self.append)
+    elif self.has_append:
+        log_commit(self.engine.log, &self.append)
+    self.has_append = 0
+    self.is_large = 0
+
+
+cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
+    cdef ShardSet* shards = self.engine.shards
+    cdef Shard* shard = _shard(self)
+    cdef RamItem* item
+    cdef uint64_t old_disk = 0, same
+    cdef bint expired = False, is_delete = self.flags & CHANGE_DELETE != 0
+    cdef ChangeResult result
+    ec_lock_acquire(&shard.lock)
+    if self.is_large and self.pending and self.engine.pending[self.pending - 1].superseded:
+        # The slots there now belong to the newer change.
+        _unregister_pending(self)
+        ec_count(&self.engine.superseded_count, 1)
+        ec_lock_release(&shard.lock)
+        _release(self)
+        return CHANGE_DONE
+    shard_probe(shards.base, shard, self.hash.low, self.key, self.key_len, &self.probe)
+    if self.probe.truncated or _unresolved(self):
+        ec_lock_release(&shard.lock)
+        if not self.probe.truncated:
+            return CHANGE_RESOLVE
+        self.status = Status.STATUS_SHED
+        return CHANGE_FAILED
+    same = _same_location(self)
+    if self.probe.ram:
+        item = memory_item(shards.base, &shard.memory, self.probe.ram)
+        old_disk = item_disk_location(item)
+        expired = item_expiry_us(item) != 0 and item_expiry_us(item) <= now_us
+    elif same:
+        old_disk = same
+        expired = self.existed_expired != 0
+    if is_delete and self.probe.ram == 0 and same == 0:
+        # A large record on its way counts as older than this delete.
+        _supersede(self)
+        ec_lock_release(&shard.lock)
+        change_abandon(self)
+        return CHANGE_NOTHING
+    if old_disk and not self.has_append and self.flags & (CHANGE_DELETE | CHANGE_NO_DISK) and \
+            not self.flags & CHANGE_UNLOGGED:
+        ec_lock_release(&shard.lock)
+        return CHANGE_RESERVE
+    if self.probe.ram:
+        shard_erase_ram(shards.base, shard, self.hash.low, self.probe.ram)
+    elif same:
+        shard_erase_disk(shards.base, shard, self.hash.low, same)
+    if is_delete:
+        if self.has_append:
+            _seal_record(self, False)
+        _supersede(self)
+        shard.counters.delete_count += 1
+        result = CHANGE_NOTHING if expired else CHANGE_DONE
+    else:
+        result = _finish_put(self, shard, old_disk)
+    ec_lock_release(&shard.lock)
+    _release(self)
+    return result
+
+
+cdef void change_abandon(Change* self) noexcept nogil:
+    if self.staged:
+        _drop_staged(self)
+    if self.pending:
+        _unregister_pending(self)
+    if self.is_large:
+        log_large_free(self.engine.log, &self.append)
+    elif self.has_append:
+        log_abandon(self.engine.log, &self.append)
+    self.has_append = 0
+    self.is_large = 0

@@ -1,0 +1,385 @@
+"""Checkpoints of the index (see _checkpoint.pxd)."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from edgecache._flush cimport log_flush, log_sync
+from edgecache._index cimport (
+    IndexCursor,
+    IndexShard,
+    index_check,
+    index_erase,
+    index_replace,
+    index_scan,
+)
+from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_READ, IO_OPEN_WRITE
+from edgecache._memory cimport item_disk_location, item_disk_size_class, memory_item
+from edgecache._segment cimport (
+    REGION_OPEN,
+    REGION_READY,
+    REGION_RETIRED,
+    LogStore,
+)
+from edgecache._segment_format cimport PAGE_BYTES, align_up
+from edgecache._shard cimport Shard, ShardSet, shard_at
+from edgecache._status cimport Status
+from edgecache._sync cimport (
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+    ec_now_us,
+)
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+
+cdef extern from *:
+    """
+    #define EC_INDEX_SHARD_FITS(size) ((size) <= 4088)
+    """
+    bint EC_INDEX_SHARD_FITS(size_t size) noexcept nogil
+
+cdef enum:
+    PIECE_BYTES = 1048576
+    WAIT_NS = 60000000000           # a checkpoint gives up when a flush takes longer than a minute
+
+
+cdef const char* _name(uint64_t number) noexcept nogil:
+    return b"checkpoint.b" if number & 1 else b"checkpoint.a"
+
+
+cdef Status _write_all(LogStore* log, uint32_t file, uint64_t offset, const char* data,
+                       uint64_t size) noexcept nogil:
+    cdef uint64_t done = 0, piece
+    while done < size:
+        piece = min(size - done, <uint64_t>PIECE_BYTES)
+        if log.ops.write(log.engine, file, offset + done, data + done,
+                         <uint32_t>piece) != <int64_t>piece:
+            return Status.STATUS_IO_ERROR
+        done += piece
+    return Status.STATUS_OK
+
+
+cdef uint64_t _stable_generation(LogStore* log) noexcept nogil:
+    """The lowest generation of a region that may hold records. Caller holds the log lock."""
+    cdef uint64_t lowest = log.shared.generation + 1
+    cdef uint32_t region
+    for region in range(log.shared.region_count):
+        if log.regions[region].state > REGION_READY and \
+                log.regions[region].generation < lowest:
+            lowest = log.regions[region].generation
+    return lowest
+
+
+cdef void _take_table(LogStore* log, CheckpointHeader* header,
+                      CheckpointRegion* table) noexcept nogil:
+    cdef uint32_t region
+    ec_lock_acquire(&log.shared.lock)
+    for region in range(log.shared.region_count):
+        table[region].generation = log.regions[region].generation
+        table[region].state = log.regions[region].state
+        table[region].log = log.regions[region].log
+        table[region].block_count = log.regions[region].block_count
+        table[region].record_count = log.regions[region].record_count
+        # A large block still on its way is behind the offset of none: replay the region whole.
+        table[region].replay_offset = \
+            0 if log.regions[region].in_flight else log.regions[region].written_bytes
+    header.generation = log.shared.generation
+    header.stable_generation = _stable_generation(log)
+    ec_lock_release(&log.shared.lock)
+
+
+cdef Status _copy_shard(ShardSet* shards, Shard* shard, char** page, char** area,
+                        uint64_t* area_bytes, uint64_t* object_count) noexcept nogil:
+    """A copy of the shard's index that knows nothing of RAM."""
+    cdef IndexShard* copy
+    cdef IndexCursor cursor
+    cdef uint64_t position = 0, location, size
+    # The prefix can grow until the lock is taken: look at its size, allocate, look again.
+    while True:
+        size = align_up(ec_load_u64(&shard.index.area_used_bytes), PAGE_BYTES) + 64 * PAGE_BYTES
+        if posix_memalign(<void**>area, PAGE_BYTES, size) != 0:
+            return Status.STATUS_NO_MEMORY
+        ec_lock_acquire(&shard.lock)
+        if shard.index.area_used_bytes <= size:
+            break
+        ec_lock_release(&shard.lock)
+        free(area[0])
+        area[0] = NULL
+    if posix_memalign(<void**>page, PAGE_BYTES, CHECKPOINT_SHARD_BYTES) != 0:
+        ec_lock_release(&shard.lock)
+        return Status.STATUS_NO_MEMORY
+    memset(page[0], 0, CHECKPOINT_SHARD_BYTES)
+    copy = <IndexShard*>page[0]
+    copy[0] = shard.index
+    memcpy(area[0], shards.base + shard.index.area_offset, shard.index.area_used_bytes)
+    copy.area_offset = 0
+    while index_scan(area[0], copy, &position, &cursor):
+        if not cursor.is_ram:
+            continue
+        location = item_disk_location(
+            memory_item(shards.base, &shard.memory, <uint32_t>cursor.location))
+        if location:
+            index_replace(area[0], copy, &cursor, location, item_disk_size_class(
+                memory_item(shards.base, &shard.memory, <uint32_t>cursor.location)), False)
+        else:
+            index_erase(area[0], copy, &cursor)
+    ec_lock_release(&shard.lock)
+    size = align_up(copy.area_used_bytes, PAGE_BYTES)
+    memset(area[0] + copy.area_used_bytes, 0, size - copy.area_used_bytes)
+    area_bytes[0] = size
+    object_count[0] += copy.object_count
+    return Status.STATUS_OK
+
+
+cdef Status _write_shards(Checkpointer* self, uint32_t file, CheckpointHeader* header,
+                          uint64_t* offset) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef uint32_t number
+    cdef char* page = NULL
+    cdef char* area = NULL
+    cdef uint64_t size = 0
+    cdef Status status = Status.STATUS_OK
+    for number in range(self.shards.count):
+        page = NULL
+        area = NULL
+        status = _copy_shard(self.shards, shard_at(self.shards, number), &page, &area, &size,
+                             &header.object_count)
+        if status == Status.STATUS_OK:
+            # The sum of area and struct stands behind the struct.
+            (<uint64_t*>(page + CHECKPOINT_SHARD_BYTES - 16))[0] = \
+                log.api.bits64(area, size, log.seed)
+            (<uint64_t*>(page + CHECKPOINT_SHARD_BYTES - 8))[0] = \
+                log.api.bits64(page, CHECKPOINT_SHARD_BYTES - 8, log.seed)
+            status = _write_all(log, file, offset[0], page, CHECKPOINT_SHARD_BYTES)
+        if status == Status.STATUS_OK:
+            status = _write_all(log, file, offset[0] + CHECKPOINT_SHARD_BYTES, area, size)
+        offset[0] += CHECKPOINT_SHARD_BYTES + size
+        free(page)
+        free(area)
+        if status != Status.STATUS_OK:
+            return status
+    return status
+
+
+cdef Status _write_header(LogStore* log, uint32_t file, char* page,
+                          const CheckpointHeader* header) noexcept nogil:
+    memset(page, 0, CHECKPOINT_HEADER_BYTES)
+    memcpy(page, header, sizeof(CheckpointHeader))
+    (<CheckpointHeader*>page).header_sum = 0
+    (<CheckpointHeader*>page).header_sum = log.api.bits64(page, CHECKPOINT_HEADER_BYTES, log.seed)
+    return _write_all(log, file, 0, page, CHECKPOINT_HEADER_BYTES)
+
+
+cdef Status _write_file(Checkpointer* self, uint32_t file, CheckpointHeader* header, char* page,
+                        CheckpointRegion* table, uint64_t table_bytes) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef uint64_t offset = CHECKPOINT_HEADER_BYTES + table_bytes
+    cdef Status status
+    # Whatever header is there vouches for parts that are about to be overwritten.
+    memset(page, 0, CHECKPOINT_HEADER_BYTES)
+    status = _write_all(log, file, 0, page, CHECKPOINT_HEADER_BYTES)
+    if status == Status.STATUS_OK and log.ops.sync(log.engine, file) != 0:
+        status = Status.STATUS_IO_ERROR
+    if status == Status.STATUS_OK:
+        status = _write_all(log, file, CHECKPOINT_HEADER_BYTES, <char*>table, table_bytes)
+    if status == Status.STATUS_OK:
+        status = _write_shards(self, file, header, &offset)
+    if status == Status.STATUS_OK:
+        # Every location that the copy holds must be durable before the copy is.
+        status = log_sync(log, ec_monotonic_ns() + <int64_t>WAIT_NS)
+    if status == Status.STATUS_OK and log.ops.sync(log.engine, file) != 0:
+        status = Status.STATUS_IO_ERROR
+    if status != Status.STATUS_OK:
+        return status
+    header.sequence = ec_load_u64(&log.shared.sequence)
+    header.total_bytes = offset
+    status = _write_header(log, file, page, header)
+    if status == Status.STATUS_OK and log.ops.sync(log.engine, file) != 0:
+        status = Status.STATUS_IO_ERROR
+    return status
+
+
+cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef CheckpointHeader header
+    cdef CheckpointRegion* table = NULL
+    cdef char* page = NULL
+    cdef uint64_t table_bytes
+    cdef int64_t started = ec_monotonic_ns()
+    cdef int file
+    cdef Status status
+    if not EC_INDEX_SHARD_FITS(sizeof(IndexShard) + 8):
+        return Status.STATUS_UNSUPPORTED
+    memset(&header, 0, sizeof(CheckpointHeader))
+    table_bytes = align_up(<uint64_t>log.shared.region_count * sizeof(CheckpointRegion),
+                           PAGE_BYTES)
+    self.last_record_count = ec_load_u64(&log.shared.counters.record_count)
+    status = log_flush(log, started + <int64_t>WAIT_NS)
+    if status != Status.STATUS_OK:
+        self.error_count += 1
+        return status
+    if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES + table_bytes) != 0:
+        return Status.STATUS_NO_MEMORY
+    table = <CheckpointRegion*>(page + CHECKPOINT_HEADER_BYTES)
+    memset(table, 0, table_bytes)
+    header.magic = CHECKPOINT_MAGIC
+    header.version = CHECKPOINT_VERSION
+    header.number = self.number + 1
+    header.region_bytes = log.region_bytes
+    header.region_count = log.shared.region_count
+    header.shard_count = self.shards.count
+    header.flags = flags
+    header.index_shard_bytes = sizeof(IndexShard)
+    header.created_us = <uint64_t>ec_now_us()
+    _take_table(log, &header, table)
+    header.table_sum = log.api.bits64(table, table_bytes, log.seed)
+    file = log.ops.open_file(log.engine, _name(header.number), IO_OPEN_WRITE | IO_OPEN_CREATE)
+    status = Status.STATUS_IO_ERROR
+    if file >= 0:
+        status = _write_file(self, <uint32_t>file, &header, page, table, table_bytes)
+        log.ops.close_file(log.engine, <uint32_t>file)
+    if status == Status.STATUS_OK and log.ops.sync_directory(log.engine, b"") != 0:
+        status = Status.STATUS_IO_ERROR
+    free(page)
+    if status != Status.STATUS_OK:
+        self.error_count += 1
+        return status
+    # Stable is what the checkpoint before this one knew too: a recovery may fall back to it.
+    stable[0] = min(self.previous_stable, header.stable_generation)
+    self.previous_stable = header.stable_generation
+    self.number = header.number
+    self.count += 1
+    self.last_bytes = header.total_bytes
+    self.last_us = header.created_us
+    self.last_duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
+    return status
+
+
+cdef Status _read_all(LogStore* log, uint32_t file, uint64_t offset, char* data,
+                      uint64_t size) noexcept nogil:
+    cdef uint64_t done = 0, piece
+    while done < size:
+        piece = min(size - done, <uint64_t>PIECE_BYTES)
+        if log.ops.read(log.engine, file, offset + done, data + done,
+                        <uint32_t>piece) != <int64_t>piece:
+            return Status.STATUS_CORRUPT
+        done += piece
+    return Status.STATUS_OK
+
+
+cdef Status _read_header(Checkpointer* self, uint32_t file, char* page) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef CheckpointHeader* header = <CheckpointHeader*>page
+    cdef uint64_t found
+    if _read_all(log, file, 0, page, CHECKPOINT_HEADER_BYTES) != Status.STATUS_OK:
+        return Status.STATUS_CORRUPT
+    found = header.header_sum
+    header.header_sum = 0
+    if header.magic != CHECKPOINT_MAGIC or \
+            found != log.api.bits64(page, CHECKPOINT_HEADER_BYTES, log.seed):
+        return Status.STATUS_CORRUPT
+    if header.version != CHECKPOINT_VERSION or header.index_shard_bytes != sizeof(IndexShard):
+        return Status.STATUS_VERSION
+    # Another geometry (a disk budget was changed, other shards): the log itself is the truth.
+    if header.region_bytes != log.region_bytes or header.shard_count != self.shards.count or \
+            header.region_count != log.shared.region_count:
+        return Status.STATUS_VERSION
+    return Status.STATUS_OK
+
+
+cdef Status _load_shard(Checkpointer* self, uint32_t file, Shard* shard, char* page,
+                        uint64_t* offset) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef IndexShard* saved = <IndexShard*>page
+    cdef uint64_t area_offset = shard.index.area_offset, limit = shard.index.used_bytes_limit
+    cdef uint64_t reserved = shard.index.area_size_bytes, size
+    cdef char* area = self.shards.base + area_offset
+    if _read_all(log, file, offset[0], page, CHECKPOINT_SHARD_BYTES) != Status.STATUS_OK or \
+            (<uint64_t*>(page + CHECKPOINT_SHARD_BYTES - 8))[0] != \
+            log.api.bits64(page, CHECKPOINT_SHARD_BYTES - 8, log.seed):
+        return Status.STATUS_CORRUPT
+    size = align_up(saved.area_used_bytes, PAGE_BYTES)
+    if size > reserved or (limit and saved.area_used_bytes > limit):
+        return Status.STATUS_NO_MEMORY
+    if _read_all(log, file, offset[0] + CHECKPOINT_SHARD_BYTES, area, size) != \
+            Status.STATUS_OK or \
+            (<uint64_t*>(page + CHECKPOINT_SHARD_BYTES - 16))[0] != \
+            log.api.bits64(area, size, log.seed):
+        return Status.STATUS_CORRUPT
+    shard.index = saved[0]
+    shard.index.area_offset = area_offset
+    shard.index.area_size_bytes = reserved
+    shard.index.used_bytes_limit = limit
+    offset[0] += CHECKPOINT_SHARD_BYTES + size
+    return Status.STATUS_OK
+
+
+cdef Status _load_file(Checkpointer* self, uint64_t number, CheckpointHeader* header,
+                       CheckpointRegion* table, char* page) noexcept nogil:
+    """All parts of one file; on failure the shards hold garbage and must be laid out anew."""
+    cdef LogStore* log = self.log
+    cdef uint64_t table_bytes, offset
+    cdef uint32_t shard
+    cdef Status status
+    cdef int file = log.ops.open_file(log.engine, _name(number), IO_OPEN_READ)
+    if file < 0:
+        return Status.STATUS_NOT_FOUND
+    table_bytes = align_up(<uint64_t>log.shared.region_count * sizeof(CheckpointRegion),
+                           PAGE_BYTES)
+    status = _read_header(self, <uint32_t>file, page)
+    if status == Status.STATUS_OK:
+        memcpy(header, page, sizeof(CheckpointHeader))
+        status = _read_all(log, <uint32_t>file, CHECKPOINT_HEADER_BYTES, <char*>table, table_bytes)
+    if status == Status.STATUS_OK and \
+            header.table_sum != log.api.bits64(table, table_bytes, log.seed):
+        status = Status.STATUS_CORRUPT
+    offset = CHECKPOINT_HEADER_BYTES + table_bytes
+    for shard in range(self.shards.count):
+        if status == Status.STATUS_OK:
+            status = _load_shard(self, <uint32_t>file, shard_at(self.shards, shard), page, &offset)
+    log.ops.close_file(log.engine, <uint32_t>file)
+    return status
+
+
+cdef uint64_t _peek_number(Checkpointer* self, uint64_t number, char* page) noexcept nogil:
+    """The number in the header of file a (0) or b (1); 0 when it does not verify."""
+    cdef int file = self.log.ops.open_file(self.log.engine, _name(number), IO_OPEN_READ)
+    cdef uint64_t found = 0
+    if file < 0:
+        return 0
+    if _read_header(self, <uint32_t>file, page) == Status.STATUS_OK:
+        found = (<CheckpointHeader*>page).number
+    self.log.ops.close_file(self.log.engine, <uint32_t>file)
+    return found
+
+
+cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, CheckpointRegion* table,
+                            uint32_t* skipped) noexcept nogil:
+    cdef char* page = NULL
+    cdef uint64_t numbers[2]
+    cdef uint64_t swap
+    cdef uint32_t index
+    cdef Status status = Status.STATUS_NOT_FOUND
+    skipped[0] = 0
+    if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES) != 0:
+        return Status.STATUS_NO_MEMORY
+    numbers[0] = _peek_number(self, 0, page)
+    numbers[1] = _peek_number(self, 1, page)
+    if numbers[1] > numbers[0]:
+        swap = numbers[0]
+        numbers[0] = numbers[1]
+        numbers[1] = swap
+    self.number = numbers[0]
+    for index in range(2):
+        if numbers[index] == 0:
+            continue
+        status = _load_file(self, numbers[index], header, table, page)
+        if status == Status.STATUS_OK:
+            self.previous_stable = 0
+            break
+        skipped[0] += 1
+    free(page)
+    return status

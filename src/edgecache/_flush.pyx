@@ -1,0 +1,421 @@
+"""Flushing the region log (see _flush.pxd)."""
+
+from libc.errno cimport EIO
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from edgecache._io cimport (
+    IO_OPEN_CREATE,
+    IO_OPEN_DIRECT,
+    IO_OPEN_TRUNCATE,
+    IO_OPEN_WRITE,
+    IO_WRITE,
+    IoChannel,
+    IoRequest,
+)
+from edgecache._segment cimport (
+    BUFFER_CLOSED,
+    BUFFER_COUNT_MAX,
+    BUFFER_DRAINING,
+    BUFFER_FREE,
+    BUFFER_WRITING,
+    LOG_COUNT,
+    NONE32,
+    PROBE_INTERVAL_NS,
+    REGION_SEALED,
+    REGION_SEALING,
+    Append,
+    LogShared,
+    LogStore,
+    WriteBuffer,
+    log_close_buffer_locked,
+    log_fill_block_header,
+    log_footer,
+    log_seal_block,
+    log_wake,
+    log_write_done_locked,
+    log_write_failed_locked,
+)
+from edgecache._segment_format cimport (
+    FOOTER_BLOCKS_MAX,
+    FOOTER_BYTES,
+    FOOTER_MAGIC,
+    FORMAT_VERSION,
+    PAGE_BYTES,
+    Footer,
+)
+from edgecache._status cimport Status
+from edgecache._sync cimport (
+    ec_cas_u32,
+    ec_count,
+    ec_futex_wait,
+    ec_load_u32,
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+)
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+
+cdef enum:
+    WAIT_SLICE_NS = 20000000        # longest sleep before the state is looked at again
+
+
+cdef uint64_t _flushed_ticket_locked(LogStore* log) noexcept nogil:
+    """The highest ticket below which every buffer is written."""
+    cdef uint64_t lowest = log.shared.closed_ticket + 1
+    cdef uint32_t index
+    for index in range(log.shared.buffer_count):
+        if log.buffers[index].state in (BUFFER_CLOSED, BUFFER_WRITING) and \
+                log.buffers[index].ticket < lowest:
+            lowest = log.buffers[index].ticket
+    return lowest - 1
+
+
+cdef WriteBuffer* _claim_locked(LogStore* log) noexcept nogil:
+    """The oldest closed buffer without writers becomes WRITING; NULL if there is none."""
+    cdef WriteBuffer* best = NULL
+    cdef WriteBuffer* buffer
+    cdef uint32_t index
+    for index in range(log.shared.buffer_count):
+        buffer = &log.buffers[index]
+        if buffer.state == BUFFER_CLOSED and buffer.writers == 0 and \
+                (best == NULL or buffer.ticket < best.ticket):
+            best = buffer
+    if best != NULL:
+        best.state = BUFFER_WRITING
+    return best
+
+
+cdef uint64_t _file_offset(LogStore* log, uint32_t region, uint32_t offset) noexcept nogil:
+    return <uint64_t>(region % log.regions_per_file) * log.region_bytes + offset
+
+
+cdef void _finish(LogStore* log, WriteBuffer* buffer, int64_t result) noexcept nogil:
+    """Account for a written (or failed) buffer and free it."""
+    cdef LogShared* shared = log.shared
+    ec_lock_acquire(&shared.lock)
+    if result == <int64_t>buffer.block_bytes:
+        log_write_done_locked(log, buffer.region, buffer.block_bytes)
+    else:
+        log_write_done_locked(log, buffer.region, 0)
+        log_write_failed_locked(log, buffer.region, <int>-result if result < 0 else EIO)
+    buffer.state = BUFFER_DRAINING if buffer.readers else BUFFER_FREE
+    shared.flushed_ticket = _flushed_ticket_locked(log)
+    ec_lock_release(&shared.lock)
+    log_wake(&shared.done_word)
+
+
+cdef int64_t _write_block(LogStore* log, uint32_t region, uint32_t offset, const char* block,
+                          uint32_t size) noexcept nogil:
+    cdef int32_t file = log.files[region // log.regions_per_file]
+    if file < 0:
+        return -EIO
+    return log.ops.write(log.engine, <uint32_t>file, _file_offset(log, region, offset), block, size)
+
+
+cdef bint _flush_one(LogStore* log) noexcept nogil:
+    """Write one closed buffer from this thread; False if there was none to claim."""
+    cdef WriteBuffer* buffer
+    ec_lock_acquire(&log.shared.lock)
+    buffer = _claim_locked(log)
+    ec_lock_release(&log.shared.lock)
+    if buffer == NULL:
+        return False
+    log_seal_block(log, buffer)
+    _finish(log, buffer, _write_block(log, buffer.region, buffer.region_offset,
+                                      log.base + buffer.data_offset, buffer.block_bytes))
+    return True
+
+
+cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint32_t seen = ec_load_u32(&shared.done_word)
+    cdef int64_t now = ec_monotonic_ns(), left
+    if log.stopping or now >= deadline_ns:
+        return False
+    if _flush_one(log):
+        return True
+    left = min(deadline_ns - now, <int64_t>WAIT_SLICE_NS)
+    ec_futex_wait(&shared.done_word, seen, left)
+    ec_count(&shared.counters.flush_wait_count, 1)
+    ec_count(&shared.counters.flush_wait_ns, <uint64_t>(ec_monotonic_ns() - now))
+    return True
+
+
+cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint64_t target, errors
+    cdef uint32_t head, seen
+    cdef int64_t now
+    ec_lock_acquire(&shared.lock)
+    errors = shared.counters.flush_error_count
+    for head in range(LOG_COUNT):
+        log_close_buffer_locked(log, head)
+    target = shared.closed_ticket
+    ec_lock_release(&shared.lock)
+    while _flush_one(log):
+        pass
+    while True:
+        seen = ec_load_u32(&shared.done_word)
+        ec_lock_acquire(&shared.lock)
+        shared.flushed_ticket = _flushed_ticket_locked(log)
+        ec_lock_release(&shared.lock)
+        if ec_load_u64(&shared.flushed_ticket) >= target:
+            break
+        if _flush_one(log):
+            continue
+        now = ec_monotonic_ns()
+        if now >= deadline_ns:
+            return Status.STATUS_TIMEOUT
+        ec_futex_wait(&shared.done_word, seen, min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
+    return Status.STATUS_OK if ec_load_u64(&shared.counters.flush_error_count) == errors \
+        else Status.STATUS_IO_ERROR
+
+
+cdef Status _sync_files(LogStore* log) noexcept nogil:
+    """fdatasync every file written since its last sync. Caller holds sync_lock."""
+    cdef uint32_t index, region, first, last
+    cdef int result
+    cdef Status status = Status.STATUS_OK
+    for index in range(log.file_count):
+        if not log.dirty[index]:
+            continue
+        # Cleared first: a write that lands during the sync marks the file again.
+        log.dirty[index] = 0
+        first = index * log.regions_per_file
+        last = min(first + log.regions_per_file, log.shared.region_count)
+        ec_lock_acquire(&log.shared.lock)
+        for region in range(first, last):
+            if log.regions[region].unsynced:
+                log.regions[region].unsynced = 2
+        ec_lock_release(&log.shared.lock)
+        result = log.ops.sync(log.engine, <uint32_t>log.files[index])
+        ec_count(&log.shared.counters.sync_count, 1)
+        if result == 0:
+            for region in range(first, last):
+                # A write that landed meanwhile set it to 1 again and stays marked.
+                ec_cas_u32(&log.regions[region].unsynced, 2, 0)
+            continue
+        # A failed sync does not say which pages were lost: no region with writes that it should
+        # have covered is trusted. Source: "Can Applications Recover from fsync Failures?", ATC 2020.
+        status = Status.STATUS_IO_ERROR
+        ec_lock_acquire(&log.shared.lock)
+        log.shared.counters.sync_error_count += 1
+        for region in range(first, last):
+            if log.regions[region].unsynced:
+                log_write_failed_locked(log, region, -result)
+        ec_lock_release(&log.shared.lock)
+    return status
+
+
+cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint64_t ticket, covered
+    cdef Status status, synced
+    ec_lock_acquire(&shared.lock)
+    ticket = shared.closed_ticket + LOG_COUNT       # what log_flush may close at most
+    ec_lock_release(&shared.lock)
+    status = log_flush(log, deadline_ns)
+    if status == Status.STATUS_TIMEOUT:
+        return status
+    ticket = ec_load_u64(&shared.flushed_ticket)
+    ec_lock_acquire(&log.sync_lock)
+    # Group commit: a sync that began after our flush already covers us.
+    if log.synced_ticket >= ticket and log.large_synced_count == log.large_written_count:
+        synced = Status.STATUS_OK
+    else:
+        covered = ec_load_u64(&shared.flushed_ticket)
+        log.large_synced_count = ec_load_u64(&log.large_written_count)
+        synced = _sync_files(log)
+        if synced == Status.STATUS_OK:
+            log.synced_ticket = covered
+    ec_lock_release(&log.sync_lock)
+    return synced if status == Status.STATUS_OK else status
+
+
+cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint32_t fill = <uint32_t>(append.record - append.block_base) + append.size_bytes
+    cdef int64_t moved
+    log_fill_block_header(log, append.block_base, fill, append.block_bytes, append.region,
+                          append.region_offset, append.block)
+    moved = _write_block(log, append.region, append.region_offset, append.block_base,
+                         append.block_bytes)
+    ec_lock_acquire(&shared.lock)
+    if moved == <int64_t>append.block_bytes:
+        log_write_done_locked(log, append.region, append.block_bytes)
+        log.large_written_count += 1
+    else:
+        log_write_done_locked(log, append.region, 0)
+        log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
+    ec_lock_release(&shared.lock)
+    return Status.STATUS_OK if moved == <int64_t>append.block_bytes else Status.STATUS_IO_ERROR
+
+
+cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept nogil:
+    """Write the region's footer, with `footer` as aligned memory for it."""
+    cdef Footer* kept = log_footer(log, region)
+    cdef int64_t moved = FOOTER_BYTES
+    # A region of more blocks than a footer lists keeps none: recovery follows the blocks.
+    if kept != NULL and 0 < kept.block_count <= FOOTER_BLOCKS_MAX:
+        memcpy(footer, kept, FOOTER_BYTES)
+        footer.magic = FOOTER_MAGIC
+        footer.version = FORMAT_VERSION
+        footer.log = <unsigned short>log.regions[region].log
+        footer.region = region
+        footer.generation = log.regions[region].generation
+        footer.sum = 0
+        footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
+        moved = _write_block(log, region, <uint32_t>(log.region_bytes - FOOTER_BYTES),
+                             <char*>footer, FOOTER_BYTES)
+    ec_lock_acquire(&log.shared.lock)
+    if moved != FOOTER_BYTES:
+        log_write_failed_locked(log, region, <int>-moved if moved < 0 else EIO)
+    elif log.regions[region].state == REGION_SEALING:
+        log.regions[region].state = REGION_SEALED
+        log.shared.counters.sealed_count += 1
+        log.dirty[region // log.regions_per_file] = 1
+    if kept != NULL:
+        log.footer_regions[kept - log.footers] = NONE32
+    ec_lock_release(&log.shared.lock)
+    log_wake(&log.shared.reclaim_word)
+
+
+cdef void log_seal_regions(LogStore* log) noexcept nogil:
+    cdef uint32_t region
+    cdef char* memory = NULL
+    for region in range(log.shared.region_count):
+        if log.regions[region].state != REGION_SEALING or log.regions[region].in_flight:
+            continue
+        if memory == NULL and \
+                posix_memalign(<void**>&memory, PAGE_BYTES, FOOTER_BYTES) != 0:
+            return
+        _seal_region(log, region, <Footer*>memory)
+    free(memory)
+
+
+cdef void _close_aged(LogStore* log) noexcept nogil:
+    """Close active buffers whose first record waited for a flush interval."""
+    cdef uint32_t head, index
+    cdef int64_t now = ec_monotonic_ns()
+    ec_lock_acquire(&log.shared.lock)
+    for head in range(LOG_COUNT):
+        index = log.shared.heads[head].buffer
+        if index != NONE32 and now - log.buffers[index].opened_ns >= log.flush_interval_ns:
+            log_close_buffer_locked(log, head)
+    ec_lock_release(&log.shared.lock)
+
+
+cdef int64_t _next_due_ns(LogStore* log) noexcept nogil:
+    """How long the flusher may sleep: -1 (no limit) when no buffer holds anything."""
+    cdef uint32_t head, index
+    cdef int64_t due = -1, left, now = ec_monotonic_ns()
+    ec_lock_acquire(&log.shared.lock)
+    for head in range(LOG_COUNT):
+        index = log.shared.heads[head].buffer
+        if index == NONE32:
+            continue
+        left = log.buffers[index].opened_ns + log.flush_interval_ns - now
+        left = max(left, <int64_t>0)
+        due = left if due < 0 else min(due, left)
+    if log.shared.read_only:
+        due = PROBE_INTERVAL_NS if due < 0 else min(due, <int64_t>PROBE_INTERVAL_NS)
+    ec_lock_release(&log.shared.lock)
+    return due
+
+
+cdef uint32_t _submit_closed(LogStore* log, IoChannel* channel,
+                             IoRequest* requests) noexcept nogil:
+    """Submit every closed buffer (slot i of `requests` belongs to buffer i); how many."""
+    cdef WriteBuffer* buffer
+    cdef IoRequest* request
+    cdef uint32_t index, count = 0
+    while True:
+        ec_lock_acquire(&log.shared.lock)
+        buffer = _claim_locked(log)
+        ec_lock_release(&log.shared.lock)
+        if buffer == NULL:
+            return count
+        log_seal_block(log, buffer)
+        index = <uint32_t>(buffer - log.buffers)
+        request = &requests[index]
+        memset(request, 0, sizeof(IoRequest))
+        request.operation = IO_WRITE
+        request.buffer_index = 0 if log.registered else -1
+        request.file = <uint32_t>log.files[buffer.region // log.regions_per_file]
+        request.offset_bytes = _file_offset(log, buffer.region, buffer.region_offset)
+        request.buffer = log.base + buffer.data_offset
+        request.length_bytes = buffer.block_bytes
+        request.user_data = index
+        if log.ops.submit(channel, &request, 1) == 1:
+            count += 1
+        else:
+            # The channel is full or broken: this thread writes the block itself.
+            _finish(log, buffer, _write_block(log, buffer.region, buffer.region_offset,
+                                              log.base + buffer.data_offset, buffer.block_bytes))
+
+
+cdef void _probe(LogStore* log) noexcept nogil:
+    """While the tier is read-only: a page written to a file of its own tells whether it heals."""
+    cdef char* page = NULL
+    cdef int file
+    if not log.shared.read_only or ec_monotonic_ns() < log.probe_after_ns:
+        return
+    log.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+    if posix_memalign(<void**>&page, PAGE_BYTES, PAGE_BYTES) != 0:
+        return
+    memset(page, 0, PAGE_BYTES)
+    file = log.ops.open_file(log.engine, b"probe", IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE
+                             | (IO_OPEN_DIRECT if log.direct else 0))
+    if file >= 0:
+        if log.ops.write(log.engine, <uint32_t>file, 0, page, PAGE_BYTES) == PAGE_BYTES and \
+                log.ops.sync(log.engine, <uint32_t>file) == 0:
+            log.failure_count = 0
+            log.shared.read_only = 0
+            log.shared.last_errno = 0
+        log.ops.close_file(log.engine, <uint32_t>file)
+        log.ops.unlink(log.engine, b"probe")
+    free(page)
+
+
+cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef IoChannel* channel = NULL
+    cdef IoRequest* requests
+    cdef IoRequest* done[BUFFER_COUNT_MAX]
+    cdef uint32_t seen, in_flight = 0
+    cdef int count, index
+    cdef int64_t due
+    requests = <IoRequest*>calloc(BUFFER_COUNT_MAX, sizeof(IoRequest))
+    if requests == NULL:
+        return
+    if log.ops.channel_open(log.engine, depth, False, &channel) != 0:
+        channel = NULL
+    while True:
+        seen = ec_load_u32(&shared.flush_word)
+        _close_aged(log)
+        if channel == NULL:
+            while _flush_one(log):
+                pass
+        else:
+            in_flight += _submit_closed(log, channel, requests)
+        log_seal_regions(log)
+        _probe(log)
+        if in_flight:
+            count = log.ops.reap(channel, done, BUFFER_COUNT_MAX, 1, -1)
+            for index in range(count):
+                _finish(log, &log.buffers[done[index].user_data], done[index].result)
+                in_flight -= 1
+            continue
+        if ec_load_u32(&log.stopping):
+            break
+        due = _next_due_ns(log)
+        if due != 0:
+            ec_futex_wait(&shared.flush_word, seen, due)
+    if channel != NULL:
+        log.ops.channel_close(channel)
+    free(requests)

@@ -1,0 +1,812 @@
+"""The metadata map of one shard: layout of its area, growth, overflow table, scan and check.
+
+The structure is described in `_index.pxd`, slots and placement in `_index_bucket.pxd`. Invariants;
+`index_check` returns the number of the first broken one:
+
+1. area_used_bytes is a number of whole pages within the area, depth <= INDEX_DEPTH_MAX, the runs
+   of pages lie in the prefix, is_restructuring is 0.
+2. A group of depth d stands in 2^(depth - d) equal, aligned directory entries; it has 4 to 7
+   segments.
+3. Each page of the prefix is exactly one of: segment of one group, directory, overflow, free list.
+4. An entry stands in the group and in the segment that its tag selects; a free slot's info is 0.
+5. Each node of the overflow table is either in the chain that its key selects or in its free list.
+6. The overflow byte of a bucket is the number of overflow entries with that lower bucket, or 255.
+7. object_count = slots in use + overflow_count; overflow_count = nodes in use.
+
+Growth is a transaction: the new segments of a group are built on the stack (32 KiB), and only
+when every page and every overflow node that the change needs is at hand, they are copied over the
+old ones. So a refusal leaves everything as it was.
+
+Source: R. Fagin et al., "Extendible Hashing" (1979) for directory and local depth.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
+from edgecache._index_bucket cimport (
+    GroupRebuild,
+    INDEX_BUCKET_SLOTS,
+    INDEX_BUCKET_WORDS,
+    INDEX_GROUP_SEGMENTS_MAX,
+    INDEX_GROUP_SEGMENTS_MIN,
+    INDEX_OVERFLOW_STICKY,
+    INDEX_SEGMENT_BUCKETS,
+    INDEX_SEGMENT_BYTES,
+    INDEX_SEGMENT_SLOTS,
+    INDEX_SEGMENT_WORDS,
+    INDEX_TAG_BITS,
+    IndexGroup,
+    OverflowNode,
+    bucket_clear,
+    bucket_infos,
+    bucket_overflow,
+    bucket_overflow_add,
+    bucket_overflow_remove,
+    bucket_set,
+    group_segment_number,
+    overflow_item,
+    overflow_key,
+    overflow_word,
+    rebuild_fill,
+    rebuild_pays,
+    segment_has_overflow,
+    segment_place,
+    segment_used_count,
+    slot_frequency,
+    slot_location,
+    slot_make,
+    slot_tag,
+)
+from edgecache._status cimport STATUS_INVALID, STATUS_NO_MEMORY, STATUS_OK, Status
+
+cdef extern from *:
+    """
+    #define EC_INDEX_STATIC_ASSERT(condition) _Static_assert(condition, #condition)
+    """
+    void EC_INDEX_STATIC_ASSERT(bint condition) noexcept nogil
+
+cdef enum:
+    NONE = 0xffffffff
+    GROUP_BYTES = 32
+    RETRY_INTERVAL = 64
+    # One page of the overflow table: 204 nodes of 16 bytes and as many chain heads of 4.
+    OVERFLOW_PAGE_NODES = 204
+
+
+# ---- pages -----------------------------------------------------------------------------------
+
+cdef inline char* page_at(char* area, uint32_t page) noexcept nogil:
+    return area + (<uint64_t>page << 12)
+
+cdef inline uint64_t pages_behind(const IndexShard* shard) noexcept nogil:
+    """Return how many pages the prefix may still grow by."""
+    cdef uint64_t limit_bytes = shard.area_size_bytes
+    if shard.used_bytes_limit != 0 and shard.used_bytes_limit < limit_bytes:
+        limit_bytes = shard.used_bytes_limit
+    if limit_bytes <= shard.area_used_bytes:
+        return 0
+    return (limit_bytes - shard.area_used_bytes) >> 12
+
+cdef uint32_t pages_take(char* area, IndexShard* shard, uint32_t count) noexcept nogil:
+    """Take a run of pages with undefined content; NONE if there is no room."""
+    cdef uint32_t page
+    if count == 1 and shard.free_page_head != NONE:
+        page = shard.free_page_head
+        shard.free_page_head = (<uint32_t*>page_at(area, page))[0]
+        shard.free_page_count -= 1
+        return page
+    if pages_behind(shard) < count:
+        return NONE
+    page = <uint32_t>(shard.area_used_bytes >> 12)
+    shard.area_used_bytes += <uint64_t>count << 12
+    return page
+
+cdef void pages_give(char* area, IndexShard* shard, uint32_t page, uint32_t count) noexcept nogil:
+    cdef uint32_t number
+    for number in range(count):
+        (<uint32_t*>page_at(area, page + number))[0] = shard.free_page_head
+        shard.free_page_head = page + number
+    shard.free_page_count += count
+
+
+# ---- overflow table --------------------------------------------------------------------------
+#
+# Chained hashing in one run of pages: all nodes, then all heads. A node keeps what a slot knows
+# (tag and pair of buckets), so entries can go both ways between table and segments.
+
+cdef inline uint32_t overflow_capacity(const IndexShard* shard) noexcept nogil:
+    return shard.overflow_page_count * OVERFLOW_PAGE_NODES
+
+cdef inline OverflowNode* overflow_nodes(char* area, const IndexShard* shard) noexcept nogil:
+    return <OverflowNode*>page_at(area, shard.overflow_page)
+
+cdef inline uint32_t* overflow_heads(char* area, const IndexShard* shard) noexcept nogil:
+    return <uint32_t*>(overflow_nodes(area, shard) + overflow_capacity(shard))
+
+cdef inline uint32_t overflow_head_number(const IndexShard* shard, uint64_t key) noexcept nogil:
+    # As in bucket_step: a multiplicative hash, its upper bits spread over the heads.
+    cdef uint32_t mixed = <uint32_t>key * <uint32_t>0x9e3779b1
+    return <uint32_t>((<uint64_t>mixed * overflow_capacity(shard)) >> 32)
+
+cdef inline uint64_t* overflow_bucket(char* area, const IndexShard* shard,
+                                      uint64_t key) noexcept nogil:
+    """Return the bucket that counts the entries with this key."""
+    return index_segment(area, index_group(area, shard, key << 36), key >> 6) + (
+        (key & 63) * INDEX_BUCKET_WORDS)
+
+cdef void overflow_clear(char* area, IndexShard* shard) noexcept nogil:
+    memset(overflow_nodes(area, shard), 0, overflow_capacity(shard) * sizeof(OverflowNode))
+    memset(overflow_heads(area, shard), 0xff, overflow_capacity(shard) * sizeof(uint32_t))
+    shard.overflow_free_head = NONE
+    shard.overflow_node_count = 0
+
+cdef inline void overflow_link(char* area, IndexShard* shard, uint32_t number,
+                               uint64_t key) noexcept nogil:
+    cdef uint32_t* head = overflow_heads(area, shard) + overflow_head_number(shard, key)
+    overflow_nodes(area, shard)[number].key_next = (key << 36) | head[0]
+    head[0] = number
+
+cdef void overflow_relink(char* area, IndexShard* shard) noexcept nogil:
+    """Build heads, chains and free list anew from the nodes [0, overflow_node_count)."""
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint32_t number
+    memset(overflow_heads(area, shard), 0xff, overflow_capacity(shard) * sizeof(uint32_t))
+    shard.overflow_free_head = NONE
+    for number in range(shard.overflow_node_count):
+        if nodes[number].item != 0:
+            overflow_link(area, shard, number, nodes[number].key_next >> 36)
+        else:
+            nodes[number].key_next = shard.overflow_free_head
+            shard.overflow_free_head = number
+    memset(nodes + shard.overflow_node_count, 0, sizeof(OverflowNode) * <uint64_t>(
+        overflow_capacity(shard) - shard.overflow_node_count))
+
+cdef bint overflow_reserve(char* area, IndexShard* shard, uint64_t count) noexcept nogil:
+    """Make sure that `count` entries can be added; False, and nothing changed, if they cannot.
+
+    A table at the end of the prefix grows in place, any other moves there. Nodes keep their
+    numbers, so a scan position stays good.
+    """
+    cdef uint32_t page_old = shard.overflow_page
+    cdef uint32_t page_count_old = shard.overflow_page_count
+    cdef uint32_t page_count = page_count_old
+    cdef uint32_t page
+    while shard.overflow_count + count > <uint64_t>page_count * OVERFLOW_PAGE_NODES:
+        page_count += page_count // 2 + 1
+    if page_count == page_count_old:
+        return True
+    if (<uint64_t>page_old + page_count_old) << 12 == shard.area_used_bytes:
+        if pages_behind(shard) < page_count - page_count_old:
+            return False
+        shard.area_used_bytes += <uint64_t>(page_count - page_count_old) << 12
+        page = page_old
+    else:
+        page = pages_take(area, shard, page_count)
+        if page == NONE:
+            return False
+        memcpy(page_at(area, page), page_at(area, page_old),
+               shard.overflow_node_count * sizeof(OverflowNode))
+        pages_give(area, shard, page_old, page_count_old)
+    shard.overflow_page = page
+    shard.overflow_page_count = page_count
+    overflow_relink(area, shard)
+    return True
+
+cdef void overflow_add(char* area, IndexShard* shard, uint64_t key, uint64_t item) noexcept nogil:
+    """Add an entry; the caller reserved room and counts it in its bucket."""
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint32_t number = shard.overflow_free_head
+    if number != NONE:
+        shard.overflow_free_head = <uint32_t>nodes[number].key_next
+    else:
+        number = shard.overflow_node_count
+        shard.overflow_node_count += 1
+    nodes[number].item = item
+    overflow_link(area, shard, number, key)
+    shard.overflow_count += 1
+
+cdef void overflow_remove(char* area, IndexShard* shard, uint32_t number) noexcept nogil:
+    """Unlink a node; the caller corrects the count of its bucket.
+
+    An empty table shrinks back to one page: the others become segments.
+    """
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint64_t key_next = nodes[number].key_next
+    cdef uint32_t* head = overflow_heads(area, shard) + (
+        overflow_head_number(shard, key_next >> 36))
+    cdef uint32_t current = head[0]
+    if current == number:
+        head[0] = <uint32_t>key_next
+    else:
+        while <uint32_t>nodes[current].key_next != number:
+            current = <uint32_t>nodes[current].key_next
+        nodes[current].key_next = (nodes[current].key_next >> 32 << 32) | <uint32_t>key_next
+    nodes[number].item = 0
+    nodes[number].key_next = shard.overflow_free_head
+    shard.overflow_free_head = number
+    shard.overflow_count -= 1
+    if shard.overflow_count == 0 and shard.overflow_page_count > 1:
+        pages_give(area, shard, shard.overflow_page + 1, shard.overflow_page_count - 1)
+        shard.overflow_page_count = 1
+        overflow_clear(area, shard)
+
+cdef void overflow_settle(char* area, IndexShard* shard, uint64_t prefix,
+                          uint32_t depth) noexcept nogil:
+    """Bring the entries of a rebuilt group (tags beginning with `prefix`) into its segments.
+
+    Those that still find no place are counted in their buckets, whose counters start at 0.
+    """
+    cdef uint32_t number = 0
+    cdef OverflowNode node
+    cdef uint64_t key
+    cdef uint64_t* bucket
+    while number < shard.overflow_node_count:
+        node = overflow_nodes(area, shard)[number]
+        key = node.key_next >> 36
+        if node.item != 0 and key >> (INDEX_TAG_BITS + 6 - depth) == prefix:
+            bucket = overflow_bucket(area, shard, key)
+            if segment_place(bucket - (key & 63) * INDEX_BUCKET_WORDS, <uint32_t>(key & 63),
+                             overflow_word(key, node.item), <uint8_t>(node.item >> 40)):
+                overflow_remove(area, shard, number)
+            else:
+                bucket_overflow_add(bucket)
+        number += 1
+
+
+# ---- growth ----------------------------------------------------------------------------------
+
+cdef bint directory_double(char* area, IndexShard* shard) noexcept nogil:
+    """Give the directory one more bit; False if there is no room or it would not pay.
+
+    It may use 1/16 of the prefix. Evenly spread hashes stay below 1/400, so only keys made to
+    collide meet this bound; without it they could blow the directory up.
+    """
+    cdef uint64_t entry_count = <uint64_t>1 << shard.depth
+    cdef uint64_t size_bytes = 2 * entry_count * GROUP_BYTES
+    cdef uint32_t page_count = <uint32_t>((size_bytes + 4095) >> 12)
+    cdef uint32_t page_old = shard.directory_page
+    cdef uint32_t page = page_old
+    cdef uint64_t number
+    cdef IndexGroup* source
+    cdef IndexGroup* target
+    if shard.depth == INDEX_DEPTH_MAX:
+        return False
+    if page_count > shard.directory_page_count:
+        if size_bytes > shard.area_used_bytes >> 4:
+            return False
+        page = pages_take(area, shard, page_count)
+        if page == NONE:
+            return False
+    source = <IndexGroup*>page_at(area, page_old)
+    target = <IndexGroup*>page_at(area, page)
+    # Downwards, because source and target may be the same page.
+    for number in range(entry_count, 0, -1):
+        target[2 * number - 1] = source[number - 1]
+        target[2 * number - 2] = source[number - 1]
+    if page != page_old:
+        pages_give(area, shard, page_old, shard.directory_page_count)
+        shard.directory_page = page
+        shard.directory_page_count = page_count
+    shard.depth += 1
+    return True
+
+cdef void group_write(char* area, IndexShard* shard, const IndexGroup* group,
+                      uint64_t prefix) noexcept nogil:
+    """Write the descriptor of the group with that prefix to all its directory entries."""
+    cdef uint64_t copy_count = <uint64_t>1 << (shard.depth - group.depth)
+    cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
+    cdef uint64_t number
+    for number in range(prefix * copy_count, (prefix + 1) * copy_count):
+        entries[number] = group[0]
+
+cdef void group_commit(char* area, IndexShard* shard, const IndexGroup* group, uint64_t prefix,
+                       const GroupRebuild* rebuild, uint32_t page_new) noexcept nogil:
+    """Replace a group by its rebuilt form. All pages and overflow nodes are at hand."""
+    cdef IndexGroup upper
+    cdef IndexGroup lower = group[0]
+    cdef uint32_t segment_count = <uint32_t>group.segment_count + 1
+    cdef uint32_t number, page
+    shard.is_restructuring = 1
+    for number in range(segment_count):
+        page = page_new
+        if number < group.segment_count:
+            page = group.segment_pages[number]
+        memcpy(page_at(area, page), rebuild.segments + number * INDEX_SEGMENT_WORDS,
+               INDEX_SEGMENT_BYTES)
+    if segment_count <= INDEX_GROUP_SEGMENTS_MAX:
+        lower.segment_count = <uint8_t>segment_count
+        lower.segment_pages[segment_count - 1] = page_new
+        group_write(area, shard, &lower, prefix)
+    else:
+        memset(&upper, 0, sizeof(upper))
+        lower.segment_count = upper.segment_count = INDEX_GROUP_SEGMENTS_MIN
+        lower.depth += 1
+        upper.depth = lower.depth
+        for number in range(INDEX_GROUP_SEGMENTS_MIN, INDEX_GROUP_SEGMENTS_MAX):
+            upper.segment_pages[number - INDEX_GROUP_SEGMENTS_MIN] = lower.segment_pages[number]
+            lower.segment_pages[number] = 0
+        upper.segment_pages[INDEX_GROUP_SEGMENTS_MIN - 1] = page_new
+        group_write(area, shard, &lower, 2 * prefix)
+        group_write(area, shard, &upper, 2 * prefix + 1)
+    for number in range(rebuild.left_count):
+        overflow_add(area, shard, rebuild.left_keys[number], rebuild.left_items[number])
+    if rebuild.has_overflow or rebuild.left_count > 0:
+        overflow_settle(area, shard, prefix, group.depth)
+    shard.grow_count += 1
+    shard.is_restructuring = 0
+
+cdef bint group_grow(char* area, IndexShard* shard, uint64_t tag) noexcept nogil:
+    """Give the group of `tag` a segment more, or split it; False if it fails or does not pay."""
+    cdef GroupRebuild rebuild
+    cdef IndexGroup group = index_group(area, shard, tag << 42)[0]
+    cdef uint64_t prefix = tag >> (INDEX_TAG_BITS - group.depth)
+    cdef uint32_t page_new
+    if shard.free_page_count == 0 and pages_behind(shard) == 0:
+        return False
+    if group.segment_count == INDEX_GROUP_SEGMENTS_MAX and group.depth == INDEX_DEPTH_MAX:
+        return False
+    rebuild_fill(&rebuild, area, &group)
+    if not rebuild_pays(&rebuild, &group):
+        return False
+    if group.segment_count == INDEX_GROUP_SEGMENTS_MAX and group.depth == shard.depth:
+        if not directory_double(area, shard):
+            return False
+    if rebuild.left_count > 0 and not overflow_reserve(area, shard, rebuild.left_count):
+        return False
+    page_new = pages_take(area, shard, 1)
+    if page_new == NONE:
+        return False
+    group_commit(area, shard, &group, prefix, &rebuild, page_new)
+    return True
+
+
+# ---- layout ----------------------------------------------------------------------------------
+
+cdef uint64_t index_area_bytes(uint64_t object_count_max) noexcept nogil:
+    # At worst 14 bytes per object (4 of 5 segments after a growth, docs/adr/0001); the rest is for
+    # uneven groups, a directory that is being moved, and the smallest shard.
+    return ((object_count_max * 18 + 4095) >> 12 << 12) + (<uint64_t>1 << 18)
+
+cdef Status shard_lay_out(char* area, IndexShard* shard) noexcept nogil:
+    """Build an empty shard from initial_depth and initial_segment_count."""
+    cdef uint32_t group_count = <uint32_t>1 << shard.initial_depth
+    cdef uint32_t segment_count = shard.initial_segment_count
+    cdef uint32_t directory_page_count = (group_count * GROUP_BYTES + 4095) >> 12
+    cdef uint64_t page_count = directory_page_count + 1 + (
+        <uint64_t>group_count * segment_count)
+    cdef IndexGroup* group
+    cdef uint32_t page = directory_page_count + 1
+    cdef uint32_t number, segment
+    if page_count << 12 > shard.area_size_bytes:
+        return STATUS_INVALID
+    shard.area_used_bytes = page_count << 12
+    shard.object_count = shard.overflow_count = 0
+    shard.depth = shard.initial_depth
+    shard.directory_page = 0
+    shard.directory_page_count = directory_page_count
+    shard.free_page_head = NONE
+    shard.free_page_count = 0
+    shard.overflow_page = directory_page_count
+    shard.overflow_page_count = 1
+    shard.is_restructuring = 0
+    overflow_clear(area, shard)
+    memset(area, 0, <uint64_t>directory_page_count << 12)
+    memset(page_at(area, page), 0, <uint64_t>(page_count - page) << 12)
+    for number in range(group_count):
+        group = <IndexGroup*>area + number
+        group.segment_count = <uint8_t>segment_count
+        group.depth = <uint8_t>shard.initial_depth
+        for segment in range(segment_count):
+            group.segment_pages[segment] = page
+            page += 1
+    return STATUS_OK
+
+cdef Status index_init(char* base, IndexShard* shard, uint64_t area_offset,
+                       uint64_t area_size_bytes, uint64_t object_count_expected) noexcept nogil:
+    cdef uint64_t segment_total
+    EC_INDEX_STATIC_ASSERT(sizeof(IndexShard) == 184)
+    EC_INDEX_STATIC_ASSERT(sizeof(IndexGroup) == GROUP_BYTES)
+    EC_INDEX_STATIC_ASSERT(sizeof(OverflowNode) == 16)
+    memset(shard, 0, sizeof(IndexShard))
+    # A page number fits 32 bits, with NONE to spare.
+    if area_offset & 4095 or area_size_bytes >> 44:
+        return STATUS_INVALID
+    shard.area_offset = area_offset
+    shard.area_size_bytes = area_size_bytes
+    # 400 of 448 slots: what a segment holds on average before it meets its first failed insert.
+    segment_total = (object_count_expected + 399) // 400
+    shard.initial_segment_count = INDEX_GROUP_SEGMENTS_MIN
+    while (<uint64_t>shard.initial_segment_count << shard.initial_depth) < segment_total:
+        if shard.initial_segment_count < INDEX_GROUP_SEGMENTS_MAX:
+            shard.initial_segment_count += 1
+        elif shard.initial_depth < INDEX_DEPTH_MAX:
+            shard.initial_depth += 1
+            shard.initial_segment_count = INDEX_GROUP_SEGMENTS_MIN
+        else:
+            return STATUS_INVALID
+    return shard_lay_out(index_area(base, shard), shard)
+
+cdef void index_clear(char* base, IndexShard* shard) noexcept nogil:
+    # It fitted at index_init and the area has not shrunk since.
+    shard_lay_out(index_area(base, shard), shard)
+
+
+# ---- operations ------------------------------------------------------------------------------
+
+cdef bint index_next_overflow(char* base, IndexShard* shard, IndexCursor* cursor) noexcept nogil:
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t key = overflow_key(cursor.hash >> 42, index_bucket_number(cursor.hash))
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint32_t number = cursor.node_next
+    if cursor.state == INDEX_CURSOR_END:
+        return False
+    if cursor.state != INDEX_CURSOR_OVERFLOW:
+        cursor.state = INDEX_CURSOR_OVERFLOW
+        number = overflow_heads(area, shard)[overflow_head_number(shard, key)]
+    while number != NONE and shard.overflow_count != 0:
+        if nodes[number].key_next >> 36 == key:
+            cursor_read_node(&nodes[number], number, cursor)
+            return True
+        number = <uint32_t>nodes[number].key_next
+    cursor.state = INDEX_CURSOR_END
+    return False
+
+cdef inline void cursor_read_node(const OverflowNode* node, uint32_t number,
+                                  IndexCursor* cursor) noexcept nogil:
+    cursor.node = number
+    # Kept apart so that the walk goes on when the caller erases the current entry.
+    cursor.node_next = <uint32_t>node.key_next
+    cursor.location = slot_location(node.item)
+    cursor.frequency = <uint8_t>(node.item >> 48)
+    cursor.size_class = <uint8_t>(node.item >> 40) & INDEX_SIZE_CLASS_MAX
+    cursor.is_ram = <uint8_t>(node.item >> 47) & 1
+
+cdef bint index_find(char* base, IndexShard* shard, uint64_t hash, uint64_t location, bint is_ram,
+                     IndexCursor* cursor) noexcept nogil:
+    index_seek(base, shard, hash, cursor)
+    while index_next(base, shard, cursor):
+        if cursor.location == location and cursor.is_ram == is_ram:
+            return True
+    return False
+
+cdef Status insert_crowded(char* area, IndexShard* shard, uint64_t word, uint32_t bucket_number,
+                           uint8_t info) noexcept nogil:
+    """Insert where the segment has no place: grow as long as that helps, else use the overflow."""
+    cdef uint64_t tag = slot_tag(word)
+    cdef uint64_t key = overflow_key(tag, bucket_number)
+    cdef uint64_t* segment
+    while True:
+        segment = index_segment(area, index_group(area, shard, tag << 42), tag)
+        if segment_place(segment, bucket_number, word, info):
+            shard.object_count += 1
+            return STATUS_OK
+        # A few entries of one bucket pair do not make a segment full: growing would be in vain.
+        if segment_used_count(segment) < INDEX_SEGMENT_SLOTS * 3 // 4:
+            break
+        # Overflow in a full segment: growth was refused here before. An attempt costs as much as
+        # some fifty inserts, so only every RETRY_INTERVAL-th insert makes one.
+        if segment_has_overflow(segment):
+            shard.crowded_count += 1
+            if shard.crowded_count % RETRY_INTERVAL != 0:
+                break
+        if not group_grow(area, shard, tag):
+            break
+    if not overflow_reserve(area, shard, 1):
+        return STATUS_NO_MEMORY
+    overflow_add(area, shard, key, overflow_item(word, info))
+    bucket_overflow_add(overflow_bucket(area, shard, key))
+    shard.object_count += 1
+    return STATUS_OK
+
+cdef Status index_insert(char* base, IndexShard* shard, uint64_t hash, uint64_t location,
+                         uint8_t size_class, bint is_ram, uint8_t frequency) noexcept nogil:
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t tag = hash >> 42
+    cdef uint32_t bucket_number = index_bucket_number(hash)
+    cdef uint64_t word = slot_make(tag, location, frequency)
+    cdef uint8_t info = <uint8_t>((is_ram << 7) | size_class)
+    if location == 0 or location >> INDEX_LOCATION_BITS or (
+            size_class > INDEX_SIZE_CLASS_MAX or frequency > INDEX_FREQUENCY_MAX):
+        return STATUS_INVALID
+    if segment_place(index_segment(area, index_group(area, shard, hash), tag), bucket_number,
+                     word, info):
+        shard.object_count += 1
+        return STATUS_OK
+    return insert_crowded(area, shard, word, bucket_number, info)
+
+cdef void index_replace(char* base, IndexShard* shard, IndexCursor* cursor, uint64_t location,
+                        uint8_t size_class, bint is_ram) noexcept nogil:
+    cdef uint8_t info = <uint8_t>((is_ram << 7) | size_class)
+    cdef uint64_t* bucket
+    cdef OverflowNode* node
+    if EDGECACHE_DEBUG:
+        ec_assert(location != 0 and location >> INDEX_LOCATION_BITS == 0, "index: location")
+        ec_assert(size_class <= INDEX_SIZE_CLASS_MAX, "index: size class")
+    if cursor.state == INDEX_CURSOR_OVERFLOW:
+        node = overflow_nodes(index_area(base, shard), shard) + cursor.node
+        node.item = (<uint64_t>cursor.frequency << 48) | (<uint64_t>info << 40) | location
+    else:
+        bucket = cursor.buckets[cursor.state]
+        bucket_set(bucket, cursor.slot,
+                   (bucket[cursor.slot] >> INDEX_LOCATION_BITS << INDEX_LOCATION_BITS) | location,
+                   info)
+    cursor.location = location
+    cursor.size_class = size_class
+    cursor.is_ram = is_ram
+
+cdef void index_erase(char* base, IndexShard* shard, IndexCursor* cursor) noexcept nogil:
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t key
+    if cursor.state == INDEX_CURSOR_OVERFLOW:
+        key = overflow_nodes(area, shard)[cursor.node].key_next >> 36
+        bucket_overflow_remove(overflow_bucket(area, shard, key))
+        overflow_remove(area, shard, cursor.node)
+    else:
+        bucket_clear(cursor.buckets[cursor.state], cursor.slot)
+    shard.object_count -= 1
+
+cdef void index_set_frequency(char* base, IndexShard* shard, IndexCursor* cursor,
+                              uint8_t frequency) noexcept nogil:
+    cdef uint64_t* word
+    if EDGECACHE_DEBUG:
+        ec_assert(frequency <= INDEX_FREQUENCY_MAX, "index: frequency")
+    if cursor.state == INDEX_CURSOR_OVERFLOW:
+        word = &overflow_nodes(index_area(base, shard), shard)[cursor.node].item
+        word[0] = (word[0] & 0xffffffffffffULL) | (<uint64_t>frequency << 48)
+    else:
+        word = cursor.buckets[cursor.state] + cursor.slot
+        word[0] = (word[0] << 2 >> 2) | (<uint64_t>frequency << 62)
+    cursor.frequency = frequency
+
+
+# ---- scan ------------------------------------------------------------------------------------
+#
+# position in the segments: | directory entry at depth 16 | segment 3 | bucket 6 | slot 3 |
+# position in the overflow: | 1 << 63 | node |
+
+cdef enum:
+    SCAN_GROUP_SHIFT = 12
+    SCAN_OVERFLOW_SHIFT = 63
+
+cdef bint index_scan(char* base, IndexShard* shard, uint64_t* position,
+                     IndexCursor* cursor) noexcept nogil:
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t place = position[0]
+    cdef uint64_t tag, word
+    cdef uint64_t* bucket
+    cdef uint32_t segment, slot
+    cdef IndexGroup* group
+    while place >> (SCAN_GROUP_SHIFT + INDEX_DEPTH_MAX) == 0:
+        # Positions name the first tag of a group, so they outlive splits and a doubled directory.
+        tag = place >> SCAN_GROUP_SHIFT << (INDEX_TAG_BITS - INDEX_DEPTH_MAX)
+        group = index_group(area, shard, tag << 42)
+        segment = <uint32_t>(place >> 9) & 7
+        slot = <uint32_t>place & 7
+        if segment >= group.segment_count:
+            place = ((place >> (SCAN_GROUP_SHIFT + INDEX_DEPTH_MAX - group.depth)) + 1) << (
+                SCAN_GROUP_SHIFT + INDEX_DEPTH_MAX - group.depth)
+            continue
+        bucket = <uint64_t*>page_at(area, group.segment_pages[segment]) + (
+            ((place >> 3) & 63) * INDEX_BUCKET_WORDS)
+        while slot < INDEX_BUCKET_SLOTS and bucket[slot] == 0:
+            slot += 1
+        place = place >> 3 << 3
+        if slot == INDEX_BUCKET_SLOTS:
+            place += 8
+            continue
+        position[0] = place + slot + 1
+        word = bucket[slot]
+        cursor.state = INDEX_CURSOR_FIRST
+        cursor.matches = 0
+        cursor.buckets[0] = cursor.buckets[1] = bucket
+        cursor.slot = slot
+        cursor.hash = slot_tag(word) << 42
+        cursor.location = slot_location(word)
+        cursor.frequency = slot_frequency(word)
+        cursor.size_class = bucket_infos(bucket)[slot] & INDEX_SIZE_CLASS_MAX
+        cursor.is_ram = bucket_infos(bucket)[slot] >> 7
+        return True
+    if place >> SCAN_OVERFLOW_SHIFT == 0:
+        place = <uint64_t>1 << SCAN_OVERFLOW_SHIFT
+    return scan_overflow(area, shard, place, position, cursor)
+
+cdef bint scan_overflow(char* area, IndexShard* shard, uint64_t place, uint64_t* position,
+                        IndexCursor* cursor) noexcept nogil:
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint64_t number = place << 1 >> 1
+    while number < shard.overflow_node_count and nodes[number].item == 0:
+        number += 1
+    if number >= shard.overflow_node_count:
+        position[0] = place
+        cursor.state = INDEX_CURSOR_END
+        return False
+    position[0] = (<uint64_t>1 << SCAN_OVERFLOW_SHIFT) + number + 1
+    cursor.state = INDEX_CURSOR_OVERFLOW
+    cursor.hash = nodes[number].key_next >> 42 << 42
+    cursor_read_node(&nodes[number], <uint32_t>number, cursor)
+    return True
+
+
+# ---- check -----------------------------------------------------------------------------------
+
+cdef struct Census:
+    uint64_t page_total
+    uint64_t slot_count                 # slots in use
+    uint64_t node_count                 # overflow nodes in use
+    uint8_t* is_claimed                 # per page
+    uint32_t* overflow_counts           # per bucket of the prefix
+
+cdef inline bint run_is_inside(uint64_t page, uint64_t count, uint64_t page_total) noexcept nogil:
+    return page < page_total and 0 < count <= page_total - page
+
+cdef bint census_claim(Census* census, uint64_t page, uint64_t count) noexcept nogil:
+    cdef uint64_t number
+    if not run_is_inside(page, count, census.page_total):
+        return False
+    for number in range(page, page + count):
+        if census.is_claimed[number]:
+            return False
+        census.is_claimed[number] = 1
+    return True
+
+cdef bint check_header(const IndexShard* shard) noexcept nogil:
+    cdef uint64_t page_total = shard.area_used_bytes >> 12
+    return (
+        shard.area_used_bytes & 4095 == 0 and shard.area_used_bytes <= shard.area_size_bytes
+        and shard.area_offset & 4095 == 0 and shard.is_restructuring == 0
+        and shard.depth <= INDEX_DEPTH_MAX
+        and run_is_inside(shard.directory_page, shard.directory_page_count, page_total)
+        and (<uint64_t>GROUP_BYTES << shard.depth) <= (
+            <uint64_t>shard.directory_page_count << 12)
+        and run_is_inside(shard.overflow_page, shard.overflow_page_count, page_total)
+        and <uint64_t>shard.overflow_page_count * OVERFLOW_PAGE_NODES < NONE
+        and shard.overflow_node_count <= overflow_capacity(shard)
+        and shard.initial_depth <= INDEX_DEPTH_MAX
+        and INDEX_GROUP_SEGMENTS_MIN <= shard.initial_segment_count <= INDEX_GROUP_SEGMENTS_MAX)
+
+cdef int check_segment(const uint64_t* segment, const IndexGroup* group, uint64_t prefix,
+                       uint32_t number, Census* census) noexcept nogil:
+    cdef const uint64_t* bucket = segment
+    cdef uint32_t _bucket_number, slot
+    cdef uint64_t tag
+    for _bucket_number in range(INDEX_SEGMENT_BUCKETS):
+        for slot in range(INDEX_BUCKET_SLOTS):
+            if bucket[slot] == 0:
+                if bucket_infos(<uint64_t*>bucket)[slot] != 0:
+                    return 4
+                continue
+            tag = slot_tag(bucket[slot])
+            if slot_location(bucket[slot]) == 0 or (
+                    tag >> (INDEX_TAG_BITS - group.depth) != prefix) or (
+                    group_segment_number(tag, group.depth, group.segment_count) != number):
+                return 4
+            census.slot_count += 1
+        bucket += INDEX_BUCKET_WORDS
+    return 0
+
+cdef int check_groups(char* area, const IndexShard* shard, Census* census) noexcept nogil:
+    cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
+    cdef IndexGroup group
+    cdef uint64_t entry = 0
+    cdef uint64_t copy_count, copy
+    cdef uint32_t number
+    cdef int broken
+    while entry < <uint64_t>1 << shard.depth:
+        group = entries[entry]
+        if group.depth > shard.depth or group.reserved != 0 or not (
+                INDEX_GROUP_SEGMENTS_MIN <= group.segment_count <= INDEX_GROUP_SEGMENTS_MAX):
+            return 2
+        copy_count = <uint64_t>1 << (shard.depth - group.depth)
+        if entry & (copy_count - 1):
+            return 2
+        for copy in range(copy_count):
+            if memcmp(&entries[entry + copy], &group, GROUP_BYTES) != 0:
+                return 2
+        for number in range(group.segment_count):
+            if not census_claim(census, group.segment_pages[number], 1):
+                return 3
+            broken = check_segment(<uint64_t*>page_at(area, group.segment_pages[number]), &group,
+                                   entry >> (shard.depth - group.depth), number, census)
+            if broken:
+                return broken
+        entry += copy_count
+    return 0
+
+cdef int check_overflow(char* area, const IndexShard* shard, Census* census) noexcept nogil:
+    cdef OverflowNode* nodes = overflow_nodes(area, shard)
+    cdef uint32_t* heads = overflow_heads(area, shard)
+    cdef uint64_t chained_count = 0, free_count = 0
+    cdef uint32_t head, number
+    cdef uint64_t key
+    for number in range(shard.overflow_node_count):
+        census.node_count += nodes[number].item != 0
+    for head in range(overflow_capacity(shard)):
+        number = heads[head]
+        while number != NONE:
+            chained_count += 1
+            if number >= shard.overflow_node_count or chained_count > census.node_count:
+                return 5
+            key = nodes[number].key_next >> 36
+            if slot_location(nodes[number].item) == 0 or overflow_head_number(shard, key) != head:
+                return 5
+            census.overflow_counts[(<char*>overflow_bucket(area, shard, key) - area) >> 6] += 1
+            number = <uint32_t>nodes[number].key_next
+    number = shard.overflow_free_head
+    while number != NONE:
+        free_count += 1
+        if number >= shard.overflow_node_count or nodes[number].item != 0 or (
+                free_count > shard.overflow_node_count):
+            return 5
+        number = <uint32_t>nodes[number].key_next
+    if chained_count != census.node_count or (
+            chained_count + free_count != shard.overflow_node_count):
+        return 5
+    return 0
+
+cdef int check_overflow_counts(char* area, const IndexShard* shard,
+                               const Census* census) noexcept nogil:
+    cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
+    cdef uint64_t entry
+    cdef uint64_t* segment
+    cdef uint32_t number, bucket_number
+    cdef uint8_t counter
+    for entry in range(<uint64_t>1 << shard.depth):
+        for number in range(entries[entry].segment_count):
+            segment = <uint64_t*>page_at(area, entries[entry].segment_pages[number])
+            for bucket_number in range(INDEX_SEGMENT_BUCKETS):
+                counter = bucket_overflow(segment + bucket_number * INDEX_BUCKET_WORDS)
+                if counter != INDEX_OVERFLOW_STICKY and counter != census.overflow_counts[
+                        (<uint64_t>entries[entry].segment_pages[number] << 6) + bucket_number]:
+                    return 6
+    return 0
+
+cdef int check_census(char* area, const IndexShard* shard, Census* census) noexcept nogil:
+    cdef uint32_t page = shard.free_page_head
+    cdef uint64_t free_count = 0
+    cdef uint64_t number
+    cdef int broken
+    if not census_claim(census, shard.directory_page, shard.directory_page_count) or (
+            not census_claim(census, shard.overflow_page, shard.overflow_page_count)):
+        return 3
+    while page != NONE:
+        # A page in the list twice is claimed twice, so a loop ends here.
+        if not census_claim(census, page, 1):
+            return 3
+        free_count += 1
+        page = (<uint32_t*>page_at(area, page))[0]
+    if free_count != shard.free_page_count:
+        return 3
+    broken = check_groups(area, shard, census)
+    if broken:
+        return broken
+    for number in range(census.page_total):
+        if not census.is_claimed[number]:
+            return 3
+    broken = check_overflow(area, shard, census)
+    if broken:
+        return broken
+    broken = check_overflow_counts(area, shard, census)
+    if broken:
+        return broken
+    if shard.overflow_count != census.node_count or (
+            shard.object_count != census.slot_count + census.node_count):
+        return 7
+    return 0
+
+cdef int index_check(char* base, IndexShard* shard) noexcept nogil:
+    cdef Census census
+    cdef int broken = -1
+    if not check_header(shard):
+        return 1
+    memset(&census, 0, sizeof(census))
+    census.page_total = shard.area_used_bytes >> 12
+    census.is_claimed = <uint8_t*>calloc(census.page_total, 1)
+    census.overflow_counts = <uint32_t*>calloc(
+        census.page_total * INDEX_SEGMENT_BUCKETS, sizeof(uint32_t))
+    if census.is_claimed != NULL and census.overflow_counts != NULL:
+        broken = check_census(index_area(base, shard), shard, &census)
+    free(census.is_claimed)
+    free(census.overflow_counts)
+    return broken

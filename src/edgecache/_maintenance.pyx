@@ -1,0 +1,123 @@
+"""The background threads (see _maintenance.pxd)."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from edgecache._checkpoint cimport Checkpointer, checkpoint_write
+from edgecache._flush cimport log_flusher_run
+from edgecache._reclaim cimport Reclaimer, reclaim_run
+from edgecache._segment cimport LogStore, log_wake
+from edgecache._status cimport Status
+from edgecache._sync cimport (
+    ec_futex_wait,
+    ec_load_u32,
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+    ec_store_u32,
+)
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_attr_t:
+        pass
+    int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                       void* (*start)(void*) noexcept nogil, void* argument)
+    int pthread_join(pthread_t thread, void** result)
+
+cdef extern from "signal.h" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t* set)
+    int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
+    enum:
+        SIG_SETMASK
+
+cdef enum:
+    RETRY_NS = 100000000            # no region could be freed: look again soon
+
+
+cdef void* _flusher(void* argument) noexcept nogil:
+    cdef Maintenance* self = <Maintenance*>argument
+    log_flusher_run(self.log, self.flusher_depth)
+    return NULL
+
+
+cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil:
+    cdef Status status
+    cdef uint64_t stable = 0
+    ec_lock_acquire(&self.lock)
+    status = checkpoint_write(self.checkpointer, flags, &stable)
+    if status == Status.STATUS_OK:
+        self.reclaimer.stable_generation = stable
+    self.last_checkpoint_ns = ec_monotonic_ns()
+    ec_lock_release(&self.lock)
+    return status
+
+
+cdef bint _is_dirty(Maintenance* self) noexcept nogil:
+    return ec_load_u64(&self.log.shared.counters.record_count) != \
+        self.checkpointer.last_record_count
+
+
+cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
+    """Do what is due; how long to sleep then (-1: until woken)."""
+    cdef LogStore* log = self.log
+    cdef int64_t left
+    cdef bint short_of_regions
+    ec_lock_acquire(&self.lock)
+    reclaim_run(self.reclaimer)
+    ec_lock_release(&self.lock)
+    if log.shared.read_only:
+        return -1
+    short_of_regions = ec_load_u32(&log.shared.ready_count) < self.reclaimer.ready_target
+    if not _is_dirty(self):
+        return -1
+    left = self.last_checkpoint_ns + self.checkpoint_interval_ns - ec_monotonic_ns()
+    if left <= 0:
+        maintenance_checkpoint(self, 0)
+        left = self.checkpoint_interval_ns
+    return min(left, <int64_t>RETRY_NS) if short_of_regions else left
+
+
+cdef void* _maintainer(void* argument) noexcept nogil:
+    cdef Maintenance* self = <Maintenance*>argument
+    cdef LogStore* log = self.log
+    cdef uint32_t seen
+    cdef int64_t left
+    while not ec_load_u32(&log.stopping):
+        seen = ec_load_u32(&log.shared.reclaim_word)
+        left = _maintain_once(self)
+        if not ec_load_u32(&log.stopping):
+            ec_futex_wait(&log.shared.reclaim_word, seen, left)
+    return NULL
+
+
+cdef int maintenance_start(Maintenance* self) noexcept nogil:
+    cdef sigset_t all_signals, old
+    cdef int result
+    self.last_checkpoint_ns = ec_monotonic_ns()
+    # Signals are the interpreter's: its main thread must get them, not ours.
+    sigfillset(&all_signals)
+    pthread_sigmask(SIG_SETMASK, &all_signals, &old)
+    result = pthread_create(&self.flusher, NULL, _flusher, self)
+    if result == 0:
+        result = pthread_create(&self.maintainer, NULL, _maintainer, self)
+        if result != 0:
+            ec_store_u32(&self.log.stopping, 1)
+            log_wake(&self.log.shared.flush_word)
+            pthread_join(self.flusher, NULL)
+    pthread_sigmask(SIG_SETMASK, &old, NULL)
+    self.running = result == 0
+    return result
+
+
+cdef void maintenance_stop(Maintenance* self) noexcept nogil:
+    if not self.running:
+        return
+    self.running = 0
+    ec_store_u32(&self.log.stopping, 1)
+    log_wake(&self.log.shared.reclaim_word)
+    log_wake(&self.log.shared.flush_word)
+    log_wake(&self.log.shared.done_word)
+    pthread_join(self.maintainer, NULL)
+    pthread_join(self.flusher, NULL)

@@ -1,0 +1,52 @@
+"""Making room: S3-FIFO at region grain over two logs.
+
+New records go to the small log (`small_share` of the regions); those whose fingerprint is among the
+ghosts go to the main log at once. When regions run short the oldest region of the small log (if it is
+over its share) or of the main log is taken: records that were read since they were written, or that live in
+RAM, are copied to the main log; the others are dropped, and remembered as ghosts when they came from
+the small log.
+
+A dropped record that had overwritten an older one leaves a tombstone, and a tombstone outlives every
+record it could have to hide: it is dropped only when the last two checkpoints both know that all
+regions as old as it are gone (`stable_generation`). So nothing deleted or overwritten comes back,
+whichever checkpoint a recovery starts from.
+
+Source: J. Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023; at the grain of
+regions as in DESIGN section 4.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from edgecache._segment cimport LogStore
+from edgecache._shard cimport ShardSet
+from edgecache._status cimport Status
+
+cdef struct GhostTable:                 # in the arena: 4-way buckets of 32-bit fingerprints
+    uint64_t bucket_count               # a power of two
+    uint64_t clock
+    uint64_t offset                     # of the u32 cells, from the arena base
+
+cdef struct Reclaimer:                  # process-local
+    LogStore* log
+    ShardSet* shards
+    GhostTable* ghosts
+    double small_share
+    double reinsert_share               # most of a region's bytes that may survive it
+    uint32_t reinsert                   # 0: plain FIFO
+    uint32_t ready_target
+    uint64_t stable_generation          # see above; written by the checkpointer
+
+cdef uint64_t ghost_bytes(uint64_t disk_bytes) noexcept nogil
+cdef void ghost_init(char* base, GhostTable* ghosts, uint64_t offset, uint64_t size) noexcept nogil
+cdef void ghost_remember(char* base, GhostTable* ghosts, uint64_t hash) noexcept nogil
+# True, and forgotten, if the hash was remembered.
+cdef bint ghost_recall(char* base, GhostTable* ghosts, uint64_t hash) noexcept nogil
+
+# Append a tombstone for a key hash; the key may be empty (reclaim has only the hash).
+cdef Status reclaim_tombstone(LogStore* log, uint32_t head, uint64_t hash_low, uint64_t hash_high,
+                              const char* key, uint32_t key_len, uint64_t sequence,
+                              uint64_t birth_generation) noexcept nogil
+# Free one region; STATUS_NOT_FOUND when there is none to take.
+cdef Status reclaim_one(Reclaimer* reclaimer) noexcept nogil
+# Keep `ready_target` regions ready. Returns the number of regions freed.
+cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil

@@ -1,0 +1,227 @@
+"""The region log: write buffers, regions, flush and reads. Format: _segment_format.pxd.
+
+Invariants (LogShared lies in the arena; its lock guards all of it, buffers and regions):
+
+1. A region is FREE, READY (file space reserved), OPEN (one per log), SEALING, SEALED, RECLAIMING or
+   RETIRED. Only OPEN regions get blocks; `written_bytes` grows by whole blocks as buffers close.
+2. A buffer is FREE, ACTIVE (at most one per log), CLOSED (waits for its flush) or WRITING. Its bytes
+   belong to whoever reserved them until that writer commits; it is flushed when `writers` is 0.
+3. A location is in the index only after its bytes are complete in a buffer or on the device.
+4. A buffer's memory is reused only when `readers` is 0: reads see unflushed bytes.
+5. `generation` of a region grows each time it is opened. A location is only as good as the
+   generation it was made under; every read verifies header, hash, key and sums anyway.
+6. A region whose write or sync failed is RETIRED for the life of the process and its first block
+   is overwritten when the device allows it: nothing in it is trusted again.
+7. Tickets count closed buffers; all up to `flushed_ticket` are on the device.
+
+Lock order: shard lock, then log lock. The log lock is never held across I/O or a wait.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from edgecache._io cimport IoChannel, IoEngineOps
+from edgecache._segment_format cimport Footer, RecordHeader
+from edgecache._status cimport Status
+from edgecache._xxhash cimport XxhashApi
+
+cdef enum:
+    LOG_SMALL = 0
+    LOG_MAIN = 1
+    LOG_COUNT = 2
+    NONE32 = 0xFFFFFFFF
+    BUFFER_COUNT_MAX = 64
+    FOOTER_SLOTS = 8
+    PROBE_INTERVAL_NS = 1000000000
+
+cdef enum RegionState:
+    REGION_FREE = 0
+    REGION_READY = 1
+    REGION_OPEN = 2
+    REGION_SEALING = 3          # full; its footer is not written yet
+    REGION_SEALED = 4
+    REGION_RECLAIMING = 5
+    REGION_RETIRED = 6
+
+cdef enum BufferState:
+    BUFFER_FREE = 0
+    BUFFER_ACTIVE = 1
+    BUFFER_CLOSED = 2
+    BUFFER_WRITING = 3
+    BUFFER_DRAINING = 4         # written; a reader still copies from it
+
+cdef struct Region:
+    uint64_t generation
+    uint32_t state
+    uint32_t log
+    uint32_t written_bytes
+    uint32_t block_count
+    uint32_t in_flight          # blocks handed out and not on the device yet
+    uint32_t unsynced           # 1: written since the last sync; 2: that sync is running
+    uint64_t record_count
+    uint64_t hit_count
+
+cdef struct WriteBuffer:
+    uint32_t state
+    uint32_t log
+    uint32_t region
+    uint32_t region_offset
+    uint32_t fill
+    uint32_t capacity
+    uint32_t writers
+    uint32_t readers
+    uint32_t record_count
+    uint32_t block_bytes
+    uint32_t block
+    uint32_t zero
+    uint64_t ticket
+    uint64_t data_offset        # from the arena base
+    int64_t opened_ns
+
+cdef struct LogHead:
+    uint32_t region
+    uint32_t buffer
+
+cdef struct LogCounters:
+    uint64_t record_count
+    uint64_t record_bytes
+    uint64_t flush_count
+    uint64_t flush_bytes
+    uint64_t flush_wait_count
+    uint64_t flush_wait_ns
+    uint64_t flush_error_count
+    uint64_t large_count
+    uint64_t sync_count
+    uint64_t sync_error_count
+    uint64_t read_count
+    uint64_t read_bytes
+    uint64_t buffer_read_count
+    uint64_t read_error_count
+    uint64_t corrupt_count
+    uint64_t retired_count
+    uint64_t sealed_count
+    uint64_t reclaim_count
+    uint64_t reclaim_bytes
+    uint64_t reinsert_count
+    uint64_t reinsert_bytes
+    uint64_t drop_count
+    uint64_t tombstone_count
+    uint64_t no_region_count
+    uint64_t prepare_error_count
+
+cdef struct LogShared:
+    uint32_t lock
+    uint32_t flush_word         # futex: changed when the flusher has work
+    uint32_t done_word          # futex: changed when a buffer or a region came free
+    uint32_t reclaim_word       # futex: changed when the reclaimer has work
+    uint32_t region_count
+    uint32_t buffer_count
+    uint32_t free_count         # regions FREE or READY
+    uint32_t ready_count
+    uint64_t sequence           # last one given out
+    uint64_t generation         # last one given out
+    uint64_t closed_ticket
+    uint64_t flushed_ticket
+    uint64_t live_bytes         # records in the index, as written
+    uint64_t used_bytes         # written bytes of regions that are not free
+    LogHead heads[2]
+    uint32_t read_only          # 1: the device failed too often; probing
+    int32_t last_errno
+    LogCounters counters
+
+cdef struct LogStore:           # process-local: pointers and handles
+    char* base
+    LogShared* shared
+    Region* regions
+    WriteBuffer* buffers
+    const IoEngineOps* ops
+    void* engine
+    const XxhashApi* api
+    uint64_t seed
+    uint64_t region_bytes
+    uint64_t buffer_bytes
+    uint32_t regions_per_file
+    uint32_t file_count
+    int32_t* files              # index in the engine's file table, -1: not open
+    uint32_t* dirty             # per file: writes since the last sync
+    uint32_t sync_lock          # held across fdatasync: a sleeping lock, never under another
+    uint32_t direct
+    uint64_t synced_ticket      # buffers up to this ticket are durable
+    uint64_t large_written_count    # large blocks written, and how many of them a sync covered
+    uint64_t large_synced_count
+    uint32_t stopping
+    uint32_t failure_limit      # write failures in a row that make the tier read-only
+    uint32_t failure_count
+    uint32_t registered         # buffers are registered memory
+    int64_t flush_interval_ns
+    int64_t probe_after_ns      # when read-only: next attempt
+    Footer* footers             # block lists of regions not sealed yet, FOOTER_SLOTS of them
+    uint32_t* footer_regions    # whose, NONE32: unused
+
+cdef struct Append:             # a reservation of record bytes
+    char* record
+    uint64_t location           # units of 64 bytes from the start of the disk tier
+    uint32_t buffer             # NONE32: a large block of its own
+    uint32_t size_bytes
+    uint32_t region
+    uint32_t block_bytes        # large only
+    uint32_t region_offset      # large only
+    uint32_t block              # large only
+    uint64_t generation         # large only
+    char* block_base            # large only: memory of the caller (log_large_free)
+
+cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil
+
+# Reserve room for a record of `record_bytes` whose body starts `head_bytes` into it.
+# STATUS_AGAIN: no buffer or region is free now (log_wait, then retry); STATUS_NO_SPACE: the disk
+# gave none; STATUS_IO_ERROR: the tier is read-only. Cost: one lock, no I/O, no wait.
+cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uint64_t head_bytes,
+                        Append* out) noexcept nogil
+# The record is complete and, where it should be, in the index. A large one was written before.
+cdef void log_commit(LogStore* log, Append* append) noexcept nogil
+# Give the reservation up: its bytes become a filler.
+cdef void log_abandon(LogStore* log, Append* append) noexcept nogil
+# Records that do not fit a buffer: build the block in own memory, write it, then index it.
+cdef bint log_is_large(LogStore* log, uint64_t record_bytes) noexcept nogil
+cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
+                            uint64_t head_bytes, Append* out) noexcept nogil
+cdef void log_large_free(LogStore* log, Append* append) noexcept nogil
+
+cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
+
+# Bytes at `location`, at most `length`, into `scratch` (PAGE-aligned, length + 8192 bytes). On
+# success *record points into scratch and *available is how many bytes follow.
+cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
+                     char** record, uint64_t* available) noexcept nogil
+# Aligned span that a read of `length` bytes at `location` needs (for engines' requests).
+cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
+                        uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil
+# Copy from a write buffer if the location has not been flushed; False: it is on the device.
+cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, char* target,
+                            uint64_t* available) noexcept nogil
+cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
+
+# Reserve file space for free regions until `wanted` are READY; 0 or a negative errno.
+cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
+cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
+cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil
+cdef void log_wake(uint32_t* word) noexcept nogil
+cdef int log_check(LogStore* log) noexcept nogil
+
+# The block list of a region that is not sealed, or NULL (too many regions wait for their seal).
+cdef Footer* log_footer(LogStore* log, uint32_t region) noexcept nogil
+
+# For _flush: all under the log lock.
+cdef void log_close_buffer_locked(LogStore* log, uint32_t head) noexcept nogil
+cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code) noexcept nogil
+cdef void log_write_done_locked(LogStore* log, uint32_t region, uint64_t bytes_written) noexcept nogil
+# Build header, mini-index and tail of a closed buffer (no lock: nobody else writes to it).
+cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil
+cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
+                                uint32_t region, uint32_t region_offset,
+                                uint32_t number) noexcept nogil
+
+cdef inline uint32_t location_region(const LogStore* log, uint64_t location) noexcept nogil:
+    return <uint32_t>((location << 6) / log.region_bytes)
+
+cdef inline uint32_t location_offset(const LogStore* log, uint64_t location) noexcept nogil:
+    return <uint32_t>((location << 6) % log.region_bytes)

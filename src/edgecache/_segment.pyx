@@ -1,0 +1,592 @@
+"""The region log: reservations, regions and reads (see _segment.pxd for the invariants)."""
+
+from libc.errno cimport EDQUOT, EIO, ENOSPC
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from edgecache._io cimport (
+    IO_OPEN_CREATE,
+    IO_OPEN_DIRECT,
+    IO_OPEN_WRITE,
+)
+from edgecache._segment_format cimport (
+    BLOCK_HEADER_BYTES,
+    BLOCK_MAGIC,
+    BODY_ALIGN_MIN_BYTES,
+    FOOTER_BLOCKS_MAX,
+    FOOTER_BYTES,
+    FORMAT_VERSION,
+    INDEX_ENTRY_BYTES,
+    PAGE_BYTES,
+    RECORD_HEADER_BYTES,
+    UNIT_BYTES,
+    UNIT_SHIFT,
+    BlockHeader,
+    Footer,
+    RecordHeader,
+    align_up,
+    block_fill_index,
+    block_header_sum,
+    record_void,
+)
+from edgecache._status cimport Status
+from edgecache._sync cimport (
+    ec_add_u32,
+    ec_add_u64,
+    ec_count,
+    ec_futex_wake,
+    ec_load_u32,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+)
+
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+
+
+cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil:
+    return align_up(sizeof(LogShared), 64) + \
+        align_up(<uint64_t>region_count * sizeof(Region), 64) + \
+        align_up(<uint64_t>buffer_count * sizeof(WriteBuffer), 64)
+
+
+cdef void log_wake(uint32_t* word) noexcept nogil:
+    ec_add_u32(word, 1)
+    ec_futex_wake(word, 0x7FFFFFFF)
+
+
+cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil:
+    return ec_add_u64(&log.shared.sequence, 1)
+
+
+cdef bint log_is_large(LogStore* log, uint64_t record_bytes) noexcept nogil:
+    # Block header, worst alignment gap, one index entry, tail header.
+    return record_bytes + 2 * BLOCK_HEADER_BYTES + PAGE_BYTES + 2 * INDEX_ENTRY_BYTES > \
+        log.buffer_bytes
+
+
+cdef inline uint32_t _gap_bytes(uint64_t offset, uint64_t record_bytes,
+                                uint64_t head_bytes) noexcept nogil:
+    """Filler that puts the body of a big record on a page boundary, a multiple of the unit."""
+    cdef uint64_t gap
+    if record_bytes - head_bytes < BODY_ALIGN_MIN_BYTES:
+        return 0
+    gap = (PAGE_BYTES - (offset + head_bytes) % PAGE_BYTES) % PAGE_BYTES
+    # The head need not be a multiple of the unit; records are. The nearest unit below is as good:
+    # the body then starts within one unit of the boundary, and reads align outwards anyway.
+    return <uint32_t>(gap & ~<uint64_t>(UNIT_BYTES - 1))
+
+
+cdef inline uint64_t _location(LogStore* log, uint32_t region, uint64_t offset) noexcept nogil:
+    return (<uint64_t>region * log.region_bytes + offset) >> UNIT_SHIFT
+
+
+cdef inline uint64_t _block_bytes(uint64_t fill, uint64_t record_count) noexcept nogil:
+    return align_up(fill + record_count * INDEX_ENTRY_BYTES + BLOCK_HEADER_BYTES, PAGE_BYTES)
+
+
+cdef uint32_t _region_room(LogStore* log, uint32_t region) noexcept nogil:
+    return <uint32_t>(log.region_bytes - FOOTER_BYTES - log.regions[region].written_bytes)
+
+
+cdef Footer* log_footer(LogStore* log, uint32_t region) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(FOOTER_SLOTS):
+        if log.footer_regions[slot] == region:
+            return &log.footers[slot]
+    return NULL
+
+
+cdef void _footer_open(LogStore* log, uint32_t region) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(FOOTER_SLOTS):
+        if log.footer_regions[slot] in (NONE32, region):
+            log.footer_regions[slot] = region
+            memset(&log.footers[slot], 0, FOOTER_BYTES)
+            return
+
+
+cdef void _footer_add(LogStore* log, uint32_t region, uint32_t offset, uint32_t block_bytes,
+                      uint32_t fill, uint32_t record_count) noexcept nogil:
+    cdef Footer* footer = log_footer(log, region)
+    if footer == NULL:
+        return
+    if footer.block_count < FOOTER_BLOCKS_MAX:
+        footer.blocks[footer.block_count].offset_bytes = offset
+        footer.blocks[footer.block_count].block_bytes = block_bytes
+        footer.blocks[footer.block_count].index_offset = fill
+        footer.blocks[footer.block_count].record_count = record_count
+    footer.block_count += 1
+    footer.record_count += record_count
+
+
+cdef void log_close_buffer_locked(LogStore* log, uint32_t head) noexcept nogil:
+    """CLOSE the active buffer of `head`: its block's size is final, its region grows by it."""
+    cdef LogShared* shared = log.shared
+    cdef uint32_t index = shared.heads[head].buffer
+    cdef WriteBuffer* buffer
+    cdef Region* region
+    if index == NONE32:
+        return
+    buffer = &log.buffers[index]
+    shared.heads[head].buffer = NONE32
+    if buffer.record_count == 0:
+        buffer.state = BUFFER_FREE
+        return
+    region = &log.regions[buffer.region]
+    buffer.block_bytes = <uint32_t>_block_bytes(buffer.fill, buffer.record_count)
+    buffer.block = region.block_count
+    _footer_add(log, buffer.region, buffer.region_offset, buffer.block_bytes, buffer.fill,
+                buffer.record_count)
+    region.block_count += 1
+    region.written_bytes += buffer.block_bytes
+    region.in_flight += 1
+    shared.used_bytes += buffer.block_bytes
+    shared.closed_ticket += 1
+    buffer.ticket = shared.closed_ticket
+    buffer.state = BUFFER_CLOSED
+
+
+cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
+    """Take a READY region for `head`; the earlier one is sealed by the flusher."""
+    cdef LogShared* shared = log.shared
+    cdef uint32_t index, old = shared.heads[head].region
+    cdef Region* region
+    if shared.ready_count == 0:
+        ec_count(&shared.counters.no_region_count, 1)
+        return Status.STATUS_NO_SPACE if shared.last_errno else Status.STATUS_AGAIN
+    # The reclaimer needs a region to move survivors to: the last ones are its own (LOG_MAIN).
+    if head == LOG_SMALL and shared.ready_count < 2 and shared.region_count > 4:
+        return Status.STATUS_AGAIN
+    for index in range(shared.region_count):
+        if log.regions[index].state == REGION_READY:
+            break
+    if old != NONE32 and log.regions[old].state == REGION_OPEN:
+        log.regions[old].state = REGION_SEALING
+    region = &log.regions[index]
+    shared.generation += 1
+    region.generation = shared.generation
+    region.state = REGION_OPEN
+    region.log = head
+    region.written_bytes = 0
+    region.block_count = 0
+    region.record_count = 0
+    region.hit_count = 0
+    region.unsynced = 0
+    _footer_open(log, index)
+    shared.free_count -= 1
+    shared.ready_count -= 1
+    shared.heads[head].region = index
+    return Status.STATUS_OK
+
+
+cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_bytes) noexcept nogil:
+    """Give `head` an empty buffer over a region with at least `room_bytes` left."""
+    cdef LogShared* shared = log.shared
+    cdef WriteBuffer* buffer
+    cdef uint32_t index, region = shared.heads[head].region
+    cdef Status status
+    for index in range(shared.buffer_count):
+        if log.buffers[index].state == BUFFER_FREE:
+            break
+    else:
+        return Status.STATUS_AGAIN
+    if region == NONE32 or log.regions[region].state != REGION_OPEN or \
+            _region_room(log, region) < room_bytes:
+        status = _open_region_locked(log, head)
+        if status != Status.STATUS_OK:
+            return status
+        region = shared.heads[head].region
+    buffer = &log.buffers[index]
+    buffer.state = BUFFER_ACTIVE
+    buffer.log = head
+    buffer.region = region
+    buffer.region_offset = log.regions[region].written_bytes
+    buffer.capacity = <uint32_t>min(log.buffer_bytes, <uint64_t>_region_room(log, region))
+    buffer.fill = BLOCK_HEADER_BYTES
+    buffer.record_count = 0
+    buffer.opened_ns = ec_monotonic_ns()
+    shared.heads[head].buffer = index
+    return Status.STATUS_OK
+
+
+cdef Status _writable_locked(LogStore* log) noexcept nogil:
+    if log.stopping:
+        return Status.STATUS_CLOSED
+    return Status.STATUS_IO_ERROR if log.shared.read_only else Status.STATUS_OK
+
+
+cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uint64_t head_bytes,
+                        Append* out) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef WriteBuffer* buffer
+    cdef uint32_t index, gap
+    cdef uint64_t end
+    cdef bint closed = False
+    cdef Status status
+    ec_lock_acquire(&shared.lock)
+    status = _writable_locked(log)
+    while status == Status.STATUS_OK:
+        index = shared.heads[head].buffer
+        if index == NONE32:
+            status = _open_buffer_locked(log, head, record_bytes + 2 * PAGE_BYTES
+                                         + 2 * BLOCK_HEADER_BYTES)
+            continue
+        buffer = &log.buffers[index]
+        gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
+        end = buffer.fill + gap + record_bytes
+        if _block_bytes(end, buffer.record_count + 1) > buffer.capacity:
+            log_close_buffer_locked(log, head)
+            closed = True
+            continue
+        if gap:
+            record_void(log.api, log.seed,
+                        <RecordHeader*>(log.base + buffer.data_offset + buffer.fill), gap)
+        out.record = log.base + buffer.data_offset + buffer.fill + gap
+        out.location = _location(log, buffer.region, buffer.region_offset + buffer.fill + gap)
+        out.buffer = index
+        out.region = buffer.region
+        out.size_bytes = <uint32_t>record_bytes
+        buffer.fill = <uint32_t>end
+        buffer.record_count += 1
+        buffer.writers += 1
+        shared.counters.record_count += 1
+        shared.counters.record_bytes += record_bytes
+        break
+    ec_lock_release(&shared.lock)
+    if closed or status == Status.STATUS_AGAIN:
+        log_wake(&shared.flush_word)
+    if status == Status.STATUS_AGAIN and ec_load_u32(&shared.ready_count) < 2:
+        log_wake(&shared.reclaim_word)
+    return status
+
+
+cdef void log_commit(LogStore* log, Append* append) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef WriteBuffer* buffer
+    cdef bint wake
+    if append.buffer == NONE32:
+        return
+    ec_lock_acquire(&shared.lock)
+    buffer = &log.buffers[append.buffer]
+    buffer.writers -= 1
+    wake = buffer.writers == 0 and buffer.state == BUFFER_CLOSED
+    log.regions[append.region].record_count += 1
+    ec_lock_release(&shared.lock)
+    if wake:
+        log_wake(&shared.flush_word)
+
+
+cdef void log_abandon(LogStore* log, Append* append) noexcept nogil:
+    if append.buffer == NONE32:
+        return
+    record_void(log.api, log.seed, <RecordHeader*>append.record, append.size_bytes)
+    log_commit(log, append)
+
+
+cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
+                            uint64_t head_bytes, Append* out) noexcept nogil:
+    """Reserve a block of its own in the region of `head` and memory to build it in."""
+    cdef LogShared* shared = log.shared
+    cdef Region* region
+    cdef uint64_t gap, block_bytes
+    cdef uint32_t index
+    cdef Status status
+    # Block offsets are multiples of the page, so the gap is known before the place.
+    gap = _gap_bytes(BLOCK_HEADER_BYTES, record_bytes, head_bytes)
+    block_bytes = _block_bytes(BLOCK_HEADER_BYTES + gap + record_bytes, 1)
+    if block_bytes > log.region_bytes - FOOTER_BYTES:
+        return Status.STATUS_TOO_LARGE
+    if posix_memalign(<void**>&out.block_base, PAGE_BYTES, block_bytes) != 0:
+        return Status.STATUS_NO_MEMORY
+    ec_lock_acquire(&shared.lock)
+    status = _writable_locked(log)
+    if status == Status.STATUS_OK:
+        log_close_buffer_locked(log, head)
+        index = shared.heads[head].region
+        if index == NONE32 or log.regions[index].state != REGION_OPEN or \
+                _region_room(log, index) < block_bytes:
+            status = _open_region_locked(log, head)
+            index = shared.heads[head].region
+    if status == Status.STATUS_OK:
+        region = &log.regions[index]
+        out.region = index
+        out.region_offset = region.written_bytes
+        out.block = region.block_count
+        out.generation = region.generation
+        _footer_add(log, index, out.region_offset, <uint32_t>block_bytes,
+                    <uint32_t>(BLOCK_HEADER_BYTES + gap + record_bytes), 1)
+        region.written_bytes += <uint32_t>block_bytes
+        region.block_count += 1
+        region.in_flight += 1
+        region.record_count += 1
+        shared.used_bytes += block_bytes
+        shared.counters.large_count += 1
+        shared.counters.record_count += 1
+        shared.counters.record_bytes += record_bytes
+    ec_lock_release(&shared.lock)
+    log_wake(&shared.flush_word)
+    if status != Status.STATUS_OK:
+        if status == Status.STATUS_AGAIN:
+            log_wake(&shared.reclaim_word)
+        log_large_free(log, out)
+        return status
+    out.buffer = NONE32
+    out.block_bytes = <uint32_t>block_bytes
+    out.size_bytes = <uint32_t>record_bytes
+    memset(out.block_base, 0, BLOCK_HEADER_BYTES)
+    if gap:
+        record_void(log.api, log.seed, <RecordHeader*>(out.block_base + BLOCK_HEADER_BYTES), gap)
+    out.record = out.block_base + BLOCK_HEADER_BYTES + gap
+    out.location = _location(log, index, out.region_offset + BLOCK_HEADER_BYTES + gap)
+    return Status.STATUS_OK
+
+
+cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
+    free(append.block_base)
+    append.block_base = NULL
+
+
+cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
+                                uint32_t region, uint32_t region_offset,
+                                uint32_t number) noexcept nogil:
+    """Mini-index, header and its copy at the end, zeros between: the block is ready to write."""
+    cdef BlockHeader* header = <BlockHeader*>block
+    cdef uint64_t end
+    memset(header, 0, BLOCK_HEADER_BYTES)
+    header.record_count = block_fill_index(log.api, block, BLOCK_HEADER_BYTES, fill, region_offset,
+                                           &header.sequence_max)
+    header.magic = BLOCK_MAGIC
+    header.version = FORMAT_VERSION
+    header.log = <uint16_t>log.regions[region].log
+    header.region = region
+    header.block = number
+    header.generation = log.regions[region].generation
+    header.block_bytes = block_bytes
+    header.index_offset = fill
+    header.index_sum = log.api.bits64(block + fill,
+                                      <uint64_t>header.record_count * INDEX_ENTRY_BYTES, log.seed)
+    header.header_sum = block_header_sum(log.api, log.seed, header)
+    end = fill + <uint64_t>header.record_count * INDEX_ENTRY_BYTES
+    memset(block + end, 0, block_bytes - BLOCK_HEADER_BYTES - end)
+    # The copy: one flipped bit in a header cannot hide a block (docs/format.md, "Resync").
+    memcpy(block + block_bytes - BLOCK_HEADER_BYTES, block, BLOCK_HEADER_BYTES)
+
+
+cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil:
+    log_fill_block_header(log, log.base + buffer.data_offset, buffer.fill, buffer.block_bytes,
+                          buffer.region, buffer.region_offset, buffer.block)
+
+
+cdef void log_write_done_locked(LogStore* log, uint32_t region, uint64_t size) noexcept nogil:
+    """A block (or, with size 0, a failed one) is no longer in flight."""
+    log.regions[region].in_flight -= 1
+    if size:
+        log.dirty[region // log.regions_per_file] = 1
+        log.regions[region].unsynced = 1
+        log.failure_count = 0
+        log.shared.counters.flush_count += 1
+        log.shared.counters.flush_bytes += size
+
+
+cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint32_t head
+    shared.counters.flush_error_count += 1
+    shared.last_errno = errno_code
+    log.failure_count += 1
+    if log.failure_count >= log.failure_limit:
+        shared.read_only = 1
+        log.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+    if log.regions[region].state == REGION_RETIRED:
+        return
+    for head in range(LOG_COUNT):
+        if shared.heads[head].region == region:
+            shared.heads[head].region = NONE32
+    log.regions[region].state = REGION_RETIRED
+    # Entries that point here are dropped when they are next looked up: the generation moved on.
+    shared.generation += 1
+    log.regions[region].generation = shared.generation
+    shared.counters.retired_count += 1
+
+
+cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil:
+    ec_lock_acquire(&log.shared.lock)
+    log_write_failed_locked(log, region, EIO)
+    ec_lock_release(&log.shared.lock)
+
+
+cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
+    """A reclaimed region is READY again: its file space is there already."""
+    cdef LogShared* shared = log.shared
+    ec_lock_acquire(&shared.lock)
+    shared.used_bytes -= log.regions[region].written_bytes
+    log.regions[region].written_bytes = 0
+    log.regions[region].block_count = 0
+    log.regions[region].record_count = 0
+    shared.generation += 1
+    log.regions[region].generation = shared.generation
+    log.regions[region].state = REGION_READY
+    shared.free_count += 1
+    shared.ready_count += 1
+    ec_lock_release(&shared.lock)
+    log_wake(&shared.done_word)
+
+
+cdef int _open_file(LogStore* log, uint32_t index) noexcept nogil:
+    """Open data file `index` and reserve its space; 0 or a negative errno."""
+    cdef char name[32]
+    cdef int file, status
+    cdef uint64_t first = <uint64_t>index * log.regions_per_file
+    cdef uint64_t count = min(<uint64_t>log.regions_per_file, log.shared.region_count - first)
+    snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
+    file = log.files[index]
+    if file < 0:
+        file = log.ops.open_file(log.engine, name,
+                                 IO_OPEN_WRITE | IO_OPEN_CREATE
+                                 | (IO_OPEN_DIRECT if log.direct else 0))
+        if file < 0:
+            return file
+        log.files[index] = file
+    status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
+    return status
+
+
+cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil:
+    """FREE regions become READY file by file; called at open and by the reclaimer only."""
+    cdef LogShared* shared = log.shared
+    cdef uint32_t index, file
+    cdef int status
+    while ec_load_u32(&shared.ready_count) < wanted:
+        for index in range(shared.region_count):
+            if log.regions[index].state == REGION_FREE:
+                break
+        else:
+            return 0
+        file = index // log.regions_per_file
+        status = _open_file(log, file)
+        ec_lock_acquire(&shared.lock)
+        if status < 0:
+            shared.last_errno = -status
+            shared.counters.prepare_error_count += 1
+        else:
+            if shared.last_errno in (ENOSPC, EDQUOT):
+                shared.last_errno = 0
+            for index in range(file * log.regions_per_file,
+                               min((file + 1) * log.regions_per_file, shared.region_count)):
+                if log.regions[index].state == REGION_FREE:
+                    log.regions[index].state = REGION_READY
+                    shared.ready_count += 1
+        ec_lock_release(&shared.lock)
+        if status < 0:
+            return status
+    return 0
+
+
+cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil:
+    cdef uint32_t region = location_region(log, location)
+    if region >= log.shared.region_count:
+        return 0
+    return log.regions[region].generation
+
+
+cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
+                        uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil:
+    """`span` bytes from `offset` of `file` cover the wanted ones, which start `skip` bytes in."""
+    cdef uint32_t region = location_region(log, location)
+    cdef uint64_t start = location_offset(log, location)
+    cdef uint64_t end = min(start + length, log.region_bytes)
+    cdef uint64_t first = start & ~<uint64_t>(PAGE_BYTES - 1)
+    file[0] = region // log.regions_per_file
+    offset[0] = <uint64_t>(region % log.regions_per_file) * log.region_bytes + first
+    span[0] = <uint32_t>(align_up(end, PAGE_BYTES) - first)
+    skip[0] = <uint32_t>(start - first)
+
+
+cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, char* target,
+                            uint64_t* available) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef WriteBuffer* buffer = NULL
+    cdef uint32_t region = location_region(log, location), index, offset
+    cdef uint64_t size = 0
+    offset = location_offset(log, location)
+    ec_lock_acquire(&shared.lock)
+    for index in range(shared.buffer_count):
+        buffer = &log.buffers[index]
+        if buffer.state != BUFFER_FREE and buffer.region == region and \
+                offset >= buffer.region_offset + BLOCK_HEADER_BYTES and \
+                offset < buffer.region_offset + buffer.fill:
+            size = min(length, <uint64_t>(buffer.region_offset + buffer.fill - offset))
+            buffer.readers += 1
+            break
+    ec_lock_release(&shared.lock)
+    if size == 0:
+        return False
+    memcpy(target, log.base + buffer.data_offset + (offset - buffer.region_offset), size)
+    available[0] = size
+    ec_lock_acquire(&shared.lock)
+    buffer.readers -= 1
+    if buffer.readers == 0 and buffer.state == BUFFER_DRAINING:
+        buffer.state = BUFFER_FREE
+        size = 0
+    shared.counters.buffer_read_count += 1
+    ec_lock_release(&shared.lock)
+    if size == 0:
+        log_wake(&shared.done_word)
+    return True
+
+
+cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
+                     char** record, uint64_t* available) noexcept nogil:
+    cdef uint32_t file, span, skip
+    cdef uint64_t offset
+    cdef int64_t moved
+    if location_region(log, location) >= log.shared.region_count:
+        return Status.STATUS_CORRUPT
+    if log_read_buffered(log, location, length, scratch, available):
+        record[0] = scratch
+        return Status.STATUS_OK
+    log_read_span(log, location, length, &file, &offset, &span, &skip)
+    if log.files[file] < 0:
+        return Status.STATUS_IO_ERROR
+    moved = log.ops.read(log.engine, <uint32_t>log.files[file], offset, scratch, span)
+    if moved < 0:
+        ec_count(&log.shared.counters.read_error_count, 1)
+        return Status.STATUS_IO_ERROR
+    ec_count(&log.shared.counters.read_count, 1)
+    ec_count(&log.shared.counters.read_bytes, span)
+    if moved <= <int64_t>skip + RECORD_HEADER_BYTES:
+        return Status.STATUS_CORRUPT
+    record[0] = scratch + skip
+    available[0] = <uint64_t>moved - skip
+    return Status.STATUS_OK
+
+
+cdef int log_check(LogStore* log) noexcept nogil:
+    """0, or the number of the broken invariant of _segment.pxd. Caller: no concurrent change."""
+    cdef LogShared* shared = log.shared
+    cdef uint32_t index, ready = 0, free_regions = 0, active = 0
+    cdef uint64_t used = 0
+    for index in range(shared.region_count):
+        if log.regions[index].state == REGION_READY:
+            ready += 1
+        if log.regions[index].state <= REGION_READY:
+            free_regions += 1
+        else:
+            used += log.regions[index].written_bytes
+        if log.regions[index].written_bytes > log.region_bytes - FOOTER_BYTES:
+            return 1
+    if ready != shared.ready_count or free_regions != shared.free_count:
+        return 1
+    for index in range(shared.buffer_count):
+        if log.buffers[index].state == BUFFER_ACTIVE:
+            active += 1
+        if log.buffers[index].state != BUFFER_FREE and \
+                log.buffers[index].fill > log.buffers[index].capacity:
+            return 2
+    if active > LOG_COUNT:
+        return 2
+    return 7 if shared.flushed_ticket > shared.closed_ticket or used != shared.used_bytes else 0

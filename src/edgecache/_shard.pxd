@@ -1,0 +1,108 @@
+"""One shard: its lock, its part of the index and of the RAM tier, and what ties the two.
+
+Invariants (the shard's lock guards all of it):
+
+1. A key has at most one slot in the index. A RAM slot refers to an item whose header says where
+   the copy on disk is (0: none); a disk slot refers to a record.
+2. When an item leaves the RAM tier its slot becomes a disk slot, or goes if there is no copy.
+3. A slot under a foreign key's tag is possible; whoever acts on a slot compared the full key first,
+   in RAM under the lock, on disk by reading the record and then finding the same slot again.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from edgecache._index cimport IndexCursor, IndexShard
+from edgecache._memory cimport MemoryHooks, MemoryShard
+from edgecache._status cimport Status
+from edgecache._xxhash cimport XxhashApi
+
+cdef enum:
+    PROBE_CANDIDATES_MAX = 16
+
+cdef struct ShardCounters:
+    uint64_t memory_hit_count
+    uint64_t disk_hit_count
+    uint64_t miss_count
+    uint64_t put_count
+    uint64_t put_bytes
+    uint64_t delete_count
+    uint64_t expired_count
+    uint64_t demotion_count
+    uint64_t promotion_count
+    uint64_t memory_eviction_count      # left RAM and had no copy on disk
+    uint64_t disk_eviction_count
+    uint64_t clash_count                # reads that met another key under the same tag
+    uint64_t zero[4]
+
+cdef struct Shard:                      # in the arena
+    uint32_t lock
+    uint32_t number
+    ShardCounters counters
+    IndexShard index
+    MemoryShard memory
+
+cdef struct ShardSet                    # below
+
+cdef struct ShardLocal:                 # what the hooks of one shard get as context
+    ShardSet* shards
+    Shard* shard
+    const XxhashApi* api
+    uint64_t seed                       # of stored key bytes (plain or composite, one per store)
+
+cdef struct ShardSet:                   # process-local
+    char* base
+    uint64_t offset                     # of shard 0 in the arena
+    uint64_t stride_bytes
+    uint32_t count                      # a power of two
+    MemoryHooks* hooks                  # one per shard
+    ShardLocal* locals
+
+cdef struct Candidate:
+    uint64_t location
+    uint8_t size_class
+    uint8_t frequency
+
+cdef struct Probe:
+    uint32_t ram                        # reference of the live RAM item of the key, 0: none
+    uint32_t count                      # disk slots that carry the tag
+    uint32_t truncated                  # more than PROBE_CANDIDATES_MAX of them
+    Candidate candidates[16]
+
+cdef inline Shard* shard_at(const ShardSet* shards, uint32_t number) noexcept nogil:
+    return <Shard*>(shards.base + shards.offset + number * shards.stride_bytes)
+
+cdef inline uint32_t shard_number(const ShardSet* shards, uint64_t hash_high) noexcept nogil:
+    return <uint32_t>hash_high & (shards.count - 1)
+
+# All below: the caller holds the shard's lock.
+
+# The live RAM item of the key, or 0. Fast path of a hit: stops at the first match.
+cdef uint32_t shard_find_ram(char* base, Shard* shard, uint64_t hash, const char* key,
+                             uint32_t key_len, IndexCursor* cursor) noexcept nogil
+# RAM item and all disk candidates.
+cdef void shard_probe(char* base, Shard* shard, uint64_t hash, const char* key, uint32_t key_len,
+                      Probe* out) noexcept nogil
+# Remove slot and item of a RAM entry.
+cdef void shard_erase_ram(char* base, Shard* shard, uint64_t hash, uint32_t reference) noexcept nogil
+# Remove exactly this disk slot; False if it is gone.
+cdef bint shard_erase_disk(char* base, Shard* shard, uint64_t hash,
+                           uint64_t location) noexcept nogil
+# Insert a published RAM item / a disk location for a key that has no slot now.
+cdef Status shard_insert_ram(ShardSet* shards, Shard* shard, uint64_t hash,
+                             uint32_t reference) noexcept nogil
+cdef Status shard_insert_disk(ShardSet* shards, Shard* shard, uint64_t hash, uint64_t location,
+                              uint8_t size_class, uint8_t frequency) noexcept nogil
+# Does the index hold this location, as a disk slot or behind a RAM item? -1: no; else the
+# frequency, plus 1 when the entry is in RAM.
+cdef int shard_location_heat(char* base, Shard* shard, uint64_t hash,
+                             uint64_t location) noexcept nogil
+# The record moved: compare-and-swap of its location. False: it is not live any more.
+cdef bint shard_relocate(char* base, Shard* shard, uint64_t hash, uint64_t source, uint64_t target,
+                         uint8_t size_class) noexcept nogil
+# The record goes: a disk slot is erased, a RAM item keeps living without a copy.
+cdef bint shard_drop_location(char* base, Shard* shard, uint64_t hash,
+                              uint64_t location) noexcept nogil
+# Wire hooks and locals of a set whose shards are laid out. 0, or -1 without memory.
+cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) noexcept nogil
+cdef void shard_set_close(ShardSet* shards) noexcept nogil
+cdef int shard_check(ShardSet* shards, Shard* shard) noexcept nogil

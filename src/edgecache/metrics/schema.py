@@ -1,0 +1,251 @@
+"""The shape of one statistics snapshot: what `Storage.stats()` returns.
+
+Invariants of a snapshot:
+
+1. Every section and every key is there, also when a tier is not in use (then its values are 0, ""
+   or {}), so a reader never has to ask first.
+2. Counters only grow while a store is open; they start at 0 when it is opened.
+3. Names state the unit last: `_bytes`, `_us`, `_seconds`. Names without a unit are counts.
+4. A mapping by reason, kind or operation holds only keys that are fixed words of the program,
+   never keys of the user, so the number of time series stays bounded.
+
+`check_snapshot` asserts 1, and the types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
+
+
+class LatencyHistogram(TypedDict):
+    """Durations counted by powers of two of microseconds.
+
+    `bucket_counts[0]` counts durations up to 1 us, `bucket_counts[i]` those above 2**(i-1) us up to
+    and with 2**i us, the last one everything above. `sum_us` is the sum of all.
+    Source: `io_latency_bucket` in `_io.pxd`.
+    """
+
+    bucket_counts: list[int]
+    sum_us: int
+
+
+class EngineStats(TypedDict):
+    """What runs, and since when. Words, not counters."""
+
+    version: str
+    io: str  # "uring", "threads", "memory", or "none" without a disk tier
+    io_fallback_reason: str  # why the wished-for engine is not in use, or ""
+    hash: str  # "native" or "python"
+    layout: str
+    policy: str
+    is_direct: bool
+    is_io_uring: bool
+    is_atomic_publish: bool
+    uptime_seconds: float
+
+
+class HitStats(TypedDict):
+    """Hits by the tier that answered."""
+
+    front: int
+    memory: int
+    disk: int
+
+
+class RequestStats(TypedDict):
+    """What callers asked for, and what came of it."""
+
+    hits: HitStats
+    misses: int
+    puts: int
+    put_bytes: int
+    deletes: int
+    expired: int  # found, but past its lifetime: counted as a miss, too
+    shed: dict[str, int]  # puts dropped, by reason
+    evictions: int  # objects lost to a budget, in whichever tier was their last
+    invalidations: int  # objects purged by key, tag or prefix
+    demotions: int  # objects whose RAM copy went while the disk copy stayed
+    stream_attaches: int
+    stream_attach_misses: int
+    partial_writes: int  # streaming writes in progress now
+
+
+class MemoryStats(TypedDict):
+    """The RAM tier and the table of ready objects in front of it."""
+
+    budget_bytes: int
+    used_bytes: int
+    item_bytes: int
+    items: int
+    pinned_bytes: int
+    zombies: int  # freed but still pinned
+    evictions: int
+    moves: int
+    front_budget_bytes: int
+    front_bytes: int
+    front_items: int
+
+
+class IndexStats(TypedDict):
+    """The metadata map."""
+
+    objects: int
+    used_bytes: int
+    overflow: int
+    grows: int
+
+
+class RegionStats(TypedDict):
+    """Regions of the disk tier by state."""
+
+    free: int
+    open: int
+    sealed: int
+    retired: int
+
+
+class DiskStats(TypedDict):
+    """The disk tier as a whole."""
+
+    budget_bytes: int
+    used_bytes: int
+    is_read_only: bool
+    regions: RegionStats
+    write_budget_level: int  # 0: admission is not tightened
+    write_budget_bytes: int  # per day, 0: no limit
+
+
+class LogStats(TypedDict):
+    """Writing: buffers, flushes, checkpoints."""
+
+    flushes: int
+    flushed_bytes: int
+    flush_waits: int  # puts that had to wait for a buffer
+    flush_wait_us: int
+    buffered_bytes: int
+    checkpoints: int
+    checkpoint_failures: int
+
+
+class ReclaimStats(TypedDict):
+    """Making room: regions emptied, and what became of their objects."""
+
+    regions: int
+    bytes: int
+    reinserted: int
+    reinserted_bytes: int
+    dropped: int
+
+
+class RecoveryStats(TypedDict):
+    """What opening the store found; constant afterwards."""
+
+    seconds: float
+    records: int
+    regions_read: int
+    regions_skipped: int  # refused: another generation, or damaged
+
+
+class IoStats(TypedDict):
+    """The I/O engine."""
+
+    queue_depth: int  # most requests in flight per channel
+    in_flight: int
+    submissions: int  # calls into the kernel
+    operations: dict[str, int]  # read, write, sync
+    bytes: dict[str, int]  # read, write
+    failures: dict[str, int]  # requests that failed, by operation
+    errors: dict[str, int]  # the same by the name of the errno: EIO, ENOSPC ...
+    short_transfers: int  # continued
+    interruptions: int  # continued after EINTR or EAGAIN
+    direct_refused: int  # files opened buffered because O_DIRECT was refused
+    threads: int
+    read_latency: LatencyHistogram
+    write_latency: LatencyHistogram
+    sync_latency: LatencyHistogram
+
+
+class ErrorStats(TypedDict):
+    """What went wrong and was survived."""
+
+    corruption: dict[str, int]  # by kind: header, payload, key, footer, checkpoint ...
+    open: int  # files or directories that could not be opened
+    regions_retired: int  # given up after a failed write or sync
+
+
+class StatsSnapshot(TypedDict):
+    """One consistent-enough picture of a store: each counter is exact, their sum is not atomic."""
+
+    engine: EngineStats
+    requests: RequestStats
+    memory: MemoryStats
+    index: IndexStats
+    disk: DiskStats
+    log: LogStats
+    reclaim: ReclaimStats
+    recovery: RecoveryStats
+    io: IoStats
+    errors: ErrorStats
+
+
+LATENCY_BUCKET_COUNT = 24  # the last one starts at 2**22 us, about 4 s
+
+
+def empty_snapshot() -> StatsSnapshot:
+    """Return a snapshot of a store that did nothing: every key is there, at its zero."""
+    snapshot: StatsSnapshot = _zero(StatsSnapshot)
+    return snapshot
+
+
+def _zero(kind: Any) -> Any:
+    if is_typeddict(kind):
+        value = {name: _zero(inner) for name, inner in get_type_hints(kind).items()}
+        if kind is LatencyHistogram:
+            value["bucket_counts"] = [0] * LATENCY_BUCKET_COUNT
+        return value
+    return (get_origin(kind) or kind)()
+
+
+def check_snapshot(snapshot: Mapping[str, Any]) -> list[str]:
+    """Return what is missing, unknown, negative or of the wrong type; [] when all is well.
+
+    For tests of whoever fills a snapshot; it is not called on a scrape.
+    """
+    problems: list[str] = []
+    _check(snapshot, StatsSnapshot, "", problems)
+    return problems
+
+
+def _check(value: Any, kind: Any, path: str, problems: list[str]) -> None:
+    if is_typeddict(kind):
+        if not isinstance(value, Mapping):
+            problems.append(f"{path}: not a mapping")
+            return
+        hints = get_type_hints(kind)
+        problems.extend(f"{path}{name}: missing" for name in hints if name not in value)
+        problems.extend(f"{path}{name}: unknown" for name in value if name not in hints)
+        for name, inner in hints.items():
+            if name in value:
+                separator = "." if is_typeddict(inner) else ""
+                _check(value[name], inner, f"{path}{name}{separator}", problems)
+        return
+    path = path.rstrip(".")
+    origin = get_origin(kind) or kind
+    if origin is dict:
+        inner = get_args(kind)[1]
+        if not isinstance(value, Mapping):
+            problems.append(f"{path}: not a mapping")
+            return
+        for name, item in value.items():
+            _check(item, inner, f"{path}.{name}", problems)
+    elif origin is list:
+        if not isinstance(value, list):
+            problems.append(f"{path}: not a list")
+            return
+        for position, item in enumerate(value):
+            _check(item, get_args(kind)[0], f"{path}[{position}]", problems)
+    elif type(value) is not origin and not (origin is float and type(value) is int):
+        problems.append(f"{path}: {type(value).__name__}, not {origin.__name__}")
+    elif origin in (int, float) and value < 0:
+        problems.append(f"{path}: negative")
