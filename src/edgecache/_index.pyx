@@ -45,12 +45,13 @@ from edgecache._index_bucket cimport (
     bucket_overflow_add,
     bucket_overflow_remove,
     bucket_set,
-    group_segment_number,
     overflow_item,
     overflow_key,
+    overflow_spread,
     overflow_word,
     rebuild_fill,
     rebuild_pays,
+    segment_check,
     segment_has_overflow,
     segment_place,
     segment_used_count,
@@ -126,9 +127,7 @@ cdef inline uint32_t* overflow_heads(char* area, const IndexShard* shard) noexce
     return <uint32_t*>(overflow_nodes(area, shard) + overflow_capacity(shard))
 
 cdef inline uint32_t overflow_head_number(const IndexShard* shard, uint64_t key) noexcept nogil:
-    # As in bucket_step: a multiplicative hash, its upper bits spread over the heads.
-    cdef uint32_t mixed = <uint32_t>key * <uint32_t>0x9e3779b1
-    return <uint32_t>((<uint64_t>mixed * overflow_capacity(shard)) >> 32)
+    return overflow_spread(key, overflow_capacity(shard))
 
 cdef inline uint64_t* overflow_bucket(char* area, const IndexShard* shard,
                                       uint64_t key) noexcept nogil:
@@ -666,33 +665,12 @@ cdef bint check_header(const IndexShard* shard) noexcept nogil:
         and shard.initial_depth <= INDEX_DEPTH_MAX
         and INDEX_GROUP_SEGMENTS_MIN <= shard.initial_segment_count <= INDEX_GROUP_SEGMENTS_MAX)
 
-cdef int check_segment(const uint64_t* segment, const IndexGroup* group, uint64_t prefix,
-                       uint32_t number, Census* census) noexcept nogil:
-    cdef const uint64_t* bucket = segment
-    cdef uint32_t _bucket_number, slot
-    cdef uint64_t tag
-    for _bucket_number in range(INDEX_SEGMENT_BUCKETS):
-        for slot in range(INDEX_BUCKET_SLOTS):
-            if bucket[slot] == 0:
-                if bucket_infos(<uint64_t*>bucket)[slot] != 0:
-                    return 4
-                continue
-            tag = slot_tag(bucket[slot])
-            if slot_location(bucket[slot]) == 0 or (
-                    tag >> (INDEX_TAG_BITS - group.depth) != prefix) or (
-                    group_segment_number(tag, group.depth, group.segment_count) != number):
-                return 4
-            census.slot_count += 1
-        bucket += INDEX_BUCKET_WORDS
-    return 0
-
 cdef int check_groups(char* area, const IndexShard* shard, Census* census) noexcept nogil:
     cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
     cdef IndexGroup group
     cdef uint64_t entry = 0
     cdef uint64_t copy_count, copy
     cdef uint32_t number
-    cdef int broken
     while entry < <uint64_t>1 << shard.depth:
         group = entries[entry]
         if group.depth > shard.depth or group.reserved != 0 or not (
@@ -707,10 +685,10 @@ cdef int check_groups(char* area, const IndexShard* shard, Census* census) noexc
         for number in range(group.segment_count):
             if not census_claim(census, group.segment_pages[number], 1):
                 return 3
-            broken = check_segment(<uint64_t*>page_at(area, group.segment_pages[number]), &group,
-                                   entry >> (shard.depth - group.depth), number, census)
-            if broken:
-                return broken
+            if not segment_check(<uint64_t*>page_at(area, group.segment_pages[number]), &group,
+                                 entry >> (shard.depth - group.depth), number,
+                                 &census.slot_count):
+                return 4
         entry += copy_count
     return 0
 

@@ -214,6 +214,11 @@ cdef inline uint64_t overflow_item(uint64_t word, uint8_t info) noexcept nogil:
 cdef inline uint64_t overflow_word(uint64_t key, uint64_t item) noexcept nogil:
     return slot_make(key >> 6, slot_location(item), <uint8_t>(item >> 48))
 
+# As in bucket_step: a multiplicative hash, its upper bits spread over the chain heads.
+cdef inline uint32_t overflow_spread(uint64_t key, uint32_t head_count) noexcept nogil:
+    cdef uint32_t mixed = <uint32_t>key * <uint32_t>0x9e3779b1
+    return <uint32_t>((<uint64_t>mixed * head_count) >> 32)
+
 
 # ---- groups and their growth -------------------------------------------------------------------
 
@@ -290,3 +295,25 @@ cdef inline bint rebuild_pays(const GroupRebuild* rebuild,
     if group.segment_count < INDEX_GROUP_SEGMENTS_MAX:
         return True
     return least_count <= rebuild.upper_count <= rebuild.entry_count - least_count
+
+# Add the slots in use to used_count[0]; False if the segment breaks invariant 1 or holds an entry
+# that does not belong to segment `number` of the group with that prefix.
+cdef inline bint segment_check(const uint64_t* segment, const IndexGroup* group, uint64_t prefix,
+                               uint32_t number, uint64_t* used_count) noexcept nogil:
+    cdef const uint64_t* bucket = segment
+    cdef uint32_t _bucket_number, slot
+    cdef uint64_t tag
+    for _bucket_number in range(INDEX_SEGMENT_BUCKETS):
+        for slot in range(INDEX_BUCKET_SLOTS):
+            if bucket[slot] == 0:
+                if bucket_infos(<uint64_t*>bucket)[slot] != 0:
+                    return False
+                continue
+            tag = slot_tag(bucket[slot])
+            if slot_location(bucket[slot]) == 0 or (
+                    tag >> (INDEX_TAG_BITS - group.depth) != prefix) or (
+                    group_segment_number(tag, group.depth, group.segment_count) != number):
+                return False
+            used_count[0] += 1
+        bucket += INDEX_BUCKET_WORDS
+    return True

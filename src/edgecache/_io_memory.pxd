@@ -340,7 +340,8 @@ cdef inline int64_t node_write(Image* image, Node* node, uint64_t offset, const 
         done += reserved - begin
         if reserved < end:
             break
-    node.size_bytes = max(node.size_bytes, offset + done)
+    if done > 0:
+        node.size_bytes = max(node.size_bytes, offset + done)
     return <int64_t>done if done > 0 or length == 0 else -ENOSPC
 
 cdef inline int node_truncate(Image* image, Node* node, uint64_t size_bytes) noexcept nogil:
@@ -695,6 +696,8 @@ cdef inline int rename_locked(Image* image, const char* source, const char* targ
         return -EINVAL
     replaced = entry_find(&target_parent.entries, target_leaf)
     if replaced[0] != NULL:
+        if replaced[0].node.is_directory and node_is_below(parent, replaced[0].node):
+            return -ENOTEMPTY
         if replaced[0].node == node:
             return 0
         if node.is_directory != replaced[0].node.is_directory:

@@ -29,3 +29,6 @@ cdef struct Walk:
 cdef void walk_free(Walk* self) noexcept nogil
 cdef Status walk_memory(Walk* self, uint32_t shard_index) noexcept nogil
 cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil
+# Forget every entry: indexes, RAM tier and regions. Entries put meanwhile may or may not survive. The
+# caller writes a checkpoint afterwards, which makes it durable.
+cdef Status walk_clear(Engine* engine) noexcept nogil

@@ -5,12 +5,15 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from edgecache._change cimport Engine
+from edgecache._flush cimport log_flush, log_seal_regions
+from edgecache._index cimport index_clear
 from edgecache._memory cimport (
     RamItem,
     item_key,
     item_key_len,
     item_meta,
     item_meta_len,
+    memory_clear,
     memory_item,
     memory_scan,
 )
@@ -24,11 +27,16 @@ from edgecache._scan cimport (
     scan_region,
 )
 from edgecache._segment cimport (
+    LOG_COUNT,
+    NONE32,
     REGION_OPEN,
+    REGION_RECLAIMING,
     REGION_SEALED,
     REGION_SEALING,
     LogStore,
     location_offset,
+    log_close_buffer_locked,
+    log_release_region,
 )
 from edgecache._segment_format cimport (
     PAGE_BYTES,
@@ -52,13 +60,14 @@ from edgecache._shard cimport (
     shard_number,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release, ec_monotonic_ns
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
 
 cdef enum:
     WINDOW_BYTES = 1048576
+    CLEAR_WAIT_NS = 60000000000
 
 cdef struct Window:                 # what of the region is in memory now
     char* bytes
@@ -207,4 +216,64 @@ cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil:
         status = _visit(self, region, &entries.entries[number], &window)
     free(window.bytes)
     scan_list_free(&entries)
+    return status
+
+
+cdef void _clear_shards(Engine* engine) noexcept nogil:
+    cdef uint32_t number
+    cdef Shard* shard
+    for number in range(engine.shards.count):
+        shard = shard_at(engine.shards, number)
+        ec_lock_acquire(&shard.lock)
+        memory_clear(engine.shards.base, &shard.memory)
+        index_clear(engine.shards.base, &shard.index)
+        ec_lock_release(&shard.lock)
+
+
+cdef void _release_before(LogStore* log, uint64_t generation, char* page) noexcept nogil:
+    """Free the regions opened up to `generation`; their first pages are zeroed."""
+    cdef uint32_t region
+    cdef bint ours
+    for region in range(log.shared.region_count):
+        ec_lock_acquire(&log.shared.lock)
+        ours = log.regions[region].state == REGION_SEALED and \
+            log.regions[region].generation <= generation
+        if ours:
+            log.regions[region].state = REGION_RECLAIMING
+        ec_lock_release(&log.shared.lock)
+        if not ours:
+            continue
+        log.ops.write(log.engine, <uint32_t>log.files[region // log.regions_per_file],
+                      <uint64_t>(region % log.regions_per_file) * log.region_bytes, page,
+                      PAGE_BYTES)
+        log.dirty[region // log.regions_per_file] = 1
+        log_release_region(log, region)
+
+
+cdef Status walk_clear(Engine* engine) noexcept nogil:
+    cdef LogStore* log = engine.log
+    cdef uint32_t head
+    cdef uint64_t generation
+    cdef char* page = NULL
+    cdef Status status
+    if log == NULL:
+        _clear_shards(engine)
+        return Status.STATUS_OK
+    if posix_memalign(<void**>&page, PAGE_BYTES, PAGE_BYTES) != 0:
+        return Status.STATUS_NO_MEMORY
+    memset(page, 0, PAGE_BYTES)
+    ec_lock_acquire(&log.shared.lock)
+    generation = log.shared.generation
+    for head in range(LOG_COUNT):
+        log_close_buffer_locked(log, head)
+        if log.shared.heads[head].region != NONE32 and \
+                log.regions[log.shared.heads[head].region].state == REGION_OPEN:
+            log.regions[log.shared.heads[head].region].state = REGION_SEALING
+        log.shared.heads[head].region = NONE32
+    ec_lock_release(&log.shared.lock)
+    status = log_flush(log, ec_monotonic_ns() + <int64_t>CLEAR_WAIT_NS)
+    log_seal_regions(log)
+    _clear_shards(engine)
+    _release_before(log, generation, page)
+    free(page)
     return status

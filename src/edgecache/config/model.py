@@ -36,11 +36,12 @@ IoKind = Literal["auto", "uring", "threads", "memory"]
 Layout = Literal["log", "files"]
 Policy = Literal["s3fifo", "lru", "arc", "sieve", "wtinylfu"]
 Backpressure = Literal["block", "shed"]
-Verify = Literal["always", "first"]
 
 # Source: the index keeps disk locations in 40 bits, in units of 64 bytes (`_index.pxd`).
 DISK_BYTES_MAX = 64 * TIB
 WRITE_BUFFER_BYTES = MIB
+# Source: BUFFER_COUNT_MAX in `_segment.pxd`.
+WRITE_BUFFERS_MAX = 64
 KEY_BYTES_MAX = 8192
 
 
@@ -117,11 +118,11 @@ class Config:
     )
     direct: bool = field(default=True, metadata=_about(Flag(), "bypass the page cache (O_DIRECT)"))
     io_threads: int = field(
-        default=16, metadata=_about(Count(minimum=1, maximum=1024), "threads of the thread engine")
+        default=16, metadata=_about(Count(minimum=1, maximum=256), "threads of the thread engine")
     )
     queue_depth: int = field(
         default=64,
-        metadata=_about(Count(minimum=1, maximum=32768), "requests in flight per channel"),
+        metadata=_about(Count(minimum=1, maximum=4096), "requests in flight per channel"),
     )
     flush_interval: float = field(
         default=0.1,
@@ -132,12 +133,15 @@ class Config:
     flush_size: int = field(
         default=MIB,
         metadata=_about(
-            Size(minimum=4 * KIB, maximum=WRITE_BUFFER_BYTES, multiple=4 * KIB),
-            "bytes gathered before a flush",
+            Size(minimum=64 * KIB, maximum=WRITE_BUFFER_BYTES, multiple=4 * KIB),
+            "bytes gathered before a flush: the size of a write buffer",
         ),
     )
     write_buffers: int = field(
-        default=8, metadata=_about(Count(minimum=2, maximum=1024), "write buffers of 1 MiB")
+        default=8,
+        metadata=_about(
+            Count(minimum=2, maximum=WRITE_BUFFERS_MAX), "write buffers of flush_size, at most 64"
+        ),
     )
     backpressure: Backpressure = field(
         default="block",
@@ -196,13 +200,6 @@ class Config:
         default=False,
         metadata=_about(
             Flag(), "share the cache between processes; reserved and refused when true"
-        ),
-    )
-    verify: Verify = field(
-        default="always",
-        metadata=_about(
-            Choice(("always", "first")),
-            "check the payload checksum on each disk read, or on the first one of an object",
         ),
     )
     namespace: str = field(

@@ -1,0 +1,251 @@
+"""Root: views of values, and questions that need no value (see _core_blob.pxd)."""
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_FORMAT,
+    PyBUF_ND,
+    PyBUF_STRIDES,
+    PyBUF_WRITABLE,
+    PyBuffer_Release,
+    PyObject_GetBuffer,
+)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t
+from libc.string cimport memcpy
+
+from edgecache._change cimport LARGE_COPY_BYTES
+from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
+from edgecache._memory cimport (
+    RamItem,
+    item_expiry_us,
+    item_has_expiry,
+    item_has_meta,
+    item_meta,
+    item_meta_len,
+    item_value,
+    memory_hit,
+    memory_item,
+    memory_pin,
+    memory_unpin,
+)
+from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release
+
+from edgecache import errors
+from edgecache._core_read cimport (
+    LARGE_COPY_BYTES,
+    CoreRead,
+    KeyView,
+    copy_pinned,
+    is_past,
+    meta_is_stale,
+)
+
+cdef enum:
+    LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
+
+
+cdef class CoreBlob(CoreRead):
+
+    def view(self, key):
+        """Return a `Blob` over the value of `key` without copying it, or None.
+
+        *Cost*: as `get`, less the copy. The bytes are pinned until the blob is released.
+        """
+        cdef KeyView view
+        cdef object owner = None
+        cdef Blob blob
+        self.check_open()
+        owner = self.take_key(key, &view)
+        blob = self.pin(&view)
+        if blob is not None:
+            return blob
+        value = self.find(&view, False)
+        if value is None:
+            return None
+        # Promoted by now, unless RAM had no room: then the blob owns the bytes object.
+        blob = self.pin(&view)
+        if blob is None:
+            blob = Blob.__new__(Blob)
+            blob.owner = value
+            blob.data = PyBytes_AS_STRING(value)
+            blob.size = PyBytes_GET_SIZE(value)
+        return blob
+
+    cdef Blob pin(self, KeyView* view):
+        cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        cdef char* base = self.shards.base
+        cdef Probe probe
+        cdef RamItem* item
+        cdef Blob blob
+        cdef bint pinned = False
+        blob = Blob.__new__(Blob)
+        ec_lock_acquire(&shard.lock)
+        shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        if probe.ram:
+            item = memory_item(base, &shard.memory, probe.ram)
+            if not (item_has_expiry(item) and is_past(item_expiry_us(item))) and \
+                    not (item_has_meta(item) and
+                         meta_is_stale(item_meta(item), item_meta_len(item))):
+                pinned = memory_pin(base, &shard.memory, probe.ram)
+        if pinned:
+            memory_hit(base, &shard.memory, probe.ram, view.hash.low)
+            shard.counters.memory_hit_count += 1
+            blob.data = item_value(item)
+            blob.size = item.value_len
+            blob.reference = probe.ram
+            blob.shard = shard.number
+        ec_lock_release(&shard.lock)
+        if not pinned:
+            return None
+        blob.core = self
+        return blob
+
+    def readinto(self, key, buffer):
+        """Copy the value of `key` to the start of a writable buffer; its size in bytes, or None.
+
+        Raises:
+            BufferError: the buffer is read-only or not contiguous.
+            ValueError: the buffer is smaller than the value (nothing is copied).
+        """
+        cdef Py_buffer target
+        cdef Blob blob = self.view(key)
+        if blob is None:
+            return None
+        PyObject_GetBuffer(buffer, &target, PyBUF_WRITABLE)
+        try:
+            if target.len < blob.size:
+                raise errors.ArgumentError(
+                    f"the value has {blob.size} bytes, the buffer {target.len}",
+                    hint="pass a larger buffer, or use view()")
+            if blob.size > LARGE_COPY_BYTES:
+                with nogil:
+                    memcpy(target.buf, blob.data, blob.size)
+            else:
+                memcpy(target.buf, blob.data, blob.size)
+            return blob.size
+        finally:
+            PyBuffer_Release(&target)
+            blob.release_now()
+
+    def exists(self, key):
+        """Is there a live entry? Reads at most one page of the disk, counts no hit."""
+        cdef KeyView view
+        cdef Probe probe
+        cdef Fetch fetch
+        cdef Shard* shard
+        cdef RamItem* item
+        cdef object owner = None
+        cdef bint found = False, again = True
+        cdef int attempt
+        self.check_open()
+        owner = self.take_key(key, &view)
+        shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        for attempt in range(LOOKUP_RETRIES):
+            ec_lock_acquire(&shard.lock)
+            shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size,
+                        &probe)
+            if probe.ram:
+                item = memory_item(self.shards.base, &shard.memory, probe.ram)
+                found = not (item_has_expiry(item) and is_past(item_expiry_us(item)))
+            ec_lock_release(&shard.lock)
+            if probe.ram or probe.count == 0:
+                return found
+            fetch_init(&fetch, &self.log, &self.shards, view.hash, view.data, <uint32_t>view.size,
+                       &probe, True)
+            with nogil:
+                found = fetch_run(&fetch) == FETCH_FOUND
+            if found:
+                found = not (fetch.record.expiry_us and is_past(fetch.record.expiry_us))
+            again = fetch.was_stale
+            fetch_free(&fetch)
+            if found or not again:
+                break
+        return found
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Blob:
+
+    def __init__(self):
+        raise TypeError("blobs come from view()")
+
+    cdef int release_now(self) except -1:
+        cdef Shard* shard
+        if self.exports:
+            raise BufferError("a memoryview of the blob is still in use; release it first")
+        if self.core is not None:
+            shard = shard_at(&self.core.shards, self.shard)
+            ec_lock_acquire(&shard.lock)
+            memory_unpin(self.core.shards.base, &shard.memory, self.reference)
+            ec_lock_release(&shard.lock)
+            self.core = None
+        self.owner = None
+        self.data = NULL
+        return 0
+
+    def release(self):
+        """Unpin the bytes; the blob cannot be read any more. Idempotent.
+
+        Raises:
+            BufferError: a memoryview of it is in use.
+        """
+        self.release_now()
+
+    def tobytes(self):
+        """Return a copy as bytes."""
+        if self.data == NULL:
+            raise errors.StoreClosedError("the blob was released", hint="call view() again")
+        return copy_pinned(self.data, self.size)
+
+    @property
+    def nbytes(self):
+        """Size in bytes."""
+        return self.size
+
+    def __len__(self):
+        return self.size
+
+    def __bytes__(self):
+        return self.tobytes()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *details):
+        self.release_now()
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        if flags & PyBUF_WRITABLE == PyBUF_WRITABLE:
+            raise BufferError("a blob is read-only")
+        if self.data == NULL:
+            raise BufferError("the blob was released")
+        self.shape[0] = self.size
+        self.strides[0] = 1
+        buffer.buf = <void*>self.data
+        buffer.obj = self
+        buffer.len = self.size
+        buffer.itemsize = 1
+        buffer.readonly = 1
+        buffer.ndim = 1
+        buffer.format = NULL
+        if flags & PyBUF_FORMAT:
+            buffer.format = <char*>b"B"
+        buffer.shape = self.shape if flags & PyBUF_ND else NULL
+        buffer.strides = self.strides if flags & PyBUF_STRIDES == PyBUF_STRIDES else NULL
+        buffer.suboffsets = NULL
+        buffer.internal = NULL
+        self.exports += 1
+
+    def __releasebuffer__(self, Py_buffer* buffer):
+        self.exports -= 1
+
+    def __dealloc__(self):
+        cdef Shard* shard
+        if self.core is not None:
+            shard = shard_at(&self.core.shards, self.shard)
+            ec_lock_acquire(&shard.lock)
+            memory_unpin(self.core.shards.base, &shard.memory, self.reference)
+            ec_lock_release(&shard.lock)

@@ -1,0 +1,165 @@
+"""Root: gathering counters (see _core_counters.pxd). Reading needs no lock: each is exact."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from edgecache._core_base cimport (
+    SHED_BACKPRESSURE,
+    SHED_INDEX_FULL,
+    SHED_IO_ERROR,
+    SHED_NO_MEMORY,
+    SHED_NO_SPACE,
+    SHED_READ_ONLY,
+    SHED_TOO_LARGE,
+    SHED_WRITE_BUDGET,
+)
+from edgecache._core_write cimport CoreWrite
+from edgecache._segment cimport (
+    REGION_FREE,
+    REGION_OPEN,
+    REGION_READY,
+    REGION_RECLAIMING,
+    REGION_RETIRED,
+    REGION_SEALED,
+    REGION_SEALING,
+    BUFFER_FREE,
+    LogCounters,
+    LogShared,
+    LogStore,
+)
+from edgecache._shard cimport Shard, ShardCounters, shard_at
+
+cdef enum:
+    SHARD_FIELDS = 23
+
+
+cdef dict _sum_shards(CoreWrite store):
+    cdef uint64_t[SHARD_FIELDS] sums
+    cdef uint32_t number, field
+    cdef Shard* shard
+    cdef ShardCounters* counters
+    for field in range(SHARD_FIELDS):
+        sums[field] = 0
+    for number in range(store.shards.count):
+        shard = shard_at(&store.shards, number)
+        counters = &shard.counters
+        sums[0] += counters.memory_hit_count
+        sums[1] += counters.disk_hit_count
+        sums[2] += counters.miss_count
+        sums[3] += counters.put_count
+        sums[4] += counters.put_bytes
+        sums[5] += counters.delete_count
+        sums[6] += counters.expired_count
+        sums[7] += counters.demotion_count
+        sums[8] += counters.promotion_count
+        sums[9] += counters.memory_eviction_count
+        sums[10] += counters.disk_eviction_count
+        sums[11] += counters.clash_count
+        sums[12] += shard.index.object_count
+        sums[13] += shard.index.area_used_bytes
+        sums[14] += shard.index.overflow_count
+        sums[15] += shard.index.grow_count
+        sums[16] += shard.memory.used_bytes
+        sums[17] += shard.memory.item_bytes
+        sums[18] += shard.memory.item_count
+        sums[19] += shard.memory.pinned_bytes
+        sums[20] += shard.memory.zombie_count
+        sums[21] += shard.memory.move_count
+        sums[22] += shard.memory.budget_bytes
+    return {
+        "memory_hits": sums[0], "disk_hits": sums[1], "misses": sums[2], "puts": sums[3],
+        "put_bytes": sums[4], "deletes": sums[5], "expired": sums[6], "demotions": sums[7],
+        "promotions": sums[8], "memory_evictions": sums[9], "disk_evictions": sums[10],
+        "tag_clashes": sums[11], "objects": sums[12], "index_used_bytes": sums[13],
+        "index_overflow": sums[14], "index_grows": sums[15], "memory_used_bytes": sums[16],
+        "memory_item_bytes": sums[17], "memory_items": sums[18], "memory_pinned_bytes": sums[19],
+        "memory_zombies": sums[20], "memory_moves": sums[21], "memory_tier_budget_bytes": sums[22],
+    }
+
+
+cdef dict _log_counters(CoreWrite store):
+    cdef LogStore* log = &store.log
+    cdef LogShared* shared = log.shared
+    cdef LogCounters* counters = &shared.counters
+    cdef uint64_t[7] states
+    cdef uint64_t buffered = 0
+    cdef uint32_t index
+    for index in range(7):
+        states[index] = 0
+    for index in range(shared.region_count):
+        states[log.regions[index].state] += 1
+    for index in range(shared.buffer_count):
+        if log.buffers[index].state != BUFFER_FREE:
+            buffered += log.buffers[index].fill
+    return {
+        "log_records": counters.record_count, "log_record_bytes": counters.record_bytes,
+        "flushes": counters.flush_count, "flushed_bytes": counters.flush_bytes,
+        "flush_waits": counters.flush_wait_count,
+        "flush_wait_us": counters.flush_wait_ns // 1000,
+        "flush_errors": counters.flush_error_count, "large_records": counters.large_count,
+        "syncs": counters.sync_count, "sync_errors": counters.sync_error_count,
+        "disk_reads": counters.read_count, "disk_read_bytes": counters.read_bytes,
+        "buffer_reads": counters.buffer_read_count, "read_errors": counters.read_error_count,
+        "corrupt_records": counters.corrupt_count, "regions_retired": counters.retired_count,
+        "regions_sealed": counters.sealed_count, "reclaimed_regions": counters.reclaim_count,
+        "reclaimed_bytes": counters.reclaim_bytes, "reinserted": counters.reinsert_count,
+        "reinserted_bytes": counters.reinsert_bytes, "dropped": counters.drop_count,
+        "tombstones": counters.tombstone_count, "region_shortages": counters.no_region_count,
+        "prepare_errors": counters.prepare_error_count,
+        "region_bytes": log.region_bytes, "region_count": shared.region_count,
+        "regions_free": states[<int>REGION_FREE] + states[<int>REGION_READY],
+        "regions_open": states[<int>REGION_OPEN] + states[<int>REGION_SEALING],
+        "regions_full": states[<int>REGION_SEALED] + states[<int>REGION_RECLAIMING],
+        "regions_lost": states[<int>REGION_RETIRED],
+        "disk_used_bytes": shared.used_bytes, "buffered_bytes": buffered,
+        "is_read_only": shared.read_only != 0, "last_errno": shared.last_errno,
+        "checkpoints": store.checkpointer.count,
+        "checkpoint_errors": store.checkpointer.error_count,
+        "checkpoint_bytes": store.checkpointer.last_bytes,
+        "checkpoint_us": store.checkpointer.last_duration_us,
+        "recovery_us": store.report.duration_us,
+        "recovery_objects": store.report.object_count,
+        "recovery_replayed": store.report.replayed_entries,
+        "recovery_swept": store.report.swept_entries,
+        "recovery_lost": store.report.lost_entries,
+        "recovery_regions": store.report.region_count,
+        "recovery_regions_replayed": store.report.region_replayed,
+        "recovery_regions_damaged": store.report.region_damaged,
+        "recovery_regions_unreadable": store.report.region_unreadable,
+        "recovery_checkpoint_loaded": store.report.checkpoint_loaded != 0,
+        "recovery_checkpoint_clean": store.report.checkpoint_clean != 0,
+        "recovery_checkpoints_damaged": store.report.checkpoint_skipped,
+        "is_registered": store.log.registered != 0,
+    }
+
+
+cdef dict collect_counters(CoreWrite store):
+    cdef dict found = _sum_shards(store)
+    found["front_hits"] = store.front_hit_count
+    found["front_bytes"] = store.front_bytes
+    found["front_items"] = store.front_count
+    found["front_budget_bytes"] = store.front_budget_bytes
+    found["invalidations"] = store.invalidation_count
+    found["memory_budget_bytes"] = store.memory_bytes
+    found["disk_budget_bytes"] = store.disk_bytes if store.has_disk else 0
+    found["index_reserved_bytes"] = store.index_bytes
+    found["is_hash_native"] = bool(store.hash_native)
+    found["was_reformatted"] = bool(store.reformatted)
+    found["write_budget_bytes"] = store.write_budget_bytes
+    found["write_budget_level"] = store.write_level
+    found["superseded_puts"] = store.engine.superseded_count
+    found["unlogged_deletes"] = store.engine.unlogged_delete_count
+    found["index_full"] = store.engine.index_full_count
+    found["memory_skips"] = store.engine.memory_skip_count
+    found["shed"] = {
+        "backpressure": store.shed_counts[SHED_BACKPRESSURE],
+        "no_space": store.shed_counts[SHED_NO_SPACE],
+        "io_error": store.shed_counts[SHED_IO_ERROR],
+        "write_budget": store.shed_counts[SHED_WRITE_BUDGET],
+        "index_full": store.shed_counts[SHED_INDEX_FULL],
+        "too_large": store.shed_counts[SHED_TOO_LARGE],
+        "no_memory": store.shed_counts[SHED_NO_MEMORY],
+        "read_only": store.shed_counts[SHED_READ_ONLY],
+    }
+    if store.has_disk:
+        found.update(_log_counters(store))
+    return found

@@ -1,0 +1,415 @@
+"""Root: keys, the front table, and reading (see _core_read.pxd)."""
+
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.unicode cimport PyUnicode_CheckExact
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from edgecache._change cimport LARGE_COPY_BYTES
+from edgecache._core_base cimport STORE_OPEN, CoreBase
+from edgecache._fetch cimport FETCH_FOUND, Fetch, FetchState, fetch_free, fetch_init, fetch_run
+from edgecache._hash cimport key_encode_composite, key_encoded_bytes
+from edgecache._io cimport IoEngine
+from edgecache._memory cimport (
+    RamItem,
+    item_expiry_us,
+    item_has_expiry,
+    item_has_meta,
+    item_key,
+    item_key_len,
+    item_meta,
+    item_meta_len,
+    item_value,
+    memory_hit,
+    memory_item,
+    memory_pin,
+    memory_unpin,
+)
+from edgecache._meta cimport META_FIXED_BYTES, meta_fresh_until_us
+from edgecache._promote cimport promote_allocate, promote_copy, promote_publish, promote_touch
+from edgecache._segment_format cimport RecordHeader, record_body, record_meta
+from edgecache._shard cimport (
+    Probe,
+    Shard,
+    shard_at,
+    shard_erase_disk,
+    shard_erase_ram,
+    shard_number,
+    shard_probe,
+)
+from edgecache._sync cimport (
+    ec_count,
+    ec_load_u32,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_now_coarse_us,
+    ec_now_us,
+)
+
+from edgecache import errors
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+
+cdef enum:
+    KEY_BYTES_MAX = 8192
+    FRONT_VALUE_BYTES_MAX = 65536
+    FRONT_ENTRY_COST_BYTES = 96         # the slot and the object's own overhead
+    FRONT_FREQUENCY_MAX = 3
+    LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
+
+
+cdef inline uint32_t page_epoch(const Shard* shard) noexcept nogil:
+    return shard.memory.slab.page_epoch
+
+
+cdef bint is_past(int64_t moment_us) noexcept:
+    """The coarse clock first: it lags 4 ms at most and costs a quarter."""
+    return moment_us <= ec_now_coarse_us() or moment_us <= ec_now_us()
+
+
+cdef bint meta_is_stale(const char* meta, uint32_t meta_len) noexcept:
+    cdef int64_t fresh_until
+    if meta_len < META_FIXED_BYTES:
+        return False
+    fresh_until = meta_fresh_until_us(meta)
+    return fresh_until != 0 and is_past(fresh_until)
+
+
+cdef object MOVED = object()        # a record that reclaim moved while it was read
+
+
+cdef object copy_pinned(const char* data, uint64_t size):
+    """A bytes object of memory that cannot move; big copies without the GIL."""
+    cdef object value = PyBytes_FromStringAndSize(NULL, size)
+    cdef char* target = PyBytes_AS_STRING(value)
+    if size > LARGE_COPY_BYTES:
+        with nogil:
+            memcpy(target, data, size)
+    else:
+        memcpy(target, data, size)
+    return value
+
+
+cdef class CoreRead(CoreBase):
+
+    def __init__(self, dict options, IoEngine io=None):
+        cdef uint64_t entries = 256
+        CoreBase.__init__(self, options, io)
+        if self.front_budget_bytes:
+            while entries * 512 < self.front_budget_bytes and entries < 65536:
+                entries *= 2
+        else:
+            entries = 1
+        self.front = <FrontEntry*>calloc(entries, sizeof(FrontEntry))
+        if self.front == NULL:
+            raise MemoryError("no memory for the front table")
+        self.front_mask = entries - 1
+        self.front_value_max = min(<uint64_t>FRONT_VALUE_BYTES_MAX, self.front_budget_bytes // 8)
+
+    def __dealloc__(self):
+        cdef uint64_t index
+        if self.front != NULL:
+            for index in range(self.front_mask + 1):
+                Py_XDECREF(self.front[index].value)
+            free(self.front)
+
+    # Keys
+
+    cdef object take_key(self, object key, KeyView* view):
+        """Bytes and hash of a key; the result keeps them alive when they are not the key's own."""
+        cdef bytes encoded = None
+        cdef const char* space
+        if PyBytes_CheckExact(key):
+            view.data = PyBytes_AS_STRING(key)
+            view.size = PyBytes_GET_SIZE(key)
+        elif PyUnicode_CheckExact(key):
+            try:
+                view.data = PyUnicode_AsUTF8AndSize(key, &view.size)
+            except UnicodeEncodeError as error:
+                raise errors.KeyTypeError(
+                    f"the key {key!r} cannot be encoded as UTF-8",
+                    hint="encode it yourself and pass bytes") from error
+        elif isinstance(key, (bytes, str)):
+            encoded = bytes(key) if isinstance(key, bytes) else str.encode(key)
+            return (encoded, self.take_key(encoded, view))
+        else:
+            raise errors.KeyTypeError(f"the key is {type(key).__name__}",
+                                      hint="use bytes or str")
+        if not 0 < view.size <= KEY_BYTES_MAX:
+            raise errors.KeySizeError(
+                f"the key has {view.size} bytes", hint="use 1 to 8192 bytes; hash longer names")
+        if self.is_composite:
+            space = self.namespace
+            encoded = PyBytes_FromStringAndSize(
+                NULL, key_encoded_bytes(len(self.namespace), view.size, 0))
+            key_encode_composite(PyBytes_AS_STRING(encoded), len(encoded), space,
+                                 len(self.namespace), view.data, view.size, NULL, 0)
+            view.data = PyBytes_AS_STRING(encoded)
+            view.size = PyBytes_GET_SIZE(encoded)
+        view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
+        return encoded
+
+    # The front: ready bytes objects
+
+    cdef object front_get(self, KeyView* view):
+        """The object for a key, or None; the hit is counted and told to the policy."""
+        cdef FrontEntry* entry = &self.front[view.hash.low & self.front_mask]
+        cdef Shard* shard
+        cdef RamItem* item
+        if entry.low != view.hash.low or entry.high != view.hash.high or entry.value == NULL:
+            return None
+        shard = shard_at(&self.shards, entry.shard)
+        item = memory_item(self.shards.base, &shard.memory, entry.reference)
+        if ec_load_u32(&item.version) != entry.version or page_epoch(shard) != entry.epoch or \
+                item_key_len(item) != <uint32_t>view.size or \
+                memcmp(item_key(item), view.data, view.size) != 0:
+            self.front_drop(entry)
+            return None
+        if item_has_expiry(item) and is_past(item_expiry_us(item)):
+            self.front_drop(entry)
+            return None
+        if self.policy_hits_unlocked:
+            # One byte that only matters to the policy; a lost race costs one count.
+            if item.node.frequency < FRONT_FREQUENCY_MAX:
+                item.node.frequency = FRONT_FREQUENCY_MAX if self.policy == 3 \
+                    else item.node.frequency + 1
+        else:
+            ec_lock_acquire(&shard.lock)
+            if item.version == entry.version and item.node.queue:
+                memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
+            ec_lock_release(&shard.lock)
+        self.front_hit_count += 1
+        return <object>entry.value
+
+    cdef void front_drop(self, FrontEntry* entry) noexcept:
+        cdef PyObject* value = entry.value
+        entry.value = NULL
+        self.front_count -= 1
+        self.front_bytes -= PyBytes_GET_SIZE(<object>value) + FRONT_ENTRY_COST_BYTES
+        Py_DECREF(<object>value)
+
+    cdef void front_put(self, KeyView* view, Shard* shard, uint32_t reference, object value):
+        """Remember a value just copied out of `reference`. Caller checked that it is unchanged."""
+        cdef FrontEntry* entry = &self.front[view.hash.low & self.front_mask]
+        cdef uint64_t cost = <uint64_t>PyBytes_GET_SIZE(value) + FRONT_ENTRY_COST_BYTES
+        cdef uint64_t steps = 0
+        if cost > self.front_value_max:
+            return
+        if entry.value != NULL:
+            self.front_drop(entry)
+        while self.front_bytes + cost > self.front_budget_bytes and steps <= self.front_mask:
+            self.front_hand = (self.front_hand + 1) & self.front_mask
+            if self.front[self.front_hand].value != NULL:
+                self.front_drop(&self.front[self.front_hand])
+            steps += 1
+        if self.front_bytes + cost > self.front_budget_bytes:
+            return
+        entry.low = view.hash.low
+        entry.high = view.hash.high
+        entry.reference = reference
+        entry.shard = shard.number
+        entry.epoch = page_epoch(shard)
+        entry.version = memory_item(self.shards.base, &shard.memory, reference).version
+        Py_INCREF(value)
+        entry.value = <PyObject*>value
+        self.front_count += 1
+        self.front_bytes += cost
+
+    # Reading
+
+    cdef object lookup_memory(self, KeyView* view, Probe* probe, bint whole, LookupResult* result):
+        """Look the key up in RAM; None unless *result is LOOKUP_HIT. Counts hits, not misses.
+
+        `whole`: also when it is stale, and as a pair (value, meta).
+        """
+        cdef object value, meta = None
+        cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        cdef char* base = self.shards.base
+        cdef RamItem* item
+        cdef uint32_t reference
+        cdef bint expired, fronted
+        ec_lock_acquire(&shard.lock)
+        shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
+        reference = probe.ram
+        if reference == 0:
+            ec_lock_release(&shard.lock)
+            result[0] = LOOKUP_DISK if probe.count else LOOKUP_MISS
+            return None
+        item = memory_item(base, &shard.memory, reference)
+        if item_has_expiry(item) and is_past(item_expiry_us(item)):
+            shard_erase_ram(base, shard, view.hash.low, reference)
+            shard.counters.expired_count += 1
+            ec_lock_release(&shard.lock)
+            result[0] = LOOKUP_MISS
+            return None
+        if not whole and item_has_meta(item) and \
+                meta_is_stale(item_meta(item), item_meta_len(item)):
+            ec_lock_release(&shard.lock)
+            result[0] = LOOKUP_STALE
+            return None
+        result[0] = LOOKUP_HIT
+        memory_hit(base, &shard.memory, reference, view.hash.low)
+        shard.counters.memory_hit_count += 1
+        if item.value_len <= LARGE_COPY_BYTES or not memory_pin(base, &shard.memory, reference):
+            # Making an object of bytes runs no Python code, so it may happen under the lock.
+            value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
+            if whole:
+                meta = PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
+            fronted = not item_has_meta(item)
+            ec_lock_release(&shard.lock)
+            # Nobody else ran since: the GIL is held, and native threads change versions only.
+            if fronted and self.front_budget_bytes:
+                self.front_put(view, shard, reference, value)
+            return (value, meta) if whole else value
+        if whole:
+            meta = PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
+        ec_lock_release(&shard.lock)
+        value = copy_pinned(item_value(item), item.value_len)
+        ec_lock_acquire(&shard.lock)
+        memory_unpin(base, &shard.memory, reference)
+        ec_lock_release(&shard.lock)
+        return (value, meta) if whole else value
+
+    cdef object take_fetched(self, Fetch* fetch, bint whole):
+        """Value of a found record, promoted to RAM; None if it is expired or stale."""
+        cdef RecordHeader* record = fetch.record
+        cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, fetch.hash.high))
+        cdef uint32_t reference
+        if record.expiry_us and is_past(record.expiry_us):
+            ec_lock_acquire(&shard.lock)
+            shard_erase_disk(self.shards.base, shard, fetch.hash.low, fetch.location)
+            shard.counters.expired_count += 1
+            ec_lock_release(&shard.lock)
+            return None
+        if not whole and meta_is_stale(record_meta(record), record.meta_len):
+            return None
+        value = copy_pinned(record_body(record), record.body_len)
+        if whole:
+            value = (value, PyBytes_FromStringAndSize(record_meta(record), record.meta_len))
+        ec_lock_acquire(&shard.lock)
+        shard.counters.disk_hit_count += 1
+        shard.counters.clash_count += fetch.clash_count
+        ec_lock_release(&shard.lock)
+        reference = promote_allocate(&self.engine, fetch)
+        if reference == 0:
+            promote_touch(&self.engine, fetch)
+            return value
+        if record.body_len > LARGE_COPY_BYTES:
+            with nogil:
+                promote_copy(&self.engine, fetch, reference)
+        else:
+            promote_copy(&self.engine, fetch, reference)
+        promote_publish(&self.engine, fetch, reference)
+        return value
+
+    cdef object get_disk(self, KeyView* view, Probe* probe, bint whole):
+        """Read the candidates of `probe`; None when none of them is the key's live record.
+
+        MOVED when one was moved while it was read: look it up again.
+        """
+        cdef Fetch fetch
+        cdef FetchState state
+        cdef bint moved
+        fetch_init(&fetch, &self.log, &self.shards, view.hash, view.data, <uint32_t>view.size,
+                   probe, False)
+        with nogil:
+            state = fetch_run(&fetch)
+        try:
+            if state == FETCH_FOUND:
+                return self.take_fetched(&fetch, whole)
+            moved = fetch.was_stale
+        finally:
+            fetch_free(&fetch)
+        return MOVED if moved else None
+
+    cdef object find(self, KeyView* view, bint whole):
+        """Value of a key from any tier, or None (counted as a miss)."""
+        cdef Probe probe
+        cdef LookupResult result
+        cdef object value = None
+        cdef Shard* shard
+        cdef int attempt
+        for attempt in range(LOOKUP_RETRIES):
+            value = self.lookup_memory(view, &probe, whole, &result)
+            if result == LOOKUP_HIT:
+                return value
+            if result != LOOKUP_DISK:
+                break
+            value = self.get_disk(view, &probe, whole)
+            if value is not MOVED:
+                break
+        if value is MOVED:
+            value = None
+        if value is None:
+            self.count_miss(view)
+        return value
+
+    cdef void count_miss(self, KeyView* view) noexcept:
+        cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        ec_count(&shard.counters.miss_count, 1)
+
+    def get(self, key, default=None):
+        """Return the value of `key`, or `default`.
+
+        Args:
+            key: bytes or str (UTF-8), 1 to 8192 bytes.
+            default: What a miss returns.
+
+        Raises:
+            KeyTypeError, KeySizeError: the key is not usable.
+            StoreClosedError, StoreForkedError: the store is.
+
+        *Thread-safety*: any thread. *Cost*: a RAM hit makes no system call; a disk hit blocks
+        for one read, without the GIL.
+        """
+        cdef KeyView view
+        cdef object owner = None, value
+        if self.state != STORE_OPEN:
+            self.check_open()
+        owner = self.take_key(key, &view)
+        value = self.front_get(&view)
+        if value is not None:
+            return value
+        value = self.find(&view, False)
+        return default if value is None else value
+
+    def get_entry(self, key):
+        """Return (value, meta bytes) whether fresh or stale, or None. For the layers above."""
+        cdef KeyView view
+        cdef object owner
+        self.check_open()
+        owner = self.take_key(key, &view)
+        return self.find(&view, True)
+
+    def peek(self, key):
+        """Return a value if RAM has it, None for a certain miss, `NotImplemented` for the disk.
+
+        What asyncio uses to answer without suspending.
+        """
+        cdef KeyView view
+        cdef Probe probe
+        cdef object owner = None, value = None
+        cdef LookupResult result
+        cdef Shard* shard
+        if self.state != STORE_OPEN:
+            self.check_open()
+        owner = self.take_key(key, &view)
+        value = self.front_get(&view)
+        if value is not None:
+            return value
+        value = self.lookup_memory(&view, &probe, False, &result)
+        if result == LOOKUP_HIT:
+            return value
+        if result == LOOKUP_DISK:
+            return NotImplemented
+        self.count_miss(&view)
+        return None

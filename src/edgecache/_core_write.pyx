@@ -1,0 +1,300 @@
+"""Root: putting, deleting and making it durable (see _core_write.pxd)."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from libc.math cimport isfinite
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from edgecache._change cimport (
+    CHANGE_COMPOSITE,
+    CHANGE_DELETE,
+    CHANGE_DONE,
+    CHANGE_FAILED,
+    CHANGE_NO_DISK,
+    CHANGE_RESERVE,
+    CHANGE_RESOLVE,
+    CHANGE_TAGGED,
+    CHANGE_UNLOGGED,
+    LARGE_COPY_BYTES,
+    Change,
+    ChangeResult,
+    change_abandon,
+    change_commit,
+    change_init,
+    change_prepare,
+    change_resolve,
+    change_stage,
+    change_stage_copy,
+    change_write_large,
+)
+from edgecache._core_base cimport (
+    SHED_BACKPRESSURE,
+    SHED_IO_ERROR,
+    SHED_NO_MEMORY,
+    SHED_NO_SPACE,
+    SHED_READ_ONLY,
+    SHED_TOO_LARGE,
+    SHED_WRITE_BUDGET,
+    STORE_OPEN,
+    CoreBase,
+)
+from edgecache._flush cimport log_flush, log_sync, log_wait
+from edgecache._meta cimport meta_tag_count
+from edgecache._status cimport Status, raise_for_status
+from edgecache._sync cimport ec_monotonic_ns, ec_now_coarse_us, ec_now_us
+
+from edgecache import errors
+from edgecache._core_blob cimport CoreBlob
+from edgecache._core_read cimport KeyView
+
+cdef enum:
+    SYNC_NS = 60000000000
+    PENDING_WAIT_NS = 20000000
+
+
+cdef int64_t expiry_of(CoreBase store, object ttl) except -1:
+    """Absolute expiry in us for a lifetime in seconds; 0: none."""
+    cdef double seconds
+    if ttl is None:
+        return ec_now_us() + store.default_ttl_us if store.default_ttl_us else 0
+    try:
+        seconds = ttl
+    except TypeError:
+        raise errors.InvalidTTLError(f"ttl is {ttl!r}", hint="give seconds as a number, or None")
+    if isinstance(ttl, bool) or not isfinite(seconds) or seconds < 0:
+        raise errors.InvalidTTLError(f"ttl is {ttl!r}",
+                                     hint="give a finite number of seconds, 0 or more")
+    # Beyond 2^52 us (140 years) nobody waits, and the sum stays exact.
+    return ec_now_us() + <int64_t>min(seconds * 1e6, <double>(<int64_t>1 << 52))
+
+
+cdef class CoreWrite(CoreBlob):
+
+    # Writing
+
+    cdef int prepare(self, Change* change, bint block) except -1:
+        """Reserve log space, waiting as the policy allows; the Status."""
+        cdef Status status
+        cdef bint big = change.value_len > LARGE_COPY_BYTES, waited
+        cdef int64_t deadline = ec_monotonic_ns() + self.block_timeout_ns
+        while True:
+            if big:
+                with nogil:
+                    status = change_prepare(change)
+            else:
+                status = change_prepare(change)
+            if status != Status.STATUS_AGAIN or not block or not self.block:
+                return <int>status
+            with nogil:
+                waited = log_wait(&self.log, deadline)
+            if not waited:
+                return <int>status
+
+    cdef void count_shed(self, Status status):
+        if status == Status.STATUS_AGAIN:
+            self.shed_counts[SHED_BACKPRESSURE] += 1
+        elif status == Status.STATUS_NO_SPACE:
+            self.shed_counts[SHED_NO_SPACE] += 1
+        elif status == Status.STATUS_TOO_LARGE:
+            self.shed_counts[SHED_TOO_LARGE] += 1
+        elif status == Status.STATUS_NO_MEMORY:
+            self.shed_counts[SHED_NO_MEMORY] += 1
+        elif self.log.shared != NULL and self.log.shared.read_only:
+            self.shed_counts[SHED_READ_ONLY] += 1
+        else:
+            self.shed_counts[SHED_IO_ERROR] += 1
+
+    cdef int write_large(self, Change* change) except -1:
+        """Write a record of its own block; the Status. Blocks on the device."""
+        cdef Status status
+        with nogil:
+            status = change_write_large(change)
+            while status == Status.STATUS_AGAIN:
+                # Too many large records on their way: one of them will be done soon.
+                log_wait(&self.log, ec_monotonic_ns() + <int64_t>PENDING_WAIT_NS)
+                status = change_write_large(change)
+        return <int>status
+
+    cdef int store(self, KeyView* view, const char* value, uint64_t value_len, const char* meta,
+                   uint32_t meta_len, int64_t expiry_us, uint32_t flags, bint block) except -1:
+        """Put one entry; a StoreResult."""
+        cdef Change change
+        cdef ChangeResult result
+        cdef Status status = Status.STATUS_OK
+        cdef int64_t now = ec_now_coarse_us()
+        if self.is_composite:
+            flags |= CHANGE_COMPOSITE
+        change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size, flags)
+        change.value = value
+        change.value_len = value_len
+        change.meta = meta
+        change.meta_len = meta_len
+        change.expiry_us = expiry_us
+        if self.has_disk and not flags & CHANGE_NO_DISK:
+            if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
+                status = <Status>self.prepare(&change, block)
+            else:
+                self.shed_counts[SHED_WRITE_BUDGET] += 1
+                change.flags |= CHANGE_NO_DISK
+        if status == Status.STATUS_OK and change.is_large:
+            if block:
+                status = <Status>self.write_large(&change)
+            else:
+                status = Status.STATUS_AGAIN
+        if status == Status.STATUS_OK and value_len > LARGE_COPY_BYTES:
+            change_stage(&change)
+            with nogil:
+                change_stage_copy(&change)
+        while status == Status.STATUS_OK:
+            result = change_commit(&change, now)
+            if result == CHANGE_DONE:
+                return STORED
+            if result == CHANGE_FAILED:
+                status = change.status
+            elif not block:
+                status = Status.STATUS_AGAIN
+            elif result == CHANGE_RESOLVE:
+                with nogil:
+                    change_resolve(&change, now)
+            else:
+                status = <Status>self.prepare(&change, block)
+        change_abandon(&change)
+        if status == Status.STATUS_AGAIN and not block:
+            return WOULD_BLOCK
+        self.count_shed(status)
+        return NOT_STORED
+
+    cdef bint remove(self, KeyView* view) except -1:
+        """Delete one entry; whether there was one."""
+        cdef Change change
+        cdef ChangeResult result
+        cdef int64_t now = ec_now_us()
+        change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size,
+                    CHANGE_DELETE | (CHANGE_COMPOSITE if self.is_composite else 0))
+        while True:
+            result = change_commit(&change, now)
+            if result == CHANGE_RESOLVE:
+                with nogil:
+                    change_resolve(&change, now)
+            elif result == CHANGE_RESERVE:
+                if self.prepare(&change, True) != <int>Status.STATUS_OK:
+                    # The entry goes all the same; after a crash it might be found again.
+                    change.flags |= CHANGE_UNLOGGED
+                    self.engine.unlogged_delete_count += 1
+            else:
+                break
+        change_abandon(&change)
+        return result == CHANGE_DONE
+
+    def put(self, key, value, *, ttl=None, tags=(), meta=None):
+        """Store `value` under `key`.
+
+        Args:
+            key: bytes or str (UTF-8), 1 to 8192 bytes.
+            value: bytes or any contiguous buffer, at most `max_object_size` bytes.
+            ttl: lifetime in seconds; 0 is over at once; None: the configured default.
+            tags: up to 255 tags for `purge_tag`, each 1 to 255 bytes of UTF-8.
+            meta: a `Meta` to keep with the value.
+
+        Returns:
+            True; False when the entry was shed (counted in `stats()`): the disk is full, sick or
+            too slow, or no tier has room. A put that returns False leaves no stale value behind.
+
+        Raises:
+            KeyTypeError, KeySizeError, ValueTooLargeError, InvalidTTLError, TypeError (value).
+
+        *Thread-safety*: any thread. *Cost*: copies the value twice (RAM, write buffer); durable
+        after `sync()`.
+        """
+        return self.put_object(key, value, ttl, tags, meta, True) == STORED
+
+    def try_put(self, key, value, *, ttl=None, tags=(), meta=None):
+        """As `put`, but None where `put` would wait for the disk: nothing was changed then."""
+        cdef int result = self.put_object(key, value, ttl, tags, meta, False)
+        return None if result == WOULD_BLOCK else result == STORED
+
+    cdef int put_object(self, object key, object value, object ttl, object tags, object meta,
+                        bint block) except -1:
+        cdef KeyView view
+        cdef object owner = None
+        cdef bytes encoded = None
+        cdef Py_buffer source
+        cdef int64_t expiry
+        cdef uint32_t flags = 0
+        cdef const char* meta_data = NULL
+        cdef uint32_t meta_len = 0
+        if self.state != STORE_OPEN:
+            self.check_open()
+        owner = self.take_key(key, &view)
+        expiry = expiry_of(self, ttl) if ttl is not None or self.default_ttl_us else 0
+        if meta is not None or tags:
+            encoded = self.encode_meta(meta, tags)
+            meta_data = PyBytes_AS_STRING(encoded)
+            meta_len = <uint32_t>PyBytes_GET_SIZE(encoded)
+            if meta_tag_count(meta_data):
+                flags = CHANGE_TAGGED
+        if PyBytes_CheckExact(value):
+            self.check_size(PyBytes_GET_SIZE(value))
+            return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
+                              meta_len, expiry, flags, block)
+        if isinstance(value, str):
+            raise TypeError("the value is str; encode it, or use a codec")
+        PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
+        try:
+            self.check_size(source.len)
+            return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
+                              expiry, flags, block)
+        finally:
+            PyBuffer_Release(&source)
+
+    cdef int check_size(self, uint64_t size) except -1:
+        if size > self.max_object_bytes:
+            raise errors.ValueTooLargeError(
+                f"the value has {size} bytes, `max_object_size` is {self.max_object_bytes}",
+                hint="raise max_object_size, or split the value")
+        return 0
+
+    def encode_meta(self, meta, tags):
+        """Bytes of a meta with these tags; the Python face overrides it."""
+        raise TypeError("this store takes neither tags nor meta")
+
+    def delete(self, key):
+        """Remove `key` from every tier; whether there was a live entry.
+
+        *Cost*: appends a tombstone if the entry is on disk; may read one page to compare keys.
+        """
+        cdef KeyView view
+        cdef object owner = None
+        self.check_open()
+        owner = self.take_key(key, &view)
+        if not self.remove(&view):
+            return False
+        self.invalidation_count += 1
+        return True
+
+    def sync(self):
+        """Make everything put or deleted so far durable; returns when it is.
+
+        Raises:
+            DiskIOError: the device failed; what was not yet durable may be lost.
+            DeadlineError: it took longer than a minute.
+
+        *Thread-safety*: any thread; callers that come together share one fdatasync.
+        """
+        cdef Status status
+        self.check_open()
+        if not self.has_disk:
+            return
+        with nogil:
+            status = log_sync(&self.log, ec_monotonic_ns() + <int64_t>SYNC_NS)
+        if status != Status.STATUS_OK:
+            raise_for_status(status, "sync", self.log.shared.last_errno)
+
+    def flush(self):
+        """Hand everything buffered to the device without waiting for it to be durable."""
+        cdef Status status
+        self.check_open()
+        if self.has_disk:
+            with nogil:
+                status = log_flush(&self.log, ec_monotonic_ns() + <int64_t>SYNC_NS)
+            raise_for_status(status, "flush", self.log.shared.last_errno)
