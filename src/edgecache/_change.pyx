@@ -448,7 +448,7 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         ec_lock_release(&shard.lock)
         return CHANGE_RESERVE
     if self.probe.ram:
-        shard_erase_ram(shards.base, shard, self.hash.low, self.probe.ram)
+        shard_erase_ram(shards, shard, self.hash.low, self.probe.ram)
     elif same:
         shard_erase_disk(shards.base, shard, self.hash.low, same)
     if is_delete:

@@ -113,9 +113,9 @@ cdef class Core(CoreWrite):
             self.check_open()
         for key in keys:
             owner = self.take_key(key, &view)
-            value = self.front_get(&view)
+            value = self.front_get(key, &view)
             if value is None:
-                value = self.lookup_memory(&view, &probe, False, &result)
+                value = self.lookup_memory(key, &view, &probe, False, &result)
                 if result == LOOKUP_DISK:
                     if waiting is None:
                         waiting = []
@@ -165,7 +165,7 @@ cdef class Core(CoreWrite):
                 elif fetches[index].was_stale or fetches[index].probe.ram:
                     # Moved, or promoted by somebody else meanwhile: the slow way finds it.
                     owner = self.take_key(waiting[index][1], &view)
-                    value = self.find(&view, False)
+                    value = self.find(waiting[index][1], &view, False)
                     found[waiting[index][0]] = value
                     continue
                 if value is None:

@@ -61,7 +61,7 @@ from edgecache._segment cimport (
     log_shared_bytes,
 )
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
-from edgecache._shard cimport Shard, shard_at, shard_set_close, shard_set_open
+from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
 from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us, ec_store_u32
@@ -218,6 +218,7 @@ cdef class CoreBase:
         stride = align_up(sizeof(Shard), 128)
         shard_offset = arena_plan(&cursor, stride * shard_count, 4096)
         private_offset = arena_plan(&cursor, private_bytes * shard_count, 4096)
+        self.shards.epochs_offset = arena_plan(&cursor, SHARD_EPOCHS * sizeof(uint32_t), 4096)
         index_offset = arena_plan(&cursor, index_bytes * shard_count, 4096)
         memory_offset = arena_plan(&cursor, area_bytes * shard_count, MEMORY_PAGE_BYTES)
         if self.has_disk:

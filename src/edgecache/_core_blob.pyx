@@ -60,7 +60,7 @@ cdef class CoreBlob(CoreRead):
         blob = self.pin(&view)
         if blob is not None:
             return blob
-        value = self.find(&view, False)
+        value = self.find(key, &view, False)
         if value is None:
             return None
         # Promoted by now, unless RAM had no room: then the blob owns the bytes object.

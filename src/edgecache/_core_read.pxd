@@ -1,16 +1,17 @@
 """Root: keys, the table of ready bytes objects, and reading.
 
-The front is a direct-mapped table of bytes objects made for items of the RAM tier, private to the
+The front is a four-way table of bytes objects made for items of the RAM tier, private to the
 process and bounded in bytes. Invariants (all of it under the GIL):
 
-1. An entry is valid as long as the item's version, its key and the shard's page epoch are what they
-   were; so no hit on it needs the shard's lock or copies anything.
+1. An entry is valid while the epoch of its hash (_shard.pxd) is what it was; if that moved on, then
+   while the item's version, its key and the shard's page epoch are. So a hit needs no lock, copies
+   nothing and mostly does not even touch the item.
 2. Objects of entries with a meta (which may say "stale") are not kept here.
 3. front_bytes is the sum over all entries and never exceeds the budget.
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._core_base cimport CoreBase
 from edgecache._fetch cimport Fetch
@@ -25,14 +26,17 @@ cdef struct KeyView:
     Py_ssize_t size
     Hash128 hash
 
-cdef struct FrontEntry:
-    uint64_t low
-    uint64_t high
-    PyObject* value                 # owned; NULL: empty
+cdef struct FrontEntry:             # 48 bytes
+    PyObject* key                   # owned; NULL: empty
+    PyObject* value                 # owned
+    uint32_t tag                    # of the hash: keeps most foreign keys from being compared
+    uint32_t epoch                  # of the hash when the value was copied
     uint32_t reference
     uint32_t version
     uint32_t shard
-    uint32_t epoch
+    uint32_t page_epoch
+    uint32_t hits
+    uint32_t has_expiry             # the item must be looked at on each hit
 
 cdef enum LookupResult:
     LOOKUP_MISS = 0
@@ -53,13 +57,18 @@ cdef class CoreRead(CoreBase):
     cdef uint64_t front_hand
     cdef uint64_t front_value_max
     cdef uint64_t front_hit_count
+    cdef uint8_t front_frequency_max
 
     cdef object take_key(self, object key, KeyView* view)
-    cdef object front_get(self, KeyView* view)
+    cdef FrontEntry* front_find(self, object key, KeyView* view) noexcept
+    cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept
+    cdef object front_get(self, object key, KeyView* view)
     cdef void front_drop(self, FrontEntry* entry) noexcept
-    cdef void front_put(self, KeyView* view, Shard* shard, uint32_t reference, object value)
-    cdef object lookup_memory(self, KeyView* view, Probe* probe, bint whole, LookupResult* result)
+    cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
+                        object value)
+    cdef object lookup_memory(self, object key, KeyView* view, Probe* probe, bint whole,
+                              LookupResult* result)
     cdef object take_fetched(self, Fetch* fetch, bint whole)
     cdef object get_disk(self, KeyView* view, Probe* probe, bint whole)
-    cdef object find(self, KeyView* view, bint whole)
+    cdef object find(self, object key, KeyView* view, bint whole)
     cdef void count_miss(self, KeyView* view) noexcept

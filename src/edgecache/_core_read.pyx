@@ -1,5 +1,6 @@
 """Root: keys, the front table, and reading (see _core_read.pxd)."""
 
+cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
     PyBytes_CheckExact,
@@ -7,14 +8,15 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from edgecache._change cimport LARGE_COPY_BYTES
 from edgecache._core_base cimport STORE_OPEN, CoreBase
+from edgecache._evict cimport EVICT_SIEVE
 from edgecache._fetch cimport FETCH_FOUND, Fetch, FetchState, fetch_free, fetch_init, fetch_run
 from edgecache._hash cimport key_encode_composite, key_encoded_bytes
 from edgecache._io cimport IoEngine
@@ -40,6 +42,7 @@ from edgecache._shard cimport (
     Probe,
     Shard,
     shard_at,
+    shard_epoch,
     shard_erase_disk,
     shard_erase_ram,
     shard_number,
@@ -56,14 +59,23 @@ from edgecache._sync cimport (
 
 from edgecache import errors
 
+cdef extern from "stdlib.h" nogil:
+    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
+    ctypedef struct PyVarObject:
+        Py_ssize_t ob_size
 
 cdef enum:
     KEY_BYTES_MAX = 8192
     FRONT_VALUE_BYTES_MAX = 65536
-    FRONT_ENTRY_COST_BYTES = 96         # the slot and the object's own overhead
-    FRONT_FREQUENCY_MAX = 3
+    FRONT_ENTRY_COST_BYTES = 128        # the slot and both objects' own overhead
+    FRONT_WAYS = 4
+    # Of 32 hits on an entry the first 4 look at the item: the policy learns that it is in use (its
+    # counts saturate at 3), the others need not touch the item's memory.
+    FRONT_LOOK_MASK = 31
+    FRONT_LOOK_COUNT = 4
     LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
 
 
@@ -99,27 +111,47 @@ cdef object copy_pinned(const char* data, uint64_t size):
     return value
 
 
+cdef inline uint64_t front_cost(object key, object value) noexcept:
+    """Bytes that an entry keeps: both objects and its slot, by a fixed estimate per object."""
+    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(value) + FRONT_ENTRY_COST_BYTES
+    return size + <uint64_t>(<PyVarObject*>key).ob_size if PyBytes_CheckExact(key) else size + 64
+
+
+cdef bint same_key(PyObject* held, KeyView* view) noexcept:
+    """Is the key object of an entry equal to the wanted bytes?"""
+    cdef const char* data
+    cdef Py_ssize_t size
+    if PyBytes_CheckExact(<object>held):
+        size = PyBytes_GET_SIZE(<object>held)
+        data = PyBytes_AS_STRING(<object>held)
+    else:
+        # Made when the entry was: the UTF-8 form is cached in the object, nothing can fail.
+        data = PyUnicode_AsUTF8AndSize(<object>held, &size)
+    return size == view.size and memcmp(data, view.data, size) == 0
+
+
 cdef class CoreRead(CoreBase):
 
     def __init__(self, dict options, IoEngine io=None):
-        cdef uint64_t entries = 256
+        cdef uint64_t sets = 1
         CoreBase.__init__(self, options, io)
-        if self.front_budget_bytes:
-            while entries * 512 < self.front_budget_bytes and entries < 65536:
-                entries *= 2
-        else:
-            entries = 1
-        self.front = <FrontEntry*>calloc(entries, sizeof(FrontEntry))
-        if self.front == NULL:
+        # Entries for values of 200 bytes and more to fill the budget.
+        while sets * FRONT_WAYS * 256 < self.front_budget_bytes:
+            sets *= 2
+        if posix_memalign(<void**>&self.front, 64, sets * FRONT_WAYS * sizeof(FrontEntry)) != 0:
             raise MemoryError("no memory for the front table")
-        self.front_mask = entries - 1
+        memset(self.front, 0, sets * FRONT_WAYS * sizeof(FrontEntry))
+        self.front_mask = sets - 1
+        self.front_frequency_max = 1 if self.policy == EVICT_SIEVE else 3
         self.front_value_max = min(<uint64_t>FRONT_VALUE_BYTES_MAX, self.front_budget_bytes // 8)
 
     def __dealloc__(self):
         cdef uint64_t index
         if self.front != NULL:
-            for index in range(self.front_mask + 1):
-                Py_XDECREF(self.front[index].value)
+            for index in range((self.front_mask + 1) * FRONT_WAYS):
+                if self.front[index].key != NULL:
+                    Py_DECREF(<object>self.front[index].key)
+                    Py_DECREF(<object>self.front[index].value)
             free(self.front)
 
     # Keys
@@ -160,73 +192,98 @@ cdef class CoreRead(CoreBase):
 
     # The front: ready bytes objects
 
-    cdef object front_get(self, KeyView* view):
-        """The object for a key, or None; the hit is counted and told to the policy."""
-        cdef FrontEntry* entry = &self.front[view.hash.low & self.front_mask]
-        cdef Shard* shard
-        cdef RamItem* item
-        if entry.low != view.hash.low or entry.high != view.hash.high or entry.value == NULL:
-            return None
-        shard = shard_at(&self.shards, entry.shard)
-        item = memory_item(self.shards.base, &shard.memory, entry.reference)
-        if ec_load_u32(&item.version) != entry.version or page_epoch(shard) != entry.epoch or \
+    cdef inline FrontEntry* front_find(self, object key, KeyView* view) noexcept:
+        """The valid entry of a key, or NULL; an outdated one is dropped."""
+        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
+        cdef FrontEntry* end = entry + FRONT_WAYS
+        while entry.tag != <uint32_t>view.hash.high or entry.key == NULL or not (
+                entry.key == <PyObject*>key or same_key(entry.key, view)):
+            entry += 1
+            if entry == end:
+                return NULL
+        if entry.epoch != ec_load_u32(shard_epoch(&self.shards, view.hash.low)) or \
+                entry.has_expiry or entry.hits & FRONT_LOOK_MASK < FRONT_LOOK_COUNT:
+            if not self.front_revalidate(entry, view):
+                self.front_drop(entry)
+                return NULL
+        entry.hits += 1
+        self.front_hit_count += 1
+        return entry
+
+    cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept:
+        """Look at the item itself; tells the policy of the hit, too."""
+        cdef Shard* shard = shard_at(&self.shards, entry.shard)
+        cdef RamItem* item = memory_item(self.shards.base, &shard.memory, entry.reference)
+        cdef uint32_t epoch = ec_load_u32(shard_epoch(&self.shards, view.hash.low))
+        if ec_load_u32(&item.version) != entry.version or page_epoch(shard) != entry.page_epoch or \
                 item_key_len(item) != <uint32_t>view.size or \
-                memcmp(item_key(item), view.data, view.size) != 0:
-            self.front_drop(entry)
-            return None
-        if item_has_expiry(item) and is_past(item_expiry_us(item)):
-            self.front_drop(entry)
-            return None
+                memcmp(item_key(item), view.data, view.size) != 0 or \
+                (item_has_expiry(item) and is_past(item_expiry_us(item))):
+            return False
+        entry.epoch = epoch
         if self.policy_hits_unlocked:
             # One byte that only matters to the policy; a lost race costs one count.
-            if item.node.frequency < FRONT_FREQUENCY_MAX:
-                item.node.frequency = FRONT_FREQUENCY_MAX if self.policy == 3 \
-                    else item.node.frequency + 1
+            if item.node.frequency < self.front_frequency_max:
+                item.node.frequency += 1
         else:
             ec_lock_acquire(&shard.lock)
-            if item.version == entry.version and item.node.queue:
-                memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
+            memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
             ec_lock_release(&shard.lock)
-        self.front_hit_count += 1
-        return <object>entry.value
+        return True
+
+    cdef object front_get(self, object key, KeyView* view):
+        """The object for a key, or None; the hit is counted and told to the policy."""
+        cdef FrontEntry* entry = self.front_find(key, view)
+        return None if entry == NULL else <object>entry.value
 
     cdef void front_drop(self, FrontEntry* entry) noexcept:
+        cdef PyObject* key = entry.key
         cdef PyObject* value = entry.value
-        entry.value = NULL
+        entry.key = NULL
         self.front_count -= 1
-        self.front_bytes -= PyBytes_GET_SIZE(<object>value) + FRONT_ENTRY_COST_BYTES
+        self.front_bytes -= front_cost(<object>key, <object>value)
+        Py_DECREF(<object>key)
         Py_DECREF(<object>value)
 
-    cdef void front_put(self, KeyView* view, Shard* shard, uint32_t reference, object value):
+    cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
+                        object value):
         """Remember a value just copied out of `reference`. Caller checked that it is unchanged."""
-        cdef FrontEntry* entry = &self.front[view.hash.low & self.front_mask]
-        cdef uint64_t cost = <uint64_t>PyBytes_GET_SIZE(value) + FRONT_ENTRY_COST_BYTES
-        cdef uint64_t steps = 0
-        if cost > self.front_value_max:
+        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
+        cdef uint64_t cost = front_cost(key, value)
+        cdef uint64_t last = (self.front_mask + 1) * FRONT_WAYS - 1
+        cdef RamItem* item
+        if cost > self.front_value_max or not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
             return
-        if entry.value != NULL:
-            self.front_drop(entry)
-        while self.front_bytes + cost > self.front_budget_bytes and steps <= self.front_mask:
-            self.front_hand = (self.front_hand + 1) & self.front_mask
-            if self.front[self.front_hand].value != NULL:
+        if entry.key != NULL:
+            # The newest of a set stands first; the oldest goes.
+            if entry[FRONT_WAYS - 1].key != NULL:
+                self.front_drop(&entry[FRONT_WAYS - 1])
+            memmove(&entry[1], entry, (FRONT_WAYS - 1) * sizeof(FrontEntry))
+            entry.key = NULL
+        while self.front_bytes + cost > self.front_budget_bytes:
+            self.front_hand = 0 if self.front_hand >= last else self.front_hand + 1
+            if self.front[self.front_hand].key != NULL:
                 self.front_drop(&self.front[self.front_hand])
-            steps += 1
-        if self.front_bytes + cost > self.front_budget_bytes:
-            return
-        entry.low = view.hash.low
-        entry.high = view.hash.high
+        item = memory_item(self.shards.base, &shard.memory, reference)
+        entry.tag = <uint32_t>view.hash.high
+        entry.epoch = ec_load_u32(shard_epoch(&self.shards, view.hash.low))
         entry.reference = reference
+        entry.version = item.version
         entry.shard = shard.number
-        entry.epoch = page_epoch(shard)
-        entry.version = memory_item(self.shards.base, &shard.memory, reference).version
+        entry.page_epoch = page_epoch(shard)
+        entry.hits = 0
+        entry.has_expiry = item_has_expiry(item)
+        Py_INCREF(key)
         Py_INCREF(value)
+        entry.key = <PyObject*>key
         entry.value = <PyObject*>value
         self.front_count += 1
         self.front_bytes += cost
 
     # Reading
 
-    cdef object lookup_memory(self, KeyView* view, Probe* probe, bint whole, LookupResult* result):
+    cdef object lookup_memory(self, object key, KeyView* view, Probe* probe, bint whole,
+                              LookupResult* result):
         """Look the key up in RAM; None unless *result is LOOKUP_HIT. Counts hits, not misses.
 
         `whole`: also when it is stale, and as a pair (value, meta).
@@ -246,7 +303,7 @@ cdef class CoreRead(CoreBase):
             return None
         item = memory_item(base, &shard.memory, reference)
         if item_has_expiry(item) and is_past(item_expiry_us(item)):
-            shard_erase_ram(base, shard, view.hash.low, reference)
+            shard_erase_ram(&self.shards, shard, view.hash.low, reference)
             shard.counters.expired_count += 1
             ec_lock_release(&shard.lock)
             result[0] = LOOKUP_MISS
@@ -268,7 +325,7 @@ cdef class CoreRead(CoreBase):
             ec_lock_release(&shard.lock)
             # Nobody else ran since: the GIL is held, and native threads change versions only.
             if fronted and self.front_budget_bytes:
-                self.front_put(view, shard, reference, value)
+                self.front_put(key, view, shard, reference, value)
             return (value, meta) if whole else value
         if whole:
             meta = PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
@@ -331,7 +388,7 @@ cdef class CoreRead(CoreBase):
             fetch_free(&fetch)
         return MOVED if moved else None
 
-    cdef object find(self, KeyView* view, bint whole):
+    cdef object find(self, object key, KeyView* view, bint whole):
         """Value of a key from any tier, or None (counted as a miss)."""
         cdef Probe probe
         cdef LookupResult result
@@ -339,7 +396,7 @@ cdef class CoreRead(CoreBase):
         cdef Shard* shard
         cdef int attempt
         for attempt in range(LOOKUP_RETRIES):
-            value = self.lookup_memory(view, &probe, whole, &result)
+            value = self.lookup_memory(key, view, &probe, whole, &result)
             if result == LOOKUP_HIT:
                 return value
             if result != LOOKUP_DISK:
@@ -372,14 +429,22 @@ cdef class CoreRead(CoreBase):
         for one read, without the GIL.
         """
         cdef KeyView view
-        cdef object owner = None, value
-        if self.state != STORE_OPEN:
+        cdef FrontEntry* entry
+        cdef object owner, value
+        if PyBytes_CheckExact(key) and self.state == STORE_OPEN and not self.is_composite and \
+                0 < PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX:
+            # What follows is take_key without its calls: this is the way of nearly every get.
+            view.data = PyBytes_AS_STRING(key)
+            view.size = PyBytes_GET_SIZE(key)
+            view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
+            owner = None
+        else:
             self.check_open()
-        owner = self.take_key(key, &view)
-        value = self.front_get(&view)
-        if value is not None:
-            return value
-        value = self.find(&view, False)
+            owner = self.take_key(key, &view)
+        entry = self.front_find(key, &view)
+        if entry != NULL:
+            return <object>entry.value
+        value = self.find(key, &view, False)
         return default if value is None else value
 
     def get_entry(self, key):
@@ -388,7 +453,7 @@ cdef class CoreRead(CoreBase):
         cdef object owner
         self.check_open()
         owner = self.take_key(key, &view)
-        return self.find(&view, True)
+        return self.find(key, &view, True)
 
     def peek(self, key):
         """Return a value if RAM has it, None for a certain miss, `NotImplemented` for the disk.
@@ -403,10 +468,10 @@ cdef class CoreRead(CoreBase):
         if self.state != STORE_OPEN:
             self.check_open()
         owner = self.take_key(key, &view)
-        value = self.front_get(&view)
+        value = self.front_get(key, &view)
         if value is not None:
             return value
-        value = self.lookup_memory(&view, &probe, False, &result)
+        value = self.lookup_memory(key, &view, &probe, False, &result)
         if result == LOOKUP_HIT:
             return value
         if result == LOOKUP_DISK:

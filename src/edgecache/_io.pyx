@@ -12,6 +12,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
+from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._sync cimport (
     ec_add_u32, ec_cas_u32, ec_count, ec_load_u32, ec_load_u64, ec_lock_acquire, ec_lock_release,
     ec_monotonic_ns, ec_store_u32,
@@ -54,7 +55,7 @@ cdef extern from *:
     static inline int ec_is_regular(const struct stat *s) { return S_ISREG(s->st_mode); }
     static inline int ec_is_directory(const struct stat *s) { return S_ISDIR(s->st_mode); }
 
-    /* A private page that the kernel hands to a child as zeros: one load tells parent from child. */
+    /* A private page that a child gets as zeros: one load tells the parent from a child. */
     static inline uint32_t *ec_fork_mark_new(void) {
         uint32_t *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
                               -1, 0);
@@ -251,8 +252,16 @@ cdef IoFile* io_file_acquire(IoFileSystem* fs, uint32_t index) noexcept nogil:
     return NULL
 
 
+cdef void io_file_check(IoFile* file) noexcept nogil:
+    cdef uint32_t word = ec_load_u32(&file.word)
+    ec_assert(not (word & IO_FILE_OPEN and word & IO_FILE_CLOSING), b"file 1")
+    ec_assert(not word & (IO_FILE_OPEN | IO_FILE_CLOSING) or file.descriptor >= 0, b"file 2")
+
+
 cdef void io_file_release(IoFileSystem* fs, uint32_t index) noexcept nogil:
     cdef IoFile* file = io_file_at(fs, index)
+    if EDGECACHE_DEBUG:
+        io_file_check(file)
     if ec_add_u32(&file.word, 0xffffffff) == IO_FILE_CLOSING:
         file_retire(fs, file, index)
 

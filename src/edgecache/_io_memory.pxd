@@ -447,7 +447,7 @@ cdef inline void entry_move(Entry** link, Entry** target_list, const char* name)
     target_list[0] = entry
 
 cdef inline int journal_add(Image* image, int kind, Node* parent, const char* name, Node* node,
-                     Node* target_parent, const char* target_name) noexcept nogil:
+                            Node* target_parent, const char* target_name) noexcept nogil:
     cdef JournalRecord* record
     cdef uint64_t capacity = max(<uint64_t>64, image.journal_capacity * 2)
     if image.journal_count == image.journal_capacity:
@@ -519,7 +519,8 @@ cdef inline void directory_commit(Image* image, Node* directory) noexcept nogil:
     directory.commit_limit = 0
     image.journal_count = kept
 
-cdef inline int path_find(Image* image, const char* name, Node** parent, const char** leaf) noexcept nogil:
+cdef inline int path_find(Image* image, const char* name, Node** parent,
+                          const char** leaf) noexcept nogil:
     """Walk to the directory above the last component. 0 or a negative errno."""
     cdef char[256] component
     cdef Node* node = image.root
@@ -640,7 +641,8 @@ cdef inline void nodes_release(Image* image) noexcept nogil:
 
 # ---- changes of names ----------------------------------------------------------------------------
 
-cdef inline int entry_create(Image* image, Node* parent, const char* leaf, Node* node) noexcept nogil:
+cdef inline int entry_create(Image* image, Node* parent, const char* leaf,
+                             Node* node) noexcept nogil:
     """Enter a new node; without memory the node is freed again."""
     cdef int result
     node.references += 1

@@ -11,17 +11,18 @@ EIO, and a new engine over the same disk sees what survived.
 cimport cython
 
 from libc.errno cimport (
-    EAGAIN, EBADF, EBUSY, ECHILD, EEXIST, EFBIG, EINVAL, EINTR, EIO, EISDIR, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOTDIR,
-    ENOTEMPTY, EOPNOTSUPP, errno,
+    EAGAIN, EBADF, EBUSY, ECHILD, EEXIST, EFBIG, EINTR, EINVAL, EIO, EISDIR, EMFILE, ENOENT, ENOMEM,
+    ENOSPC, errno,
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy, memset, strcmp, strlen
+from libc.string cimport memcpy, memset, strlen
 
+from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
     IO_ALIGNMENT, IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_EXCLUSIVE, IO_OPEN_TRUNCATE,
     IO_OPEN_WRITE, IO_READ, IO_SYNC, IO_WRITE, IoChannel, IoEngine, IoEngineOps, IoRequest,
-    IoStats, io_advance, io_begin, io_name_check, io_stats_finish,
+    IoStats, io_advance, io_begin, io_stats_finish,
 )
 from edgecache._sync cimport (
     ec_add_u32, ec_count, ec_futex_wait, ec_futex_wake, ec_load_u32, ec_monotonic_ns,
@@ -161,7 +162,31 @@ cdef int engine_enter(MemoryState* state, int point) noexcept nogil:
     return fault
 
 
+cdef void image_check_locked(Image* image) noexcept nogil:
+    cdef Node* node = image.nodes
+    cdef Page* page
+    cdef uint64_t index, offset
+    cdef int half
+    while node != NULL:
+        ec_assert(node.live_references <= node.references, b"image 4")
+        ec_assert(node.is_directory or node.entries == NULL, b"image 3")
+        for index in range(node.page_count):
+            page = &node.pages[index]
+            for half in range(2):
+                ec_assert(page.dirty[half] & page.lost[half] == 0, b"image 2: dirty or lost")
+                ec_assert(page.dirty[half] | page.lost[half] == 0 or page.shadowed, b"image 2")
+                ec_assert(page.rewritten[half] & ~page.dirty[half] == 0, b"image 2: rewritten")
+            offset = node.size_bytes % PAGE_BYTES
+            if page.live != NULL and index == node.size_bytes // PAGE_BYTES:
+                while offset < PAGE_BYTES:
+                    ec_assert(page.live[offset] == 0, b"image 1")
+                    offset += 1
+        node = node.next
+
+
 cdef inline int64_t engine_leave(MemoryState* state, int64_t result) noexcept nogil:
+    if EDGECACHE_DEBUG:
+        image_check_locked(state.image)
     pthread_mutex_unlock(&state.image.mutex)
     return result
 
@@ -634,7 +659,7 @@ cdef int memory_event_fd(IoChannel* base) noexcept nogil:
 
 @cython.final
 cdef class MemoryDisk:
-    """A disk image in RAM, to be opened by one engine after another: `open_engine("memory", disk=)`.
+    """A disk image in RAM, for one engine after another: `open_engine("memory", disk=disk)`.
 
     Args:
         capacity_bytes: space for file content in units of 4 KiB; 0 for no limit.

@@ -26,9 +26,10 @@ from libc.errno cimport EBADF, ECHILD, EINVAL, ENOMEM, EOPNOTSUPP, ESHUTDOWN, er
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest, io_begin,
-    io_file_acquire, io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
+    IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest, io_begin, io_file_acquire,
+    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
     io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
 )
 from edgecache._sync cimport (
@@ -324,6 +325,8 @@ cdef void queue_push(ThreadsState* state, IoRequest* first, IoRequest* last,
         state.tail.next = first
     state.tail = last
     woken = wakeups_issue(state, count)
+    if EDGECACHE_DEBUG:
+        pool_check_locked(state)
     ec_lock_release(&state.lock)
     if woken > 0:
         ec_futex_wake(&state.wakeups, <int>woken)
@@ -357,6 +360,28 @@ cdef int done_wait(ThreadsChannel* channel, uint32_t wanted, int64_t timeout_ns)
         ec_futex_wait(&channel.wake_word, seen, left_ns)
 
 
+cdef void channel_check_locked(ThreadsChannel* channel, uint32_t in_flight) noexcept nogil:
+    cdef IoRequest* request = channel.done
+    cdef uint32_t count = 0
+    while request != NULL:
+        count += 1
+        request = request.next
+    ec_assert(count == channel.done_count, b"threads channel 4")
+    ec_assert(count <= in_flight, b"threads channel 4: in flight")
+    ec_assert(channel.signalled == 0 or channel.event_fd >= 0, b"threads channel 5")
+
+
+cdef void pool_check_locked(ThreadsState* state) noexcept nogil:
+    cdef IoRequest* request = state.head
+    cdef IoRequest* last = NULL
+    while request != NULL:
+        last = request
+        request = request.next
+    ec_assert(last == NULL or last == state.tail, b"thread pool 1")
+    ec_assert(state.idle <= ec_load_u32(&state.started) + 1, b"thread pool 2")
+    ec_assert(ec_load_u32(&state.started) <= state.limit, b"thread pool 3")
+
+
 cdef int threads_reap(IoChannel* base, IoRequest** out, uint32_t capacity, uint32_t wanted,
                       int64_t timeout_ns) noexcept nogil:
     cdef ThreadsChannel* channel = <ThreadsChannel*>base
@@ -386,8 +411,10 @@ cdef int threads_reap(IoChannel* base, IoRequest** out, uint32_t capacity, uint3
         request = following
     channel.done = request
     channel.done_count -= count
-    channel.signalled = 1 if request != NULL else 0
+    if EDGECACHE_DEBUG:
+        channel_check_locked(channel, base.in_flight - count)
     signal = request != NULL and channel.event_fd >= 0
+    channel.signalled = 1 if signal else 0
     ec_lock_release(&channel.lock)
     if signal:
         eventfd_write(channel.event_fd, 1)      # level triggered: some are left

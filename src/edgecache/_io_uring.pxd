@@ -93,7 +93,7 @@ cdef struct UringChannel:
     UringChannel* next
 
 cdef inline void ready_push(UringState* state, UringChannel* channel, IoRequest* request,
-                     int64_t now_ns) noexcept nogil:
+                            int64_t now_ns) noexcept nogil:
     io_stats_finish(&state.fs.stats, request, now_ns)
     request.next = NULL
     if channel.ready == NULL:
@@ -104,7 +104,7 @@ cdef inline void ready_push(UringState* state, UringChannel* channel, IoRequest*
     channel.ready_count += 1
 
 cdef inline bint file_registered(UringState* state, UringChannel* channel, uint32_t index,
-                          IoFile* file) noexcept nogil:
+                                 IoFile* file) noexcept nogil:
     """Whether the ring's table has this very open of the file; registers it when it is in use."""
     cdef FileSlot* slot
     cdef uint32_t generation = ec_load_u32(&file.generation)
@@ -152,7 +152,8 @@ cdef inline int buffer_vector(UringState* state, char* buffer, uint32_t length) 
         return -1
     return <int>(begin // VECTOR_BYTES)
 
-cdef inline void request_queue(UringState* state, UringChannel* channel, uint32_t slot) noexcept nogil:
+cdef inline void request_queue(UringState* state, UringChannel* channel,
+                               uint32_t slot) noexcept nogil:
     """Put the rest of a request into the submission queue. There is room (invariant 2)."""
     cdef IoRequest* request = channel.slots[slot]
     cdef IoFile* file = io_file_at(&state.fs, request.file)

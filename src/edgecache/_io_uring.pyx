@@ -4,8 +4,8 @@ The structures, their invariants and what is done per request are in `_io_uring.
 
 A ring's end is waited for, not assumed: its file table holds the write end of a pipe, which the
 kernel drops after the last request of a dying ring. `tombstone` is the read end; when it hangs up,
-no buffer is in use any more. This is how a ring that can no longer be entered (or belongs to another
-thread, with SINGLE_ISSUER) is closed without leaving the device a freed buffer.
+no buffer is in use any more. This is how a ring that can no longer be entered (or, with
+SINGLE_ISSUER, belongs to another thread) is closed without leaving the device a freed buffer.
 
 Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2); kernel io_uring/io_uring.c
 (io_ring_exit_work runs io_ring_ctx_free, hence the file table's release, after all requests).
@@ -14,25 +14,23 @@ Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2); kernel io_ur
 cimport cython
 
 from libc.errno cimport (
-    EAGAIN, EBADF, EBUSY, ECHILD, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EPERM, ESHUTDOWN,
-    ETIME, errno,
+    EAGAIN, EBADF, EBUSY, ECHILD, EINTR, EINVAL, ENOMEM, EOPNOTSUPP, EPERM, ESHUTDOWN, ETIME, errno,
 )
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_FILE_OPEN, IO_READ, IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFile, IoFileSystem, IoRequest,
-    io_advance, io_begin, io_file_acquire, io_file_at, io_file_perform, io_file_release,
-    io_file_system_close, io_file_system_free, io_file_system_open, io_file_system_ops, io_forked,
-    io_stats_finish,
+    IO_SYNC, IoChannel, IoEngine, IoFile, IoRequest, io_advance, io_begin, io_file_acquire,
+    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
+    io_file_system_open, io_file_system_ops, io_forked,
 )
 from edgecache._liburing cimport (
-    URING_BYTES, URING_FEATURE_EXT_ARG, URING_FEATURE_NODROP, URING_FSYNC_DATASYNC,
-    URING_SETUP_COOP_TASKRUN, URING_SETUP_DEFER_TASKRUN, URING_SETUP_IOPOLL,
-    URING_SETUP_R_DISABLED, URING_SETUP_SINGLE_ISSUER, URING_SETUP_SQPOLL,
-    URING_SETUP_TASKRUN_FLAG, URING_SQE_FIXED_FILE, Liburing, UringCqe, UringParams, UringSqe,
-    UringTimespec, UringVector, liburing_detail, liburing_load,
+    URING_BYTES, URING_FEATURE_EXT_ARG, URING_SETUP_COOP_TASKRUN, URING_SETUP_DEFER_TASKRUN,
+    URING_SETUP_IOPOLL, URING_SETUP_R_DISABLED, URING_SETUP_SINGLE_ISSUER, URING_SETUP_SQPOLL,
+    Liburing, UringCqe, UringParams, UringSqe, UringTimespec, UringVector, liburing_detail,
+    liburing_load,
 )
 from edgecache._sync cimport (
     ec_add_u32, ec_cas_u32, ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release,
@@ -251,6 +249,23 @@ cdef void completions_take(UringState* state, UringChannel* channel) noexcept no
             return
 
 
+cdef void channel_check(UringChannel* channel) noexcept nogil:
+    cdef uint32_t slot, occupied = 0, ready = 0
+    cdef IoRequest* request = channel.ready
+    for slot in range(channel.base.depth):
+        if channel.slots[slot] != NULL:
+            occupied += 1
+    while request != NULL:
+        ready += 1
+        request = request.next
+    ec_assert(occupied + channel.free_count == channel.base.depth, b"io_uring channel 1")
+    ec_assert(channel.ready_count == ready, b"io_uring channel 2: ready")
+    ec_assert(channel.base.in_flight == occupied + ready, b"io_uring channel 2: in flight")
+    ec_assert(channel.base.in_flight <= channel.base.depth, b"io_uring channel 2: depth")
+    ec_assert(channel.broken == 0 or (occupied == 0 and not channel.has_ring),
+              b"io_uring channel 4")
+
+
 cdef int uring_submit(IoChannel* base, IoRequest** requests, uint32_t count) noexcept nogil:
     cdef UringChannel* channel = <UringChannel*>base
     cdef UringState* state = <UringState*>base.engine
@@ -268,6 +283,8 @@ cdef int uring_submit(IoChannel* base, IoRequest** requests, uint32_t count) noe
         if result == 0:
             files_forget(state, channel)
             result = requests_submit(state, channel, requests, count)
+    if EDGECACHE_DEBUG:
+        channel_check(channel)
     ec_store_u32(&channel.guard, CHANNEL_IDLE)
     return result
 
@@ -392,6 +409,8 @@ cdef int uring_reap(IoChannel* base, IoRequest** out, uint32_t capacity, uint32_
     if channel.event_fd >= 0 and (channel.ready_count > 0 or (
             channel.broken == 0 and unsubmitted(state, channel) > 0)):
         eventfd_write(channel.event_fd, 1)      # level triggered: some are left
+    if EDGECACHE_DEBUG:
+        channel_check(channel)
     ec_store_u32(&channel.guard, CHANNEL_IDLE)
     if count == 0 and channel.broken != 0:
         return -<int>channel.broken
@@ -703,7 +722,8 @@ def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopol
     api = NULL if forced == "no-liburing" else liburing_load()
     if api == NULL:
         detail = "EDGECACHE_IO_FAIL is set" if forced else liburing_detail()
-        return (None, f"no-liburing: {detail}", "pip install liburing, or install liburing-ffi.so.2")
+        return (None, f"no-liburing: {detail}",
+                "pip install liburing, or install liburing-ffi.so.2")
     state = <UringState*>calloc(1, sizeof(UringState))
     if state == NULL:
         raise MemoryError

@@ -18,6 +18,10 @@ from edgecache._xxhash cimport XxhashApi
 
 cdef enum:
     PROBE_CANDIDATES_MAX = 16
+    # Changes of RAM items, counted by some bits of the hash: who keeps a copy of an item and finds
+    # the count unchanged need not look at the item. A slot is shared by many keys, so another count
+    # means "look", not "gone".
+    SHARD_EPOCHS = 16384
 
 cdef struct ShardCounters:
     uint64_t memory_hit_count
@@ -56,6 +60,7 @@ cdef struct ShardSet:                   # process-local
     uint32_t count                      # a power of two
     MemoryHooks* hooks                  # one per shard
     ShardLocal* locals
+    uint64_t epochs_offset              # u32[SHARD_EPOCHS] in the arena
 
 cdef struct Candidate:
     uint64_t location
@@ -74,6 +79,12 @@ cdef inline Shard* shard_at(const ShardSet* shards, uint32_t number) noexcept no
 cdef inline uint32_t shard_number(const ShardSet* shards, uint64_t hash_high) noexcept nogil:
     return <uint32_t>hash_high & (shards.count - 1)
 
+cdef inline uint32_t* shard_epoch(const ShardSet* shards, uint64_t hash) noexcept nogil:
+    return <uint32_t*>(shards.base + shards.epochs_offset) + ((hash >> 20) & (SHARD_EPOCHS - 1))
+
+# Every RAM item may have changed (clear).
+cdef void shard_bump_all(const ShardSet* shards) noexcept nogil
+
 # All below: the caller holds the shard's lock.
 
 # The live RAM item of the key, or 0. Fast path of a hit: stops at the first match.
@@ -83,7 +94,8 @@ cdef uint32_t shard_find_ram(char* base, Shard* shard, uint64_t hash, const char
 cdef void shard_probe(char* base, Shard* shard, uint64_t hash, const char* key, uint32_t key_len,
                       Probe* out) noexcept nogil
 # Remove slot and item of a RAM entry.
-cdef void shard_erase_ram(char* base, Shard* shard, uint64_t hash, uint32_t reference) noexcept nogil
+cdef void shard_erase_ram(ShardSet* shards, Shard* shard, uint64_t hash,
+                          uint32_t reference) noexcept nogil
 # Remove exactly this disk slot; False if it is gone.
 cdef bint shard_erase_disk(char* base, Shard* shard, uint64_t hash,
                            uint64_t location) noexcept nogil

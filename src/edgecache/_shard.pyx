@@ -32,7 +32,7 @@ from edgecache._memory cimport (
     memory_item,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_add_u32, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport XxhashApi
 
 
@@ -74,9 +74,17 @@ cdef void shard_probe(char* base, Shard* shard, uint64_t hash, const char* key, 
             out.truncated = 1
 
 
-cdef void shard_erase_ram(char* base, Shard* shard, uint64_t hash,
+cdef void shard_bump_all(const ShardSet* shards) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(SHARD_EPOCHS):
+        ec_add_u32(<uint32_t*>(shards.base + shards.epochs_offset) + slot, 1)
+
+
+cdef void shard_erase_ram(ShardSet* shards, Shard* shard, uint64_t hash,
                           uint32_t reference) noexcept nogil:
+    cdef char* base = shards.base
     cdef IndexCursor cursor
+    ec_add_u32(shard_epoch(shards, hash), 1)
     if index_find(base, &shard.index, hash, reference, True, &cursor):
         index_erase(base, &shard.index, &cursor)
     memory_free(base, &shard.memory, reference)
@@ -162,6 +170,7 @@ cdef void _on_evict(void* context, uint32_t reference, uint64_t hash) noexcept n
     cdef RamItem* item = memory_item(base, &shard.memory, reference)
     cdef uint64_t location = item_disk_location(item)
     cdef IndexCursor cursor
+    ec_add_u32(shard_epoch(local.shards, hash), 1)
     if not index_find(base, &shard.index, hash, reference, True, &cursor):
         return
     if location == 0:
@@ -178,6 +187,7 @@ cdef void _on_evict(void* context, uint32_t reference, uint64_t hash) noexcept n
 cdef void _on_move(void* context, uint32_t source, uint32_t target, uint64_t hash) noexcept nogil:
     cdef ShardLocal* local = <ShardLocal*>context
     cdef IndexCursor cursor
+    ec_add_u32(shard_epoch(local.shards, hash), 1)
     if index_find(local.shards.base, &local.shard.index, hash, source, True, &cursor):
         index_replace(local.shards.base, &local.shard.index, &cursor, target, 0, True)
 

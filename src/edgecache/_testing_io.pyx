@@ -4,8 +4,7 @@ Results are those of the contract: a number, or a negative errno. Buffers are al
 same calls work on files opened direct.
 """
 
-from libc.errno cimport ENOMEM
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 

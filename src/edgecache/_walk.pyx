@@ -55,6 +55,7 @@ from edgecache._shard cimport (
     Shard,
     ShardSet,
     shard_at,
+    shard_bump_all,
     shard_erase_disk,
     shard_location_heat,
     shard_number,
@@ -228,6 +229,7 @@ cdef void _clear_shards(Engine* engine) noexcept nogil:
         memory_clear(engine.shards.base, &shard.memory)
         index_clear(engine.shards.base, &shard.index)
         ec_lock_release(&shard.lock)
+    shard_bump_all(engine.shards)
 
 
 cdef void _release_before(LogStore* log, uint64_t generation, char* page) noexcept nogil:

@@ -295,6 +295,7 @@ def test_every_ticket_comes_back_exactly_once_from_many_threads(driver: Any) -> 
     file = driver.open_file(b"f", CREATE)
     driver.write(file, 0, bytes(range(256)) * 256)
     problems: list[Any] = []
+    taken: list[int] = []
 
     def work(number: int) -> None:
         channel = driver.channel(8)
@@ -303,6 +304,7 @@ def test_every_ticket_comes_back_exactly_once_from_many_threads(driver: Any) -> 
             offset = (number * 7919 + step * 104_729) % 60_000
             for ticket in channel.submit([(io.READ, file, offset, 100)] * (step % 5)):
                 pending[ticket] = offset
+                taken.append(ticket)
             for ticket, result, data in channel.reap(3, step % 2, -1):
                 at = pending.pop(ticket)
                 expected = bytes((at + i) % 256 for i in range(100))
@@ -320,7 +322,7 @@ def test_every_ticket_comes_back_exactly_once_from_many_threads(driver: Any) -> 
         thread.join()
     assert problems == []
     stats = driver.engine.stats()
-    assert stats["submitted"] == stats["completed"] == 4 * 240
+    assert stats["submitted"] == stats["completed"] == len(taken) > 400
     assert stats["in_flight"] == 0
 
 

@@ -1,0 +1,76 @@
+"""What opening a store needs: the native options of a `Config`, and the report of a recovery."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecache.config import Config
+
+Progress = Callable[[int, int], object]
+
+REPORT_INTERVAL_S = 1.0
+_log = logging.getLogger("edgecache.recovery")
+
+
+class RecoveryProgress:
+    """Log how far a recovery is, at most once per second, and tell `progress` each time.
+
+    Args:
+        progress: Called with (done, total); what it raises is logged once and ends its calls, so
+            that a progress bar cannot stop a recovery.
+        clock: Seconds, monotonic.
+    """
+
+    __slots__ = ("_clock", "_progress", "_reported_s")
+
+    def __init__(
+        self, progress: Progress | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._reported_s = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        now_s = self._clock()
+        if now_s - self._reported_s >= REPORT_INTERVAL_S:
+            self._reported_s = now_s
+            _log.info("recovery: %d of %d regions", done, total)
+        if self._progress is not None:
+            try:
+                self._progress(done, total)
+            except Exception:
+                self._progress = None
+                _log.warning("the progress callback failed and is not called again", exc_info=True)
+
+
+def core_options(config: Config, progress: Progress | None) -> dict[str, Any]:
+    """Return the native options of a configuration: final values, sizes in bytes, times in s."""
+    return {
+        "memory_bytes": config.memory,
+        "disk_bytes": config.disk if config.has_disk else 0,
+        "region_bytes": config.region_size_bytes,
+        "shards": config.shard_count(os.cpu_count() or 1),
+        "policy": config.policy,
+        "front_bytes": config.front_size_bytes,
+        "buffer_bytes": config.flush_size,
+        "buffer_count": config.write_buffers,
+        "flush_interval_s": config.flush_interval,
+        "block": config.backpressure == "block",
+        "block_timeout_s": config.block_timeout,
+        "max_object_bytes": config.max_object_size,
+        "checkpoint_interval_s": config.checkpoint_interval,
+        "small_share": config.small_ratio,
+        "reinsert": config.reinsert,
+        "write_budget_bytes": config.write_budget,
+        "namespace": config.namespace.encode(),
+        "default_ttl_s": config.default_ttl,
+        "queue_depth": config.queue_depth,
+        "locked_bytes": config.locked_memory,
+        "direct": config.direct,
+        "progress": RecoveryProgress(progress) if config.has_disk else None,
+    }

@@ -1,0 +1,197 @@
+"""The root directory of a store: made private, checked, and held by one process at a time.
+
+What is refused, and why: a symbolic link (somebody else may decide where it leads), a foreign owner
+and write permission for others (whoever can write there can hand out any bytes as cached ones).
+
+The lock is flock(2) on `<root>/lock`: it goes with the process, however that ends, and its file
+only says who holds it. Source: flock(2), open(2), path_resolution(7).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import weakref
+
+from edgecache.errors import StoreLockedError, UnsafePathError
+
+__all__ = ["RootClaim"]
+
+LOCK_NAME = "lock"
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+# What a store makes in its root is at most this deep: the root itself and `data`.
+DEPTH_MAX = 2
+PID_BYTES_MAX = 32
+
+
+class RootClaim:
+    """A root directory that this process holds until `release`.
+
+    Args:
+        path: The directory; it and missing parents are created with mode 0700.
+
+    Raises:
+        UnsafePathError: It, or something in it, is a symbolic link, foreign, or writable by others.
+        StoreLockedError: Another store holds it; `pid` is that of its process if known.
+        OSError: The directory or the lock file cannot be made.
+
+    *Thread-safety*: any thread. *Cost*: one lstat per file in the root.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor", "path")
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._descriptor = -1
+        _make_private(self.path)
+        directory = _open_directory(self.path)
+        try:
+            _check_inside(directory, self.path, DEPTH_MAX)
+            self._descriptor = _lock(directory, os.path.join(self.path, LOCK_NAME))
+        finally:
+            os.close(directory)
+        _held.add(self)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process holds the directory by this object."""
+        return self._descriptor >= 0
+
+    def release(self) -> None:
+        """Give the directory back. Idempotent; the lock file stays, its lock goes.
+
+        Unlinking it would let two processes lock two files of one name.
+        """
+        descriptor, self._descriptor = self._descriptor, -1
+        _held.discard(self)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0:
+            self.release()
+
+
+# A child of fork shares the open file description and with it the lock: it must close its copy, or
+# the parent's end would not free the directory.
+_held: weakref.WeakSet[RootClaim] = weakref.WeakSet()
+
+
+def _release_in_child() -> None:
+    for claim in list(_held):
+        claim.release()
+
+
+os.register_at_fork(after_in_child=_release_in_child)
+
+
+def _make_private(path: str) -> None:
+    """Create a directory and its missing parents, mode 0700 whatever the umask says."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_private(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            os.mkdir(path, 0o700)
+    if stat.S_IMODE(os.lstat(path).st_mode) != 0o700:  # the umask took permissions of the owner
+        os.chmod(path, 0o700)
+
+
+def _open_directory(path: str) -> int:
+    """Open the root for reading its names, after checking that it is ours alone."""
+    _check_owner(os.lstat(path), path)
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except NotADirectoryError:
+        raise UnsafePathError(
+            "the cache root is not a directory", path=path, hint="remove it, or use another root"
+        ) from None
+    try:
+        _check_owner(os.fstat(directory), path)  # of what was opened, not of what stood there
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory
+
+
+def _check_owner(status: os.stat_result, path: str) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise UnsafePathError(
+            "a symbolic link in a cache root",
+            path=path,
+            hint="name the real directory, or remove the link",
+        )
+    if status.st_uid != os.geteuid():
+        raise UnsafePathError(
+            "the cache root belongs to another user",
+            path=path,
+            expected=os.geteuid(),
+            found=status.st_uid,
+            hint="use a directory of this user, or chown it",
+        )
+    if status.st_mode & OTHERS_MAY_WRITE:
+        raise UnsafePathError(
+            "others may write to the cache root",
+            path=path,
+            found=f"{stat.S_IMODE(status.st_mode):04o}",
+            hint=f"chmod go-w {path}",
+        )
+
+
+def _check_inside(directory: int, path: str, depth: int) -> None:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            name = os.path.join(path, entry.name)
+            _check_owner(entry.stat(follow_symlinks=False), name)
+            if depth > 1 and entry.is_dir(follow_symlinks=False):
+                below = os.open(
+                    entry.name,
+                    os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
+                    dir_fd=directory,
+                )
+                try:
+                    _check_inside(below, name, depth - 1)
+                finally:
+                    os.close(below)
+
+
+def _lock(directory: int, path: str) -> int:
+    """Open and lock the lock file, and leave this process's number in it."""
+    descriptor = os.open(
+        LOCK_NAME,
+        os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK,
+        0o600,
+        dir_fd=directory,
+    )
+    try:
+        status = os.fstat(descriptor)
+        _check_owner(status, path)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            # Its first bytes are about to be overwritten: they must be nobody else's.
+            raise UnsafePathError("the lock is not a plain file of its own", path=path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _locked(descriptor, path) from None
+        with contextlib.suppress(OSError):  # a full disk must not keep a cache from opening
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _locked(descriptor: int, path: str) -> StoreLockedError:
+    text = os.pread(descriptor, PID_BYTES_MAX, 0).strip()
+    pid = int(text) if text.isdigit() else None
+    holder = f"process {pid}" if pid is not None else "another process"
+    if pid == os.getpid():
+        holder = "another store of this process"
+    return StoreLockedError(
+        f"{holder} has this cache root open", path=os.path.dirname(path), pid=pid
+    )
