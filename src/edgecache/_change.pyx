@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from edgecache._evict cimport evict_admits
 from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
 from edgecache._flush cimport log_large_write
 from edgecache._index cimport size_class_of
@@ -220,10 +221,19 @@ cdef Status change_write_large(Change* self) noexcept nogil:
     return log_large_write(log, &self.append)
 
 
+cdef inline bint _memory_admits(Change* self, Shard* shard) noexcept nogil:
+    """Values that are big for the policy stay out of RAM when there is a disk to hold them."""
+    return self.engine.log == NULL or self.flags & CHANGE_NO_DISK or \
+        evict_admits(&shard.memory.evict, self.value_len)
+
+
 cdef void change_stage(Change* self) noexcept nogil:
     cdef ShardSet* shards = self.engine.shards
     cdef Shard* shard = _shard(self)
     if self.staged or self.flags & CHANGE_NO_MEMORY:
+        return
+    if not _memory_admits(self, shard):
+        self.flags |= CHANGE_NO_MEMORY
         return
     ec_lock_acquire(&shard.lock)
     self.staged = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
@@ -326,7 +336,7 @@ cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
         reference = self.staged
         self.staged = 0
         return reference
-    if self.flags & CHANGE_NO_MEMORY:
+    if self.flags & CHANGE_NO_MEMORY or not _memory_admits(self, shard):
         return 0
     reference = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
                                 self.key, self.key_len, self.meta_len, self.value_len,

@@ -4,13 +4,20 @@ import threading
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport (
+    PyList_CheckExact,
+    PyList_GET_ITEM,
+    PyList_GET_SIZE,
+    PyList_SET_ITEM,
+)
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_counters cimport collect_counters
-from edgecache._core_read cimport LOOKUP_DISK, LOOKUP_HIT, KeyView, LookupResult
+from edgecache._core_read cimport LOOKUP_DISK, LOOKUP_HIT, FrontEntry, KeyView, LookupResult
 from edgecache._core_write cimport CoreWrite
 from edgecache._fetch cimport (
     FETCH_FOUND,
@@ -37,6 +44,7 @@ from edgecache._walk cimport Walk, walk_clear, walk_free, walk_memory, walk_regi
 
 cdef enum:
     BATCH_FETCHES = 256
+    GET_CHUNK = 64                      # keys hashed, and their memory asked for, ahead
     WALK_FLUSH_NS = 60000000000
 
 
@@ -103,28 +111,49 @@ cdef class Core(CoreWrite):
         *Cost*: as many `get`s from RAM; what is on disk is read with up to 64 requests in
         flight. An invalid key raises before anything is read.
         """
-        cdef KeyView view
+        cdef KeyView[GET_CHUNK] views
         cdef Probe probe
-        cdef object owner, value
-        cdef list found = []
-        cdef list waiting = None
+        cdef object value, key
+        cdef list found, waiting = None, owners
         cdef LookupResult result
+        cdef FrontEntry* entry
+        cdef Py_ssize_t start, index, count, total
         if self.state != STORE_OPEN:
             self.check_open()
-        for key in keys:
-            owner = self.take_key(key, &view)
-            value = self.front_get(key, &view)
-            if value is None:
-                value = self.lookup_memory(key, &view, &probe, False, &result)
-                if result == LOOKUP_DISK:
-                    if waiting is None:
-                        waiting = []
-                    waiting.append((len(found), key))
-                    value = None
-                elif result != LOOKUP_HIT:
-                    value = None
-                    self.count_miss(&view)
-            found.append(value)
+        if not PyList_CheckExact(keys):
+            keys = list(keys)
+        total = PyList_GET_SIZE(keys)
+        found = [None] * total
+        for start in range(0, total, GET_CHUNK):
+            # A list may be changed by another thread whenever this one gives the GIL up.
+            count = min(GET_CHUNK, PyList_GET_SIZE(keys) - start)
+            owners = None
+            for index in range(count):
+                key = <object>PyList_GET_ITEM(keys, start + index)
+                value = self.take_key(key, &views[index])
+                if value is not None:
+                    owners = [] if owners is None else owners
+                    owners.append(value)
+                # By the time it is looked up, the set is in the cache.
+                self.front_prefetch(&views[index])
+            for index in range(count):
+                key = <object>PyList_GET_ITEM(keys, start + index)
+                entry = self.front_find(key, &views[index])
+                if entry != NULL:
+                    value = <object>entry.value
+                else:
+                    value = self.lookup_memory(key, &views[index], &probe, False, &result)
+                    if result == LOOKUP_DISK:
+                        waiting = [] if waiting is None else waiting
+                        waiting.append((start + index, key))
+                        continue
+                    if result != LOOKUP_HIT:
+                        self.count_miss(&views[index])
+                        continue
+                Py_INCREF(value)
+                # The slot holds None, which is immortal in effect: it need not be released first.
+                Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
+                PyList_SET_ITEM(found, start + index, value)
         if waiting is not None:
             for start in range(0, len(waiting), BATCH_FETCHES):
                 self.get_batch(found, waiting[start:start + BATCH_FETCHES])

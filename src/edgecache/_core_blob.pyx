@@ -32,9 +32,11 @@ from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
+from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_read cimport (
     LARGE_COPY_BYTES,
     CoreRead,
+    FrontEntry,
     KeyView,
     copy_pinned,
     is_past,
@@ -45,6 +47,15 @@ cdef enum:
     LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
 
 
+cdef Blob blob_of(object value):
+    """A blob over a bytes object."""
+    cdef Blob blob = Blob.__new__(Blob)
+    blob.owner = value
+    blob.data = PyBytes_AS_STRING(value)
+    blob.size = PyBytes_GET_SIZE(value)
+    return blob
+
+
 cdef class CoreBlob(CoreRead):
 
     def view(self, key):
@@ -53,10 +64,16 @@ cdef class CoreBlob(CoreRead):
         *Cost*: as `get`, less the copy. The bytes are pinned until the blob is released.
         """
         cdef KeyView view
-        cdef object owner = None
+        cdef object owner
         cdef Blob blob
-        self.check_open()
+        cdef FrontEntry* entry
+        if self.state != STORE_OPEN:
+            self.check_open()
         owner = self.take_key(key, &view)
+        entry = self.front_find(key, &view)
+        if entry != NULL:
+            # A ready object exists: a view of it pins nothing.
+            return blob_of(<object>entry.value)
         blob = self.pin(&view)
         if blob is not None:
             return blob
@@ -65,12 +82,7 @@ cdef class CoreBlob(CoreRead):
             return None
         # Promoted by now, unless RAM had no room: then the blob owns the bytes object.
         blob = self.pin(&view)
-        if blob is None:
-            blob = Blob.__new__(Blob)
-            blob.owner = value
-            blob.data = PyBytes_AS_STRING(value)
-            blob.size = PyBytes_GET_SIZE(value)
-        return blob
+        return blob_of(value) if blob is None else blob
 
     cdef Blob pin(self, KeyView* view):
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))

@@ -61,6 +61,7 @@ cdef class CoreRead(CoreBase):
 
     cdef object take_key(self, object key, KeyView* view)
     cdef FrontEntry* front_find(self, object key, KeyView* view) noexcept
+    cdef void front_prefetch(self, const KeyView* view) noexcept
     cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept
     cdef object front_get(self, object key, KeyView* view)
     cdef void front_drop(self, FrontEntry* entry) noexcept

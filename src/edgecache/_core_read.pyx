@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from edgecache._change cimport LARGE_COPY_BYTES
 from edgecache._core_base cimport STORE_OPEN, CoreBase
-from edgecache._evict cimport EVICT_SIEVE
+from edgecache._evict cimport EVICT_SIEVE, EVICT_WTINYLFU, evict_miss
 from edgecache._fetch cimport FETCH_FOUND, Fetch, FetchState, fetch_free, fetch_init, fetch_run
 from edgecache._hash cimport key_encode_composite, key_encoded_bytes
 from edgecache._io cimport IoEngine
@@ -55,6 +55,7 @@ from edgecache._sync cimport (
     ec_lock_release,
     ec_now_coarse_us,
     ec_now_us,
+    ec_prefetch,
 )
 
 from edgecache import errors
@@ -209,6 +210,11 @@ cdef class CoreRead(CoreBase):
         entry.hits += 1
         self.front_hit_count += 1
         return entry
+
+    cdef inline void front_prefetch(self, const KeyView* view) noexcept:
+        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
+        ec_prefetch(entry)
+        ec_prefetch(<char*>entry + 64)
 
     cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept:
         """Look at the item itself; tells the policy of the hit, too."""
@@ -413,6 +419,11 @@ cdef class CoreRead(CoreBase):
     cdef void count_miss(self, KeyView* view) noexcept:
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         ec_count(&shard.counters.miss_count, 1)
+        if self.policy == EVICT_WTINYLFU:
+            # Its sketch counts what was asked for, found or not.
+            ec_lock_acquire(&shard.lock)
+            evict_miss(self.shards.base, &shard.memory.evict, view.hash.low)
+            ec_lock_release(&shard.lock)
 
     def get(self, key, default=None):
         """Return the value of `key`, or `default`.

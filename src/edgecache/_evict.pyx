@@ -51,7 +51,7 @@ from edgecache._evict_wtinylfu cimport (
     tinylfu_victim,
 )
 from edgecache._list cimport list_check, list_relocate
-
+from edgecache._sync cimport ec_prefetch
 
 cdef extern from *:
     """
@@ -194,6 +194,9 @@ cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function no
     if reference != 0:
         state.size_bytes -= evict_node(base, state, reference).size_bytes
         state.count -= 1
+        # The next victims are cold memory: have them here by the time they are asked for.
+        ec_prefetch(evict_node(base, state, state.lists[0].tail))
+        ec_prefetch(evict_node(base, state, state.lists[1].tail))
     return reference
 
 

@@ -18,6 +18,8 @@ Fast Concurrent Cuckoo Hashing" (2014), section 4.3, for breadth-first displacem
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from edgecache._sync cimport ec_prefetch
+
 cdef enum:
     INDEX_BUCKET_SLOTS = 7
     INDEX_BUCKET_WORDS = 8
@@ -34,16 +36,7 @@ cdef enum:
     INDEX_OVERFLOW_STICKY = 255     # the counter no longer counts, it only says "look there"
 
 cdef extern from *:
-    """
-    /* GCC takes a function that only prefetches for a pure one and drops calls of it; the empty
-       assembler statement is a side effect in its eyes. Seen with GCC 12 at -O3. */
-    static inline void ec_prefetch(const void *address) {
-        __builtin_prefetch(address);
-        __asm__ __volatile__("" : : "r"(address));
-    }
-    """
     int __builtin_ctz(unsigned int x) noexcept nogil
-    void ec_prefetch(const void* address) noexcept nogil
 
 
 # ---- slot words ------------------------------------------------------------------------------

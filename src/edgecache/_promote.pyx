@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from edgecache._change cimport Engine, engine_rebalance_locked
+from edgecache._evict cimport evict_admits
 from edgecache._fetch cimport Fetch
 from edgecache._index cimport (
     INDEX_FREQUENCY_MAX,
@@ -34,6 +35,8 @@ cdef inline Shard* _shard(Engine* engine, const Fetch* fetch) noexcept nogil:
 cdef uint32_t promote_allocate(Engine* engine, const Fetch* fetch) noexcept nogil:
     cdef Shard* shard = _shard(engine, fetch)
     cdef uint32_t reference
+    if not evict_admits(&shard.memory.evict, fetch.record.body_len):
+        return 0
     ec_lock_acquire(&shard.lock)
     reference = memory_allocate(engine.shards.base, &shard.memory,
                                 &engine.shards.hooks[shard.number], fetch.key, fetch.key_len,

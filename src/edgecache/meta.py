@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from edgecache._meta import (  # type: ignore[import-not-found]
+from edgecache._meta import (
     decode_meta,
     decode_projection_trailer,
     encode_meta,

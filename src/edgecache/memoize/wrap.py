@@ -158,7 +158,7 @@ def wrap_async(
             await store.put(key, data, ttl=lifetime_s, meta=_meta(plan))
             return data
 
-        while True:
+        for _ in range(2):
             seen_count = flights.finished_count
             found = await look_up(key)
             if found is not None:

@@ -1,0 +1,16 @@
+from typing import Any
+
+from typing_extensions import disjoint_base
+
+from edgecache._io import IoEngine
+
+__test__: dict[str, str]
+
+@disjoint_base
+class CoreBase:
+    def __init__(self, options: dict[str, Any], io: IoEngine | None = None) -> None: ...
+    @property
+    def reformatted(self) -> bool: ...
+    def checkpoint(self) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...

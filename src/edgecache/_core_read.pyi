@@ -1,0 +1,21 @@
+from typing import Any, TypeVar, overload
+
+from typing_extensions import disjoint_base
+
+from edgecache._core_base import CoreBase
+
+__pyx_capi__: dict[str, object]
+__test__: dict[str, str]
+
+_T = TypeVar("_T")
+
+@disjoint_base
+class CoreRead(CoreBase):
+    @overload
+    def get(self, key: bytes | str, default: None = None) -> bytes | None: ...
+    @overload
+    def get(self, key: bytes | str, default: _T) -> bytes | _T: ...
+    # The value, and the bytes of its meta; the Python face makes an Entry of it.
+    def get_entry(self, key: bytes | str) -> tuple[bytes, Any] | None: ...
+    # NotImplemented: only the disk knows.
+    def peek(self, key: bytes | str) -> Any: ...

@@ -1,0 +1,34 @@
+from collections.abc import Iterable
+
+from typing_extensions import Buffer, disjoint_base
+
+from edgecache._core_blob import CoreBlob
+from edgecache.meta import Meta
+
+__test__: dict[str, str]
+
+@disjoint_base
+class CoreWrite(CoreBlob):
+    def put(
+        self,
+        key: bytes | str,
+        value: Buffer,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        meta: Meta | None = None,
+    ) -> bool: ...
+    # None: it would wait for the disk; nothing was changed.
+    def try_put(
+        self,
+        key: bytes | str,
+        value: Buffer,
+        *,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+        meta: Meta | None = None,
+    ) -> bool | None: ...
+    def encode_meta(self, meta: Meta | None, tags: Iterable[str]) -> bytes: ...
+    def delete(self, key: bytes | str) -> bool: ...
+    def sync(self) -> None: ...
+    def flush(self) -> None: ...
