@@ -16,7 +16,6 @@ $(BIN)/python:
 
 $(STAMP): $(BIN)/python $(NATIVE)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,bench,lint]"
-	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 run: $(STAMP)
@@ -31,7 +30,7 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check src tests bench setup.py
-	$(BIN)/cython-lint src/edgecache
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/edgecache/*.pyx src/edgecache/*.pxd
 	$(BIN)/mypy
 	$(BIN)/stubtest edgecache._core --mypy-config-file pyproject.toml
 	$(BIN)/python -m pytest -q tests/tidy

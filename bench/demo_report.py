@@ -100,7 +100,7 @@ def facts(title: str, pairs: Sequence[tuple[str, str]]) -> Panel:
 
 def bar(share: float, color: str, width: int = 24) -> Text:
     full = round(share * width)
-    return Text("━" * full, style=color) + Text("━" * (width - full), style="grey23")
+    return Text("━" * full, style=color) + Text(" " * (width - full))
 
 
 def tier_table(reads: Reads) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import random
 import signal
 import subprocess
@@ -283,16 +283,16 @@ def crash_writer(
         if number % SYNC_EVERY == SYNC_EVERY - 1:
             store.sync()
             print(f"synced {number + 1}", flush=True)
+        elif number % SYNC_EVERY == SYNC_EVERY // 2:
+            print(f"putting {number + 1}", flush=True)
 
 
 def kill_while_writing(setup: Setup, round_number: int, syncs: int) -> int:
-    """Start a writer, kill it after `syncs` syncs and some more puts; entries known as synced."""
+    """Start a writer, kill it between two syncs after at least `syncs`; entries known as synced."""
     arguments = {
         "root": str(setup.root), "memory_bytes": setup.memory_bytes,
         "disk_bytes": setup.disk_bytes, "engine": setup.engine, "round_number": round_number,
     }  # fmt: skip
-    import json
-
     command = [
         sys.executable, "-m", "bench.child", "bench.demo_steps:crash_writer", json.dumps(arguments),
     ]  # fmt: skip
@@ -303,17 +303,19 @@ def kill_while_writing(setup: Setup, round_number: int, syncs: int) -> int:
     try:
         assert writer.stdout is not None
         for line in writer.stdout:
-            synced = int(line.split()[1])
-            if synced >= syncs * SYNC_EVERY:
+            word, number = line.split()
+            if word == "synced":
+                synced = int(number)
+            elif synced >= syncs * SYNC_EVERY:
                 break
         else:
             message = writer.stderr.read() if writer.stderr else ""
             raise RuntimeError(f"the writing child ended by itself: {message[-500:]}")
         writer.send_signal(signal.SIGKILL)
-        # What it said before it died counts as synced as well.
+        # What it said before it died counts as synced as well; the last line may be cut short.
         for line in writer.stdout:
-            with contextlib.suppress(IndexError, ValueError):
-                synced = max(synced, int(line.split()[1])) if line.endswith("\n") else synced
+            if line.startswith("synced ") and line.endswith("\n"):
+                synced = int(line.split()[1])
     finally:
         writer.kill()
         writer.wait()

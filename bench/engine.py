@@ -23,20 +23,15 @@ def open_store(root: Path | str | None, **options: Any) -> Any:
         options["disk"] = 0
     else:
         os.makedirs(root, exist_ok=True)
-    if not hasattr(edgecache, "open"):
-        return _open_core(root, options)
     return edgecache.open(root, **options)
 
 
-def _open_core(root, options):
-    from edgecache import _core
-    from edgecache._io import open_engine
-    from edgecache.config import Config
-    from edgecache.opening import core_options
-
-    config = Config.from_options(None if root is None else str(root), **options)
-    io = open_engine(config.io, str(root), queue_depth=config.queue_depth) if config.has_disk else None
-    return _core.Core(core_options(config, None), io)
+async def open_async(root: Path | str, **options: Any) -> Any:
+    """As `open_store`, an `AsyncStorage`."""
+    if "engine" in options:
+        options["io"] = options.pop("engine")
+    os.makedirs(root, exist_ok=True)
+    return await edgecache.AsyncStorage.open(edgecache.Config.from_options(root, **options))
 
 
 def engine_report(root: Path | str, engine: str) -> str:

@@ -23,9 +23,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edgecache._io import open_engine
-
 from edgecache import _testing_io as io
+from edgecache._io import open_engine
 
 ENGINES = ("uring", "threads")
 FILE_NAME = "raw"

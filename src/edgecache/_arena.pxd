@@ -1,8 +1,8 @@
 """The arena: one mapping that holds index, RAM tier, lists, counters and write buffers.
 
 Everything in it refers to everything else by offsets from its base, never by pointers, so that a
-mapping at another address, or in another process, means the same. Address space is reserved generously
-and touched as it is used; the kernel gives pages on first touch.
+mapping at another address, or in another process, means the same. Address space is reserved
+generously and touched as it is used; the kernel gives pages on first touch.
 
     ArenaHeader, 4096 bytes at offset 0
     | magic u64 | abi_hash u64 | size_bytes u64 | shard_count u32, region_count u32 | offsets ... |

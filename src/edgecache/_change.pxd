@@ -4,16 +4,17 @@
                       without the GIL. STATUS_AGAIN: wait (log_wait), then call again.
     change_commit     the shard's critical section. CHANGE_RESOLVE: slots with the key's tag must be
                       compared on disk first (change_resolve, blocks on I/O, no lock), then again.
-                      CHANGE_RESERVE: log space for a tombstone is needed (change_prepare), then again.
+                      CHANGE_RESERVE: log space for a tombstone is needed (change_prepare), then
+                      again.
     change_abandon    gives everything up; nothing has changed.
 
 Invariants:
-1. Order: sequences are given out inside the critical section, so index and log agree on which of two
-   changes of a key is the newer. A large record gets its own before it is written, and is registered in
-   `pending` from then on: whoever changes the key meanwhile marks it superseded.
-2. A change that fails before its critical section leaves the earlier value as it was. One that finds
-   no room there (index full, value too large for a cache without disk) has removed the earlier value:
-   a put that returned False never leaves a stale value behind.
+1. Order: sequences are given out inside the critical section, so index and log agree on which of
+   two changes of a key is the newer. A large record gets its own before it is written, and is
+   registered in `pending` from then on: whoever changes the key meanwhile marks it superseded.
+2. A change that fails before its critical section leaves the earlier value as it was. One that
+   finds no room there (index full, value too large for a cache without disk) has removed the
+   earlier value: a put that returned False never leaves a stale value behind.
 3. Old slots of the key are gone from the index before the new one appears, under one lock hold.
 """
 

@@ -1,4 +1,5 @@
-"""Root: the whole store. `Core` is what storage.py builds on; see _core_base.pxd for the first part."""
+"""Root: the whole store. `Core` is what storage.py builds on; see _core_base.pxd for the first
+part."""
 
 from edgecache._core_write cimport CoreWrite
 from edgecache._io cimport IoChannel, IoEngine

@@ -86,10 +86,10 @@ cdef class Core(CoreWrite):
         """Would `get` or `delete` of this key read the disk? Counts nothing."""
         cdef KeyView view
         cdef Probe probe
-        cdef object owner
+        cdef object _owner
         cdef Shard* shard
         self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         ec_lock_acquire(&shard.lock)
         shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
@@ -167,7 +167,7 @@ cdef class Core(CoreWrite):
         cdef KeyView view
         cdef Probe probe
         cdef Shard* shard
-        cdef object owner, value
+        cdef object _owner, value
         cdef IoChannel* channel
         cdef list owners = []
         try:
@@ -176,8 +176,8 @@ cdef class Core(CoreWrite):
             memset(fetches, 0, count * sizeof(Fetch))
             channel = self.channel()
             for index in range(count):
-                owner = self.take_key(waiting[index][1], &view)
-                owners.append(owner)
+                _owner = self.take_key(waiting[index][1], &view)
+                owners.append(_owner)
                 shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
                 ec_lock_acquire(&shard.lock)
                 shard_probe(self.shards.base, shard, view.hash.low, view.data,
@@ -193,7 +193,7 @@ cdef class Core(CoreWrite):
                     value = self.take_fetched(&fetches[index], False)
                 elif fetches[index].was_stale or fetches[index].probe.ram:
                     # Moved, or promoted by somebody else meanwhile: the slow way finds it.
-                    owner = self.take_key(waiting[index][1], &view)
+                    _owner = self.take_key(waiting[index][1], &view)
                     value = self.find(waiting[index][1], &view, False)
                     found[waiting[index][0]] = value
                     continue
@@ -276,11 +276,11 @@ cdef class Core(CoreWrite):
         """
         cdef Walk walk
         cdef Status status
-        cdef bytes kept
+        cdef bytes _kept
         self.check_open()
         if shard >= self.shards.count:
             raise IndexError(f"shard {shard} of {self.shards.count}")
-        kept = self.prepare_walk(&walk, prefix, tag)
+        _kept = self.prepare_walk(&walk, prefix, tag)
         try:
             with nogil:
                 status = walk_memory(&walk, shard)
@@ -297,11 +297,11 @@ cdef class Core(CoreWrite):
         """
         cdef Walk walk
         cdef Status status
-        cdef bytes kept
+        cdef bytes _kept
         self.check_open()
         if region >= self.region_count:
             raise IndexError(f"region {region} of {self.region_count}")
-        kept = self.prepare_walk(&walk, prefix, tag)
+        _kept = self.prepare_walk(&walk, prefix, tag)
         walk.verify = verify
         try:
             with nogil:

@@ -7,7 +7,6 @@ from edgecache._core_read cimport CoreRead, KeyView
 from edgecache._fetch cimport (
     FETCH_FOUND,
     FETCH_READ,
-    Fetch,
     FetchState,
     fetch_advance,
     fetch_begin,
@@ -99,12 +98,12 @@ cdef class AsyncReader:
     cdef resolve(self, PendingGet pending, FetchState state):
         """The read is over: its value, or the slow way when the record moved meanwhile."""
         cdef KeyView view
-        cdef object owner, value = None
+        cdef object _owner, value = None
         if state == FETCH_FOUND:
             value = self.core.take_fetched(&pending.fetch, False)
         if value is None:
             if pending.fetch.was_stale or pending.fetch.probe.ram:
-                owner = self.core.take_key(pending.key, &view)
+                _owner = self.core.take_key(pending.key, &view)
                 value = self.core.find(pending.key, &view, False)
             else:
                 view.hash = pending.fetch.hash

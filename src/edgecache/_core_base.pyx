@@ -6,7 +6,7 @@ import weakref
 cimport cython
 
 from libc.errno cimport EEXIST
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -18,7 +18,6 @@ from edgecache._arena cimport (
     ArenaHeader,
     arena_plan,
 )
-from edgecache._change cimport Engine
 from edgecache._checkpoint cimport CHECKPOINT_CLEAN
 from edgecache._evict cimport (
     EVICT_ARC,
@@ -28,16 +27,10 @@ from edgecache._evict cimport (
     EVICT_WTINYLFU,
     EvictKind,
 )
-from edgecache._flush cimport log_flush, log_seal_regions, log_sync
+from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
-from edgecache._index cimport IndexShard, index_area_bytes, index_init
-from edgecache._io cimport (
-    IO_OPEN_CREATE,
-    IO_OPEN_DIRECT,
-    IO_OPEN_EXCLUSIVE,
-    IO_OPEN_WRITE,
-    IoEngine,
-)
+from edgecache._index cimport IndexShard, index_init
+from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
@@ -64,7 +57,7 @@ from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
-from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us, ec_store_u32
+from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
 from edgecache._xxhash cimport xxhash_api, xxhash_is_native
 
 from edgecache import errors

@@ -64,12 +64,12 @@ cdef class CoreBlob(CoreRead):
         *Cost*: as `get`, less the copy. The bytes are pinned until the blob is released.
         """
         cdef KeyView view
-        cdef object owner
+        cdef object _owner
         cdef Blob blob
         cdef FrontEntry* entry
         if self.state != STORE_OPEN:
             self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         entry = self.front_find(key, &view)
         if entry != NULL:
             # A ready object exists: a view of it pins nothing.
@@ -147,13 +147,13 @@ cdef class CoreBlob(CoreRead):
         cdef Fetch fetch
         cdef Shard* shard
         cdef RamItem* item
-        cdef object owner = None
+        cdef object _owner
         cdef bint found = False, again = True
-        cdef int attempt
+        cdef int _attempt
         self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
-        for attempt in range(LOOKUP_RETRIES):
+        for _attempt in range(LOOKUP_RETRIES):
             ec_lock_acquire(&shard.lock)
             shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size,
                         &probe)

@@ -1,6 +1,5 @@
 """Root: keys, the front table, and reading (see _core_read.pxd)."""
 
-cimport cython
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
     PyBytes_CheckExact,
@@ -10,7 +9,7 @@ from cpython.bytes cimport (
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -258,7 +257,8 @@ cdef class CoreRead(CoreBase):
         cdef uint64_t cost = front_cost(key, value)
         cdef uint64_t last = (self.front_mask + 1) * FRONT_WAYS - 1
         cdef RamItem* item
-        if cost > self.front_value_max or not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
+        if cost > self.front_value_max or \
+                not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
             return
         if entry.key != NULL:
             # The newest of a set stands first; the oldest goes.
@@ -299,7 +299,7 @@ cdef class CoreRead(CoreBase):
         cdef char* base = self.shards.base
         cdef RamItem* item
         cdef uint32_t reference
-        cdef bint expired, fronted
+        cdef bint fronted
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
         reference = probe.ram
@@ -399,9 +399,8 @@ cdef class CoreRead(CoreBase):
         cdef Probe probe
         cdef LookupResult result
         cdef object value = None
-        cdef Shard* shard
-        cdef int attempt
-        for attempt in range(LOOKUP_RETRIES):
+        cdef int _attempt
+        for _attempt in range(LOOKUP_RETRIES):
             value = self.lookup_memory(key, view, &probe, whole, &result)
             if result == LOOKUP_HIT:
                 return value
@@ -441,17 +440,17 @@ cdef class CoreRead(CoreBase):
         """
         cdef KeyView view
         cdef FrontEntry* entry
-        cdef object owner, value
+        cdef object _owner, value
         if PyBytes_CheckExact(key) and self.state == STORE_OPEN and not self.is_composite and \
                 0 < PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX:
             # What follows is take_key without its calls: this is the way of nearly every get.
             view.data = PyBytes_AS_STRING(key)
             view.size = PyBytes_GET_SIZE(key)
             view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
-            owner = None
+            _owner = None
         else:
             self.check_open()
-            owner = self.take_key(key, &view)
+            _owner = self.take_key(key, &view)
         entry = self.front_find(key, &view)
         if entry != NULL:
             return <object>entry.value
@@ -461,9 +460,9 @@ cdef class CoreRead(CoreBase):
     def get_entry(self, key):
         """Return (value, meta bytes) whether fresh or stale, or None. For the layers above."""
         cdef KeyView view
-        cdef object owner
+        cdef object _owner
         self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         return self.find(key, &view, True)
 
     def peek(self, key):
@@ -473,12 +472,11 @@ cdef class CoreRead(CoreBase):
         """
         cdef KeyView view
         cdef Probe probe
-        cdef object owner = None, value = None
+        cdef object _owner, value = None
         cdef LookupResult result
-        cdef Shard* shard
         if self.state != STORE_OPEN:
             self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         value = self.front_get(key, &view)
         if value is not None:
             return value

@@ -216,7 +216,7 @@ cdef class CoreWrite(CoreBlob):
     cdef int put_object(self, object key, object value, object ttl, object tags, object meta,
                         bint block) except -1:
         cdef KeyView view
-        cdef object owner = None
+        cdef object _owner
         cdef bytes encoded = None
         cdef Py_buffer source
         cdef int64_t expiry
@@ -225,7 +225,7 @@ cdef class CoreWrite(CoreBlob):
         cdef uint32_t meta_len = 0
         if self.state != STORE_OPEN:
             self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         expiry = expiry_of(self, ttl) if ttl is not None or self.default_ttl_us else 0
         if meta is not None or tags:
             encoded = self.encode_meta(meta, tags)
@@ -264,9 +264,9 @@ cdef class CoreWrite(CoreBlob):
         *Cost*: appends a tombstone if the entry is on disk; may read one page to compare keys.
         """
         cdef KeyView view
-        cdef object owner = None
+        cdef object _owner
         self.check_open()
-        owner = self.take_key(key, &view)
+        _owner = self.take_key(key, &view)
         if not self.remove(&view):
             return False
         self.invalidation_count += 1

@@ -2,7 +2,7 @@
 
 A fetch holds the disk candidates of a key (slots that carry its tag) and tries one after the other:
 
-    fetch_begin -> FETCH_FOUND | FETCH_MISS | FETCH_READ (the request is filled: perform it, then ...)
+    fetch_begin -> FETCH_FOUND | FETCH_MISS | FETCH_READ (the request is filled: perform it ...)
     fetch_advance -> the same
 
 so that a blocking get, a batch and an asyncio reader differ only in how they perform the request.

@@ -1,6 +1,6 @@
 """Fetching one entry from the disk tier (see _fetch.pxd)."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memset
 
@@ -26,7 +26,15 @@ from edgecache._segment_format cimport (
     record_payload_sum,
     record_total_bytes,
 )
-from edgecache._shard cimport Candidate, Probe, Shard, ShardSet, shard_at, shard_erase_disk, shard_number
+from edgecache._shard cimport (
+    Candidate,
+    Probe,
+    Shard,
+    ShardSet,
+    shard_at,
+    shard_erase_disk,
+    shard_number,
+)
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
 

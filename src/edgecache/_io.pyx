@@ -725,7 +725,11 @@ cdef class IoEngine:
         return self.stats_dict()
 
     def close(self):
-        """Close channels, threads, rings and files. Blocks for what is in flight; idempotent."""
+        """Close channels, threads, rings and files. Blocks for what is in flight; idempotent.
+
+        Channels left open are closed and freed: their owners must not touch them again.
+        """
+        self.closed = True
         self.shut()
 
 

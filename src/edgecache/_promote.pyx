@@ -1,6 +1,6 @@
 """Bringing what was read from the disk into the RAM tier (see _promote.pxd)."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from edgecache._change cimport Engine, engine_rebalance_locked

@@ -1,13 +1,12 @@
 """What ties index and RAM tier of one shard together (see _shard.pxd)."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
 from edgecache._index cimport (
     INDEX_FREQUENCY_MAX,
     IndexCursor,
-    IndexShard,
     index_check,
     index_erase,
     index_find,
@@ -20,7 +19,6 @@ from edgecache._index cimport (
 )
 from edgecache._memory cimport (
     MemoryHooks,
-    MemoryShard,
     RamItem,
     item_disk_location,
     item_disk_size_class,

@@ -167,8 +167,9 @@ cdef class Channel:
         """Close the channel (waits for what is in flight) and free the buffers."""
         cdef IoChannel* channel = self.channel
         self.channel = NULL
-        with nogil:
-            channel.ops.channel_close(channel)
+        if not self.driver.engine.closed:       # which closed its channels, too
+            with nogil:
+                channel.ops.channel_close(channel)
         for address in self.owned.values():
             self.slot_free(<Slot*><size_t>address)
         self.owned.clear()

@@ -1,8 +1,8 @@
 """Walking all entries: for purges by prefix or tag, and for the scrubber.
 
 The caller holds the maintenance lock, so no region is reclaimed meanwhile, and flushed before.
-Cost: RAM items are walked in place; of the disk tier every region is read once, in runs of 1 MiB (for
-a tag only the blocks that hold tagged records).
+Cost: RAM items are walked in place; of the disk tier every region is read once, in runs of 1 MiB
+(for a tag only the blocks that hold tagged records).
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -29,6 +29,6 @@ cdef struct Walk:
 cdef void walk_free(Walk* self) noexcept nogil
 cdef Status walk_memory(Walk* self, uint32_t shard_index) noexcept nogil
 cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil
-# Forget every entry: indexes, RAM tier and regions. Entries put meanwhile may or may not survive. The
-# caller writes a checkpoint afterwards, which makes it durable.
+# Forget every entry: indexes, RAM tier and regions. Entries put meanwhile may or may not survive.
+# The caller writes a checkpoint afterwards, which makes it durable.
 cdef Status walk_clear(Engine* engine) noexcept nogil

@@ -69,8 +69,10 @@ def assess(snapshot: StatsSnapshot, last_errno: int) -> HealthReport:
         last_errno: What the device answered last when it failed; 0 if it never did.
     """
     name = errno.errorcode.get(last_errno, str(last_errno)) if last_errno else ""
-    reasons = tuple(
-        [*_of_the_disk(snapshot, name), *_of_the_engine(snapshot), *_of_the_recovery(snapshot)]
+    reasons = (
+        *_of_the_disk(snapshot, name),
+        *_of_the_engine(snapshot),
+        *_of_the_recovery(snapshot),
     )
     status: HealthStatus = "ok"
     if reasons:
@@ -112,9 +114,7 @@ def _of_the_disk(snapshot: StatsSnapshot, last_errno: str) -> list[HealthReason]
     elif last_errno and not disk["is_read_only"]:
         found.append(HealthReason("disk_error", f"the device answered {last_errno}"))
     if log["checkpoint_failures"]:
-        found.append(
-            HealthReason("checkpoint", f"{log['checkpoint_failures']} checkpoints failed")
-        )
+        found.append(HealthReason("checkpoint", f"{log['checkpoint_failures']} checkpoints failed"))
     if errors["open"]:
         found.append(
             HealthReason("allocation", f"{errors['open']} times the disk gave no space or file")
@@ -139,7 +139,9 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
         )
     if snapshot["io"]["direct_refused"]:
         found.append(
-            HealthReason("direct_refused", "the file system refuses O_DIRECT; the page cache is used")
+            HealthReason(
+                "direct_refused", "the file system refuses O_DIRECT; the page cache is used"
+            )
         )
     return found
 
@@ -148,9 +150,7 @@ def _of_the_recovery(snapshot: StatsSnapshot) -> list[HealthReason]:
     found = []
     if snapshot["errors"]["corruption"].get("superblock"):
         found.append(
-            HealthReason(
-                "reformatted", "the superblock was damaged: the cache was opened empty"
-            )
+            HealthReason("reformatted", "the superblock was damaged: the cache was opened empty")
         )
     skipped = snapshot["recovery"]["regions_skipped"]
     if skipped:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgecache._io import open_engine
 
 from edgecache import _testing_io as io
+from edgecache._io import open_engine
 from edgecache.errors import EngineUnavailableError
 
 FORCED = {

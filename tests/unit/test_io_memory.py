@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from edgecache._io import open_engine
-from edgecache._io_memory import MemoryDisk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgecache import _testing_io as io
+from edgecache._io import open_engine
+from edgecache._io_memory import MemoryDisk
 
 CREATE = io.OPEN_CREATE | io.OPEN_WRITE
 

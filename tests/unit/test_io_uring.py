@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgecache._io import open_engine
 
 from edgecache import _testing_io as io
+from edgecache._io import open_engine
 
 CREATE = io.OPEN_CREATE | io.OPEN_WRITE
 

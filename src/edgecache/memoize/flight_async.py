@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
-
 _log = logging.getLogger("edgecache.memoize")
 
 

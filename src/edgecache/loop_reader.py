@@ -1,0 +1,112 @@
+"""Disk reads of one event loop: submitted once per turn, reaped all together.
+
+No thread stands between a task and its read: the I/O channel's descriptor becomes readable, the
+loop wakes once, and every read that has finished resolves its future. Cancelling a task only
+detaches it: the read goes on, because the kernel writes to its buffer, and its value is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Iterable
+
+from edgecache._core_async import AsyncReader
+from edgecache.errors import StoreClosedError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from edgecache._core_read import CoreRead
+
+_Pair = tuple[asyncio.Future[bytes | None], bytes | None]
+
+# A loop that runs in another thread must let go of the descriptor itself; a loop that does not get
+# round to it within this time hangs, and is not waited for.
+DETACH_S = 10.0
+
+
+class LoopReader:
+    """The reader of one loop and one store.
+
+    *Thread-safety*: belongs to the thread of its loop; `detach` may come from any other.
+    """
+
+    __slots__ = ("__weakref__", "_is_detached", "_is_flush_due", "_loop", "_reader")
+
+    def __init__(self, core: CoreRead, loop: asyncio.AbstractEventLoop) -> None:
+        self._reader = AsyncReader(core)
+        # Weak: the loop holds this object by its callback, and the table of readers by the loop.
+        self._loop = weakref.ref(loop)
+        self._is_flush_due = False
+        self._is_detached = False
+        loop.add_reader(self._reader.fileno(), self._reap)
+
+    @property
+    def pending(self) -> int:
+        """Reads on their way."""
+        return self._reader.pending
+
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether it is the reader of this loop."""
+        return self._loop() is loop
+
+    def read(
+        self, loop: asyncio.AbstractEventLoop, key: bytes | str
+    ) -> asyncio.Future[bytes | None]:
+        """Return the future of a value; None for a miss."""
+        future: asyncio.Future[bytes | None] = loop.create_future()
+        self._reader.submit(key, future)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._is_flush_due = False
+        _resolve(self._reader.flush())
+
+    def _reap(self) -> None:
+        _resolve(self._reader.reap())
+
+    def detach(self) -> None:
+        """Leave the loop, wait for the reads in flight and fail their futures. Idempotent."""
+        loop = self._loop()
+        if self._is_detached:
+            return
+        if loop is None or loop.is_closed():
+            self._is_detached = True
+            self._reader.close()
+        elif not loop.is_running() or _is_current(loop):
+            self._leave(loop)
+        else:
+            left = asyncio.run_coroutine_threadsafe(self._leave_soon(), loop)
+            with contextlib.suppress(TimeoutError):
+                left.result(DETACH_S)
+
+    async def _leave_soon(self) -> None:
+        self._leave(asyncio.get_running_loop())
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_detached:
+            return
+        self._is_detached = True
+        loop.remove_reader(self._reader.fileno())
+        for future in self._reader.close():
+            if not future.done():
+                future.set_exception(
+                    StoreClosedError("the store was closed during a read", hint="open it again")
+                )
+
+
+def _is_current(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _resolve(pairs: Iterable[_Pair]) -> None:
+    for future, value in pairs:
+        if not future.done():  # cancelled meanwhile
+            future.set_result(value)

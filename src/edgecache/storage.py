@@ -1,0 +1,477 @@
+"""The synchronous store: `Storage`, and `open_store`, which is `edgecache.open`.
+
+`get`, `put`, `view`, `readinto`, `exists`, `delete`, `get_many`, `sync` and `flush` are the native
+methods of `Core`, inherited and not wrapped: a Python frame costs more than a RAM hit.
+
+Invariants:
+
+1. A store that is open holds its root directory, and gives it back after the engine has stopped: at
+   no moment do two stores write to one root.
+2. Keys are gathered first (`walks.py`) and purged afterwards, one native delete each.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from edgecache._core import Core
+from edgecache._io import IoEngine, open_engine
+from edgecache.config import Config
+from edgecache.entry import Entry, ScrubReport
+from edgecache.errors import ArgumentError, KeyTypeError, StoreClosedError
+from edgecache.health import HealthReport, assess
+from edgecache.memoize import Decorator, Flights, Plan, wrap
+from edgecache.memoize.codec import CodecChoice
+from edgecache.memoize.key import KeyFunction
+from edgecache.meta import Meta
+from edgecache.opening import Progress, core_options
+from edgecache.root import RootClaim
+from edgecache.snapshot import Facts, build_snapshot
+from edgecache.walks import find_keys, scrub_regions
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from typing_extensions import Buffer
+
+    from edgecache._io_memory import MemoryDisk
+    from edgecache.memoize.plan import P, R
+    from edgecache.metrics import EdgeCacheCollector, StatsSnapshot
+
+__all__ = ["Storage", "open_store"]
+
+Key = bytes | str
+PREFETCH_KEYS = 64
+
+
+class Attachment(Protocol):
+    """What works on a store and must stop before it closes (the readers of event loops)."""
+
+    def detach(self) -> None: ...
+
+
+class _EncodedMeta(bytes):
+    """Bytes of a meta that came from this store: put back without decoding them."""
+
+
+class Storage(Core):
+    """A cache of bytes in RAM and on disk.
+
+        with Storage(Config(root="cache", memory="1GiB", disk="100GiB")) as store:
+            store.put("key", b"value", ttl=60)
+            store.get("key")
+
+    Args:
+        config: The settings; by default a cache of 1 GiB in memory only.
+        disk: A disk image in RAM that outlives the store; needs `io="memory"`. For tests.
+        progress: Called with (done, total) while the disk tier is recovered.
+
+    Raises:
+        UnsafePathError, StoreLockedError: The root directory cannot be trusted, or is in use.
+        FormatVersionError: It was written by another version.
+        EngineUnavailableError: The I/O engine that was asked for by name cannot run.
+        OSError: The directory or the disk cannot be used.
+
+    *Thread-safety*: every method, any thread; `close` is for when nobody uses it any more. A child
+    of fork() gets StoreForkedError and must open a store of its own.
+    *Cost*: opening blocks while the disk tier is recovered.
+    """
+
+    __slots__ = (
+        "_attachments",
+        "_claim",
+        "_close_lock",
+        "_config",
+        "_engine",
+        "_flights",
+        "_is_closing",
+        "_opened_s",
+        "_process",
+        "_soft_purge_count",
+    )
+
+    def __init__(
+        self,
+        config: Config | None = None,
+        *,
+        disk: MemoryDisk | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._config = Config() if config is None else config
+        self._close_lock = threading.RLock()
+        self._is_closing = False
+        self._process = os.getpid()
+        self._opened_s = time.monotonic()
+        self._flights = Flights()
+        self._soft_purge_count = 0
+        self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
+        self._engine: IoEngine | None = None
+        self._claim: RootClaim | None = None
+        if disk is not None and self._config.io != "memory":
+            raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
+        try:
+            self._engine = self._open_engine(disk)
+            super().__init__(core_options(self._config, progress), self._engine)
+        except BaseException:
+            self._give_back()
+            raise
+        _live.add(self)
+
+    def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
+        config = self._config
+        if not config.has_disk:
+            return None
+        if config.io == "memory":
+            return open_engine("memory", disk=disk, queue_depth=config.queue_depth)
+        assert config.root is not None
+        self._claim = RootClaim(config.root)
+        return open_engine(
+            config.io,
+            self._claim.path,
+            queue_depth=config.queue_depth,
+            threads=config.io_threads,
+            direct=config.direct,
+            sqpoll=config.sqpoll,
+            iopoll=config.iopoll,
+        )
+
+    def _give_back(self) -> None:
+        """Undo a start that failed."""
+        if self._engine is not None:
+            self._engine.close()
+        if self._claim is not None:
+            self._claim.release()
+
+    # Life
+
+    @property
+    def config(self) -> Config:
+        """The settings that it was opened with."""
+        return self._config
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closing
+
+    def close(self) -> None:
+        """Flush, checkpoint, stop and give everything back. Idempotent.
+
+        No other thread may be inside a method of the store. In a child of fork() it does nothing.
+
+        *Cost*: blocks until the device took what is buffered, and a checkpoint is written.
+        """
+        if getattr(self, "_process", 0) != os.getpid():
+            return
+        with self._close_lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
+            _live.discard(self)
+            try:
+                for attachment in list(self._attachments):
+                    attachment.detach()
+                super().close()
+            finally:
+                if self._claim is not None:
+                    self._claim.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Before the slots go, and with them the claim on the root: see invariant 1.
+        self.close()
+
+    def attach(self, attachment: Attachment) -> None:
+        """Have `attachment.detach()` called before the store closes."""
+        self._attachments.add(attachment)
+
+    # Entries
+
+    def encode_meta(self, meta: object, tags: Iterable[str]) -> bytes:
+        """Return the bytes of a meta with these tags added; `put` calls it.
+
+        Raises:
+            MetaFieldError, ValueTooLargeError: They cannot be encoded.
+            TypeError: `meta` is no Meta, or `tags` is a single str.
+        """
+        if isinstance(meta, _EncodedMeta):
+            return bytes(meta)
+        if isinstance(tags, str):
+            raise TypeError("tags must be a collection of str, not a single one")
+        if meta is None:
+            now_us = time.time_ns() // 1000
+            meta = Meta(created=now_us, updated=now_us, tags=tuple(tags))
+        elif not isinstance(meta, Meta):
+            raise TypeError(f"meta is {type(meta).__name__}, not Meta")
+        elif tags:
+            meta = meta.with_tags((*meta.tags, *tags))
+        return meta.encode()
+
+    def get_entry(self, key: Key) -> Entry | None:
+        """Return value and meta of `key`, also when it is stale; None when there is nothing.
+
+        *Cost*: as `get`, and decoding the meta.
+        """
+        found = super().get_entry(key)
+        if found is None:
+            return None
+        value, meta = found
+        return Entry(value, Meta.decode(meta) if meta else None)
+
+    def touch(self, key: Key, ttl: float | None) -> bool:
+        """Give an entry another lifetime, from now; whether there was one.
+
+        Its meta and tags stay. It is read and put again: a put or delete of the same key at the
+        same moment may be undone by it, so serialise them if that matters.
+
+        Args:
+            key: The entry.
+            ttl: Seconds; None: the configured default.
+
+        Returns:
+            False also when the put was shed.
+        """
+        found = super().get_entry(key)
+        if found is None:
+            return False
+        value, meta = found
+        kept = _EncodedMeta(meta) if meta else None
+        return self.put(key, value, ttl=ttl, meta=kept)  # type: ignore[arg-type]
+
+    # Batches
+
+    def put_many(
+        self, items: Mapping[Key, Buffer] | Iterable[tuple[Key, Buffer]], ttl: float | None = None
+    ) -> int:
+        """Put every pair; how many were stored, the rest was shed and counted.
+
+        Args:
+            items: A mapping, or pairs of key and value.
+            ttl: The lifetime of all of them; None: the configured default.
+        """
+        pairs = items.items() if isinstance(items, Mapping) else items
+        put = self.put
+        return sum([put(key, value, ttl=ttl) for key, value in pairs])
+
+    def delete_many(self, keys: Iterable[Key]) -> int:
+        """Delete every key; how many were there."""
+        return sum(map(self.delete, several_keys(keys)))
+
+    def prefetch(self, keys: Iterable[Key]) -> int:
+        """Bring entries from disk to RAM; how many of the keys were found.
+
+        *Cost*: blocks; as `get_many` of 64 keys at a time. It counts hits and misses.
+        """
+        found = 0
+        batch: list[Key] = []
+        for key in several_keys(keys):
+            batch.append(key)
+            if len(batch) == PREFETCH_KEYS:
+                found += PREFETCH_KEYS - self.get_many(batch).count(None)
+                batch.clear()
+        return found + len(batch) - self.get_many(batch).count(None)
+
+    # Purges and walks
+
+    def delete_prefix(self, prefix: Key, *, progress: Progress | None = None) -> int:
+        """Delete every entry whose key starts with `prefix`; how many there were.
+
+        Exact for all entries put before the call. Durable after `sync()`, as every delete.
+
+        Args:
+            prefix: bytes or str (UTF-8), not empty: `clear` deletes everything.
+            progress: Called with (done, total) while the store is walked.
+
+        *Cost*: reads the whole disk tier once, without the GIL; memory for the keys found.
+        """
+        return sum(map(self.delete, find_keys(self, _text(prefix, "prefix"), None, progress)))
+
+    def purge_tag(self, tag: str, soft: bool = False, *, progress: Progress | None = None) -> int:
+        """Delete every entry that has `tag`, or make it stale; how many there were.
+
+        Exact for all entries put before the call.
+
+        Args:
+            tag: One of the tags given to `put`.
+            soft: Make fresh entries stale instead: `get` then misses, `get_entry` still finds them
+                for revalidation. They are put again and lose their `ttl`: they stay until they
+                are replaced, deleted or evicted (or the configured default ends them).
+            progress: Called with (done, total) while the store is walked.
+
+        *Cost*: reads the tagged blocks of the disk tier, without the GIL; memory for the keys.
+        """
+        if not isinstance(tag, str):
+            raise TypeError(f"the tag is {type(tag).__name__}, not str")
+        keys = find_keys(self, None, _text(tag, "tag"), progress)
+        if not soft:
+            return sum(map(self.delete, keys))
+        return sum([self._make_stale(key, tag) for key in keys])
+
+    def _make_stale(self, key: Key, tag: str) -> bool:
+        entry = self.get_entry(key)
+        if entry is None or entry.meta is None or tag not in entry.meta.tags:
+            return False  # gone, or replaced by one without the tag
+        now_us = time.time_ns() // 1000
+        if not entry.meta.is_fresh(now_us):
+            return False
+        self._soft_purge_count += 1
+        if not self.put(key, entry.value, meta=entry.meta.with_fresh_until(now_us)):
+            self.delete(key)  # shed: it must not stay fresh
+        return True
+
+    def clear(self) -> None:
+        """Delete everything, durably when it returns. *Cost*: a page per region, a checkpoint."""
+        self.clear_all()
+
+    def scrub(self, *, progress: Progress | None = None) -> ScrubReport:
+        """Verify every checksum on disk and drop what fails.
+
+        *Cost*: reads the whole disk tier once, without the GIL.
+        """
+        return scrub_regions(self, progress)
+
+    # Observing
+
+    def stats(self) -> StatsSnapshot:
+        """Return all statistics. *Cost*: copies a few hundred integers; no lock."""
+        self._require_open()
+        config, engine = self._config, self._engine
+        facts = Facts(
+            io="none" if engine is None else engine.name,
+            io_fallback_reason="" if engine is None else engine.fallback_reason,
+            layout=config.layout,
+            policy=config.policy,
+            is_direct=config.direct,
+            is_atomic_publish=config.atomic_publish,
+            queue_depth=config.queue_depth,
+            uptime_seconds=time.monotonic() - self._opened_s,
+            soft_purge_count=self._soft_purge_count,
+        )
+        return build_snapshot(self.counters(), {} if engine is None else engine.stats(), facts)
+
+    def health(self) -> HealthReport:
+        """Judge the statistics: ok, degraded or failing, and why."""
+        return assess(self.stats(), self.counters().get("last_errno", 0))
+
+    def register_metrics(
+        self,
+        registry: CollectorRegistry | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> EdgeCacheCollector:
+        """Export the statistics to Prometheus; the collector, to be unregistered or extended.
+
+        Args:
+            registry: By default that of the process.
+            labels: Added to every sample.
+        """
+        from prometheus_client import REGISTRY
+
+        from edgecache.metrics import EdgeCacheCollector
+
+        collector = EdgeCacheCollector(self.stats, labels)
+        (REGISTRY if registry is None else registry).register(collector)
+        return collector
+
+    def _require_open(self) -> None:
+        if self._is_closing:
+            raise StoreClosedError("the store is closed", hint="open it again")
+        self.needs_disk(b"?")  # the native check, for a child of fork()
+
+    # Remembering results
+
+    def memoize(
+        self,
+        *,
+        ttl: float | None = None,
+        stale: float = 0.0,
+        key: str | KeyFunction | None = None,
+        codec: CodecChoice | None = None,
+    ) -> Decorator:
+        """Return a decorator that remembers a function's results in this store.
+
+        Of several threads that miss the same result one computes, the others wait for it. When it
+        fails they get its error, and the next call tries again. A call that would wait for itself
+        (recursion, or two threads that need each other's results) computes instead.
+
+        Args:
+            ttl: Seconds for which a result is fresh; None: the configured default.
+            stale: Seconds after that in which the old result still serves, while the one caller
+                that found it stale computes the new one (in its own time: it waits).
+            key: What stands for the function in keys: by default its module and qualified name. Or
+                a function of the same arguments that returns the whole key. Needed for lambdas,
+                functions that use outer variables, methods, and arguments other than str, bytes,
+                int, float, bool, None, tuples and frozensets.
+            codec: None: results are bytes; "json"; or a pair (encode, decode). Every caller gets
+                what `decode` makes of the stored bytes.
+
+        Raises (when decorating):
+            KeyTypeError: It needs a `key`. InvalidTTLError, ArgumentError, TypeError: see there.
+        """
+        plan = Plan(ttl, stale, key, codec)
+
+        def decorate(function: Callable[P, R]) -> Callable[P, R]:
+            return wrap(self, self._flights, plan, function)
+
+        return decorate
+
+
+def open_store(
+    root: str | os.PathLike[str] | None,
+    *,
+    memory: int | str = "1GiB",
+    disk: int | str = "100GiB",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Storage:
+    """Open the cache in the directory `root`; it is created if needed.
+
+        with edgecache.open("cache", memory="256MiB", disk="10GiB") as store: ...
+
+    Args:
+        root: The directory; None: a cache in memory only.
+        memory: Budget of the RAM tier, metadata included: bytes, or "1GiB".
+        disk: Budget of the disk tier.
+        progress: Called with (done, total) while the disk tier is recovered.
+        options: Any other field of `Config` (docs/configuration.md). No environment is read.
+
+    Raises:
+        ConfigError: An option is not usable. And what `Storage` raises.
+    """
+    config = Config.from_options(root, environ=None, memory=memory, disk=disk, **options)
+    return Storage(config, progress=progress)
+
+
+def several_keys(keys: Iterable[Key]) -> Iterable[Key]:
+    """Refuse a single key where several are expected: a str is iterable, too."""
+    if isinstance(keys, (str, bytes)):
+        raise KeyTypeError("one key was given where several are expected", hint="pass a list")
+    return keys
+
+
+def _text(value: Key, what: str) -> bytes:
+    if not isinstance(value, (str, bytes)):
+        raise KeyTypeError(f"the {what} is {type(value).__name__}", hint="use bytes or str")
+    if not value:
+        raise ArgumentError(f"the {what} is empty", hint="use clear() to delete everything")
+    return value.encode() if isinstance(value, str) else value
+
+
+# Stores that are open: closed in good order when the interpreter ends, while threads and modules
+# still work.
+_live: weakref.WeakSet[Storage] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_live):
+        store.close()
