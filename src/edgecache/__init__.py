@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # importing typing costs more than this module
     from edgecache.errors import StoreLockedError as StoreLockedError
     from edgecache.errors import UnsafePathError as UnsafePathError
     from edgecache.health import HealthReport as HealthReport
-    from edgecache.memoize import memoize_prefix as memoize_prefix
+    from edgecache.memoize.key import memoize_prefix as memoize_prefix
     from edgecache.meta import Meta as Meta
     from edgecache.metrics.schema import StatsSnapshot as StatsSnapshot
     from edgecache.storage import Storage as Storage
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # importing typing costs more than this module
 _HOMES = {
     "ArgumentError": ("errors", "ArgumentError"),
     "AsyncStorage": ("aio", "AsyncStorage"),
-    "Blob": ("storage", "Blob"),
+    "Blob": ("_core_blob", "Blob"),
     "Config": ("config", "Config"),
     "ConfigError": ("errors", "ConfigError"),
     "EdgeCacheError": ("errors", "EdgeCacheError"),
@@ -51,7 +51,7 @@ _HOMES = {
     "StoreForkedError": ("errors", "StoreForkedError"),
     "StoreLockedError": ("errors", "StoreLockedError"),
     "UnsafePathError": ("errors", "UnsafePathError"),
-    "memoize_prefix": ("memoize", "memoize_prefix"),
+    "memoize_prefix": ("memoize.key", "memoize_prefix"),
     "open": ("storage", "open_store"),
 }
 

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from edgecache._evict cimport evict_admits
 from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
 from edgecache._flush cimport log_large_write
-from edgecache._index cimport size_class_of
+from edgecache._index cimport index_prefetch, size_class_of
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -69,6 +69,7 @@ cdef inline Shard* _shard(Change* self) noexcept nogil:
 
 cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* key,
                       uint32_t key_len, uint32_t flags) noexcept nogil:
+    cdef Shard* shard = shard_at(engine.shards, shard_number(engine.shards, hash.high))
     # Not a memset: the arrays are large and guarded by their counts.
     self.engine = engine
     self.hash = hash
@@ -89,6 +90,9 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.existed_expired = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
+    # The bucket is needed only after the record was copied: have it fetched meanwhile. What is read
+    # for that without the lock may be outdated, then the wrong line is asked for.
+    index_prefetch(engine.shards.base, &shard.index, hash.low)
 
 
 cdef void _fill_record(Change* self) noexcept nogil:

@@ -17,7 +17,14 @@ from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_counters cimport collect_counters
-from edgecache._core_read cimport LOOKUP_DISK, LOOKUP_HIT, FrontEntry, KeyView, LookupResult
+from edgecache._core_read cimport (
+    LOOKUP_DISK,
+    LOOKUP_HIT,
+    FrontEntry,
+    KeyView,
+    LookupResult,
+    take_plain_key,
+)
 from edgecache._core_write cimport CoreWrite
 from edgecache._fetch cimport (
     FETCH_FOUND,
@@ -130,10 +137,11 @@ cdef class Core(CoreWrite):
             owners = None
             for index in range(count):
                 key = <object>PyList_GET_ITEM(keys, start + index)
-                value = self.take_key(key, &views[index])
-                if value is not None:
-                    owners = [] if owners is None else owners
-                    owners.append(value)
+                if not take_plain_key(self, key, &views[index]):
+                    value = self.take_key(key, &views[index])
+                    if value is not None:
+                        owners = [] if owners is None else owners
+                        owners.append(value)
                 # By the time it is looked up, the set is in the cache.
                 self.front_prefetch(&views[index])
             for index in range(count):

@@ -32,7 +32,6 @@ from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
-from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_read cimport (
     LARGE_COPY_BYTES,
     CoreRead,
@@ -41,6 +40,7 @@ from edgecache._core_read cimport (
     copy_pinned,
     is_past,
     meta_is_stale,
+    take_plain_key,
 )
 
 cdef enum:
@@ -67,9 +67,9 @@ cdef class CoreBlob(CoreRead):
         cdef object _owner
         cdef Blob blob
         cdef FrontEntry* entry
-        if self.state != STORE_OPEN:
+        if not take_plain_key(self, key, &view):
             self.check_open()
-        _owner = self.take_key(key, &view)
+            _owner = self.take_key(key, &view)
         entry = self.front_find(key, &view)
         if entry != NULL:
             # A ready object exists: a view of it pins nothing.

@@ -10,15 +10,17 @@ process and bounded in bytes. Invariants (all of it under the GIL):
 3. front_bytes is the sum over all entries and never exceeds the budget.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from edgecache._core_base cimport CoreBase
+from edgecache._core_base cimport STORE_OPEN, CoreBase
 from edgecache._fetch cimport Fetch
 from edgecache._hash cimport Hash128
 from edgecache._shard cimport Probe, Shard
 
 cdef enum:
+    KEY_BYTES_MAX = 8192
     LARGE_COPY_BYTES = 65536        # copies above this are made without the GIL
 
 cdef struct KeyView:
@@ -73,3 +75,15 @@ cdef class CoreRead(CoreBase):
     cdef object get_disk(self, KeyView* view, Probe* probe, bint whole)
     cdef object find(self, object key, KeyView* view, bint whole)
     cdef void count_miss(self, KeyView* view) noexcept
+
+
+# take_key for a plain bytes key of an open store, without its calls; False: use take_key.
+cdef inline bint take_plain_key(CoreRead self, object key, KeyView* view) noexcept:
+    if not PyBytes_CheckExact(key) or self.state != STORE_OPEN or self.is_composite:
+        return False
+    view.data = PyBytes_AS_STRING(key)
+    view.size = PyBytes_GET_SIZE(key)
+    if not 0 < view.size <= KEY_BYTES_MAX:
+        return False
+    view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
+    return True

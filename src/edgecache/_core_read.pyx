@@ -68,7 +68,6 @@ cdef extern from "Python.h":
         Py_ssize_t ob_size
 
 cdef enum:
-    KEY_BYTES_MAX = 8192
     FRONT_VALUE_BYTES_MAX = 65536
     FRONT_ENTRY_COST_BYTES = 128        # the slot and both objects' own overhead
     FRONT_WAYS = 4
@@ -441,14 +440,7 @@ cdef class CoreRead(CoreBase):
         cdef KeyView view
         cdef FrontEntry* entry
         cdef object _owner, value
-        if PyBytes_CheckExact(key) and self.state == STORE_OPEN and not self.is_composite and \
-                0 < PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX:
-            # What follows is take_key without its calls: this is the way of nearly every get.
-            view.data = PyBytes_AS_STRING(key)
-            view.size = PyBytes_GET_SIZE(key)
-            view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
-            _owner = None
-        else:
+        if not take_plain_key(self, key, &view):
             self.check_open()
             _owner = self.take_key(key, &view)
         entry = self.front_find(key, &view)

@@ -35,7 +35,6 @@ from edgecache._core_base cimport (
     SHED_READ_ONLY,
     SHED_TOO_LARGE,
     SHED_WRITE_BUDGET,
-    STORE_OPEN,
     CoreBase,
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
@@ -45,7 +44,7 @@ from edgecache._sync cimport ec_monotonic_ns, ec_now_coarse_us, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
-from edgecache._core_read cimport KeyView
+from edgecache._core_read cimport KeyView, take_plain_key
 
 cdef enum:
     SYNC_NS = 60000000000
@@ -223,9 +222,9 @@ cdef class CoreWrite(CoreBlob):
         cdef uint32_t flags = 0
         cdef const char* meta_data = NULL
         cdef uint32_t meta_len = 0
-        if self.state != STORE_OPEN:
+        if not take_plain_key(self, key, &view):
             self.check_open()
-        _owner = self.take_key(key, &view)
+            _owner = self.take_key(key, &view)
         expiry = expiry_of(self, ttl) if ttl is not None or self.default_ttl_us else 0
         if meta is not None or tags:
             encoded = self.encode_meta(meta, tags)

@@ -176,6 +176,20 @@ cdef void evict_remove(char* base, EvictState* state, uint32_t reference) noexce
         evict_unlink(base, state, reference)
 
 
+cdef inline void evict_prefetch(char* base, EvictState* state, uint32_t tail) noexcept nogil:
+    """Ask for the node that unlinking `tail` will write to, and for what follows tail's node.
+
+    Victims are cold memory. The tail's own node was written when its neighbour went, so it is here.
+    """
+    cdef uint32_t neighbour
+    if tail == 0:
+        return
+    ec_prefetch(<char*>evict_node(base, state, tail) + 64)
+    neighbour = evict_node(base, state, tail).prev
+    if neighbour:
+        ec_prefetch(evict_node(base, state, neighbour))
+
+
 cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function node_hash,
                            void* context) noexcept nogil:
     cdef uint32_t reference
@@ -194,9 +208,8 @@ cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function no
     if reference != 0:
         state.size_bytes -= evict_node(base, state, reference).size_bytes
         state.count -= 1
-        # The next victims are cold memory: have them here by the time they are asked for.
-        ec_prefetch(evict_node(base, state, state.lists[0].tail))
-        ec_prefetch(evict_node(base, state, state.lists[1].tail))
+        evict_prefetch(base, state, state.lists[0].tail)
+        evict_prefetch(base, state, state.lists[1].tail)
     return reference
 
 

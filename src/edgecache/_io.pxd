@@ -256,8 +256,8 @@ cdef class IoEngine:
     cdef IoEngineOps ops
     cdef void* state                 # first argument of every call in `ops`
     cdef IoStats* counters
-    cdef bint closed                 # `close` was called
     cdef readonly str name           # "uring", "threads" or "memory"
     cdef readonly str fallback_reason   # why a wished-for engine is not in use, or ""
+    cdef bint closed                 # `close` was called
     cdef object stats_dict(self)     # counters by name, for Storage.stats()["io"]
     cdef void shut(self) noexcept    # stop and free all but the memory of `state`; idempotent

@@ -22,9 +22,11 @@ from edgecache.entry import Entry, ScrubReport
 from edgecache.errors import ArgumentError, StoreClosedError
 from edgecache.health import HealthReport
 from edgecache.loop_reader import LoopReader
-from edgecache.memoize import AsyncDecorator, AsyncFlights, Plan, wrap_async
+from edgecache.memoize import AsyncDecorator, Plan
 from edgecache.memoize.codec import CodecChoice
+from edgecache.memoize.flight_async import AsyncFlights
 from edgecache.memoize.key import KeyFunction
+from edgecache.memoize.wrap_async import wrap_async
 from edgecache.meta import Meta
 from edgecache.opening import Progress
 from edgecache.storage import Key, Storage, several_keys

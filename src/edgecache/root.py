@@ -40,11 +40,12 @@ class RootClaim:
     *Thread-safety*: any thread. *Cost*: one lstat per file in the root.
     """
 
-    __slots__ = ("__weakref__", "_descriptor", "path")
+    __slots__ = ("__weakref__", "_descriptor", "_process", "path")
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._descriptor = -1
+        self._process = os.getpid()
         _make_private(self.path)
         directory = _open_directory(self.path)
         try:
@@ -66,8 +67,12 @@ class RootClaim:
         """
         descriptor, self._descriptor = self._descriptor, -1
         _held.discard(self)
-        if descriptor >= 0:
-            os.close(descriptor)
+        if descriptor < 0:
+            return
+        if self._process == os.getpid():
+            # A child that was just forked may still have its copy: closing ours is not enough.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
@@ -75,7 +80,7 @@ class RootClaim:
 
 
 # A child of fork shares the open file description and with it the lock: it must close its copy, or
-# the parent's end would not free the directory.
+# the directory would stay locked when its parent is killed.
 _held: weakref.WeakSet[RootClaim] = weakref.WeakSet()
 
 
