@@ -38,10 +38,20 @@ DIRECTIVES = {
     "auto_pickle": False,
 }
 
-COMPILE = ["-O3", "-fno-strict-aliasing", "-fno-math-errno", "-fvisibility=hidden", "-Wall",
-           "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function", "-Wno-sign-compare",
-           "-Wno-cast-function-type", "-Wno-missing-field-initializers",
-           "-Wno-implicit-fallthrough"]
+COMPILE = [
+    "-O3",
+    "-fno-strict-aliasing",
+    "-fno-math-errno",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unused-parameter",
+    "-Wno-unused-function",
+    "-Wno-sign-compare",
+    "-Wno-cast-function-type",
+    "-Wno-missing-field-initializers",
+    "-Wno-implicit-fallthrough",
+]
 LINK = ["-Wl,-z,relro,-z,now"]
 if DEBUG or SANITIZE:
     COMPILE[0] = "-O1"

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.demo_report import TIER_COLORS, TIER_WORDS, Outcome, size
+from bench.demo_report import TIER_COLORS, TIER_WORDS, Outcome, nanoseconds, size
 from bench.demo_steps import TIERS
 from bench.measure import Spread
 from bench.style import ENGINE_COLORS, GREY, pyplot, tidy
@@ -25,7 +25,8 @@ def draw_latency(axis: Any, outcome: Outcome) -> None:
             label=f"{TIER_WORDS[tier]} ({len(values):,})",
         )  # fmt: skip
     ticks = [(1, "0"), (2, "50"), (10, "90"), (100, "99"), (1000, "99.9"), (10000, "99.99")]
-    axis.set(xscale="log", yscale="log", xlabel="percentile of gets", ylabel="latency, us")
+    axis.set(xscale="log", yscale="log", xlabel="percentile of gets")
+    axis.yaxis.set_major_formatter(lambda value, _: nanoseconds(1000 * value))
     axis.set_xticks([tick for tick, _ in ticks], [label for _, label in ticks])
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=9)

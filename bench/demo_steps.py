@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.demo_source import Source, SourceFile, is_right, zipf_order
 from bench.engine import MIB, counters, open_store
-from bench.measure import Stopwatch, allocated_bytes, device_bytes
+from bench.measure import Stopwatch, allocated_bytes, child_environment, device_bytes
 
 MEMORY_BYTES_MIN = 4 * MIB
 DISK_BYTES_MIN = 256 * MIB
@@ -297,8 +297,9 @@ def kill_while_writing(setup: Setup, round_number: int, syncs: int) -> int:
         sys.executable, "-m", "bench.child", "bench.demo_steps:crash_writer", json.dumps(arguments),
     ]  # fmt: skip
     writer = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+        env=child_environment(),
+    )  # fmt: skip
     synced = 0
     try:
         assert writer.stdout is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,12 +12,13 @@ import time
 from typing import Any
 
 from bench.engine import GIB, MIB, counters, open_store
-from bench.measure import Sample, Stopwatch, context_switches, cpu_seconds, in_child
+from bench.measure import Sample, child_environment, Stopwatch, context_switches, cpu_seconds, in_child
 from bench.rows import Row
 from bench.workloads import Plan
 
 OBJECTS, OBJECTS_QUICK = 10_000_000, 1_000_000
 SMALL_VALUE_BYTES = 16
+OPEN_TOTAL_S = 20.0
 IDLE_S, IDLE_QUICK_S = 10.0, 2.0
 
 
@@ -34,8 +36,6 @@ def open_many(path: str, count: int) -> Any:
 
 def fill_many(path: str, count: int) -> None:
     """Child: put `count` small values, sync, say the figures and die by SIGKILL."""
-    import json
-
     store = open_many(path, count)
     put = store.put
     watch = Stopwatch()
@@ -55,12 +55,11 @@ def fill_many(path: str, count: int) -> None:
 
 def fill_and_die(path: str, count: int) -> dict[str, float]:
     """Run `fill_many`, which does not come back."""
-    import json
-
     target = ["bench.child", "bench.life:fill_many", json.dumps({"path": path, "count": count})]
     done = subprocess.run(
-        [sys.executable, "-m", *target], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", *target], capture_output=True, text=True, check=False,
+        env=child_environment(),
+    )  # fmt: skip
     if done.returncode != -signal.SIGKILL:
         raise RuntimeError(f"the filling child ended with {done.returncode}: {done.stderr[-400:]}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -110,19 +109,23 @@ def life_rows(plan: Plan, wanted: tuple[str, ...]) -> list[Row]:
         )
     ]  # fmt: skip
     if "open_killed" in wanted:
-        killed = [
-            in_child("bench.life:open_again", path=str(path), count=count, is_clean=False)
-            for _ in range(plan.repeat)
-        ]
+        killed = open_rounds(plan, str(path), count, is_clean=False)
         in_child("bench.life:open_again", path=str(path), count=count, is_clean=True)
-        clean = [
-            in_child("bench.life:open_again", path=str(path), count=count, is_clean=True)
-            for _ in range(plan.repeat)
-        ]
+        clean = open_rounds(plan, str(path), count, is_clean=True)
         rows += [open_row(f"open after kill -9, {words}", killed, count, 1.0, 0.4)]
         rows += [open_row(f"open after a clean close, {words}", clean, count, None, None)]
     shutil.rmtree(path)
     return rows
+
+
+def open_rounds(plan: Plan, path: str, count: int, is_clean: bool) -> list[dict[str, Any]]:
+    """Open again and again; a store that opens slowly is not opened more than it must."""
+    found: list[dict[str, Any]] = []
+    while len(found) < plan.repeat and sum(one["wall_s"] for one in found) < OPEN_TOTAL_S:
+        found.append(
+            in_child("bench.life:open_again", path=path, count=count, is_clean=is_clean)
+        )
+    return found
 
 
 def open_row(

@@ -16,9 +16,11 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,6 +113,15 @@ def interleave(sides: Mapping[str, Side], repeat: int) -> dict[str, list[Sample]
     return found
 
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def child_environment() -> dict[str, str]:
+    """Environment in which a child finds the same packages, wherever it is started."""
+    places = [str(REPOSITORY), *(place for place in sys.path if place)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(places))}
+
+
 class ChildError(RuntimeError):
     """A measuring child process ended badly; the message holds what it wrote."""
 
@@ -121,7 +132,10 @@ def in_child(target: str, timeout_s: float = 600, **arguments: Any) -> Any:
     A new process has cold caches, an RSS of its own, and no threads left over from a peer.
     """
     command = [sys.executable, "-m", "bench.child", target, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout_s, check=False,
+        env=child_environment(),
+    )  # fmt: skip
     if done.returncode != 0 or not done.stdout.strip():
         tail = "\n".join((done.stderr or done.stdout).strip().splitlines()[-6:])
         raise ChildError(f"{target} ended with status {done.returncode}: {tail}")
@@ -195,10 +209,7 @@ def context_switches() -> int:
 @contextmanager
 def scratch(prefix: str, directory: Path | None = None) -> Iterator[Path]:
     """Give a temporary directory that is removed however the block ends."""
-    import shutil
-    import tempfile
-
-    path = Path(tempfile.mkdtemp(prefix=f"edgecache-{prefix}-", dir=directory))
+    path = Path(tempfile.mkdtemp(prefix=f"edgecache-{prefix}-", dir=directory)).resolve()
     try:
         yield path
     finally:

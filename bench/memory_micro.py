@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from edgecache._testing_memory import MemoryHarness
 
 MIB = 1 << 20

@@ -56,10 +56,16 @@ def median_text(values: list[float], unit: str) -> str:
     return f"{number(ordered[len(ordered) // 2])} {unit}"
 
 
+def duration(value_us: float) -> str:
+    """A time per operation: ns below one us, else us."""
+    return f"{1000 * value_us:.0f} ns" if value_us < 1 else f"{number(value_us)} us"
+
+
 def pair(left: float | None, right: float | None) -> str:
+    """Ours and the peer's time per operation."""
     if left is None:
         return "-"
-    return f"{number(left)} / {number(right)}" if right is not None else number(left)
+    return duration(left) if right is None else f"{duration(left)} / {duration(right)}"
 
 
 def print_machine(console: Console, machine: dict[str, str]) -> None:
@@ -79,8 +85,8 @@ def print_rows(console: Console, rows: Iterable[Row], title: str) -> None:
     for name in ("ours", "peer", "ratio", "spread", "must", "aim"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("wall us/op\nours / peer", justify="right", no_wrap=True)
-    table.add_column("CPU us/op\nours / peer", justify="right", no_wrap=True)
+    table.add_column("wall per op\nours / peer", justify="right", no_wrap=True)
+    table.add_column("CPU per op\nours / peer", justify="right", no_wrap=True)
     for row in rows:
         verdict = row.verdict
         what = Text(row.label)

@@ -34,6 +34,8 @@ class Row:
     wall_us: float | None = None
     peer_wall_us: float | None = None
     note: str = ""
+    # Where the row stands in a plot: figure, series, and position. Empty: not drawn.
+    at: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.peer and len(self.peer) != len(self.ours):

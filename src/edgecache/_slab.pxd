@@ -86,7 +86,7 @@ cdef struct SlabState:                  # in the arena
     uint32_t used_pages
     uint32_t dirty_pages                # free pages with memory behind them
     uint32_t free_page                  # head of the free list, page number + 1
-    uint32_t page_epoch                 # pages taken so far: what a reference meant may have changed
+    uint32_t page_epoch                 # pages taken: what a reference meant may have changed
     uint32_t hole_frames_max            # no hole in FRAMES pages is longer (upper bound)
     uint32_t partial_pages[SLAB_CLASS_COUNT_MAX]
 

@@ -5,8 +5,8 @@
     | magic    | version   | region_shift  | seed    | created_us     | identity       | sum      |
     sum is XXH3-64 (seed 0) of the page with this field 0; the rest of the page is zero.
 
-`superblock` is written first, `superblock.copy` second, both synced; one damaged file is repaired from
-the other. Both damaged: the records cannot be verified any more, and the root is formatted anew.
+`superblock` is written first, `superblock.copy` second, both synced; one damaged file is repaired
+from the other. Both damaged: the records cannot be verified any more, and the root is formatted anew.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -28,8 +28,8 @@ cdef struct Superblock:
     unsigned char identity[16]
     uint64_t sum
 
-# STATUS_OK; STATUS_NOT_FOUND: neither file exists; STATUS_CORRUPT: none verifies; STATUS_VERSION: written by
-# another version (nothing was touched). *repair: one of the two must be written again.
+# STATUS_OK; STATUS_NOT_FOUND: neither file exists; STATUS_CORRUPT: none verifies; STATUS_VERSION:
+# written by another version (nothing was touched). *repair: one of the two must be written again.
 cdef Status superblock_load(const IoEngineOps* ops, void* engine, const XxhashApi* api,
                             Superblock* out, bint* repair) noexcept nogil
 cdef Status superblock_store(const IoEngineOps* ops, void* engine, const XxhashApi* api,

@@ -8,6 +8,7 @@ first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 
 MASK = (1 << 64) - 1
@@ -75,7 +76,7 @@ class Ghosts:
         self.sequence += 1
 
 
-class Policy:
+class Policy(ABC):
     """The part of a cache that all policies share; a policy fills in the four decisions."""
 
     def __init__(self, capacity: int, area_bytes: int) -> None:
@@ -84,23 +85,23 @@ class Policy:
         self.sizes: dict[int, int] = {}
         self.pinned: set[int] = set()
 
-    def on_hit(self, hash_: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_hit(self, hash_: int) -> None: ...
 
-    def on_miss(self, hash_: int) -> None:
+    def on_miss(self, hash_: int) -> None:  # noqa: B027 - most policies do not care
         """Only a frequency sketch cares."""
 
-    def on_insert(self, hash_: int, size: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_insert(self, hash_: int, size: int) -> None: ...
 
-    def on_remove(self, hash_: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_remove(self, hash_: int) -> None: ...
 
-    def on_capacity(self) -> None:
+    def on_capacity(self) -> None:  # noqa: B027 - most structures do not care
         """Only bounded structures care."""
 
-    def choose(self) -> int | None:
-        raise NotImplementedError
+    @abstractmethod
+    def choose(self) -> int | None: ...
 
     def evict(self) -> int | None:
         victim = self.choose()

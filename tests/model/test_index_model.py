@@ -10,12 +10,12 @@ import threading
 from collections import Counter
 
 import pytest
-from edgecache._testing_index import IndexHarness
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edgecache import _testing_index as testing
+from edgecache._testing_index import IndexHarness
 
 ALL_BITS = (1 << 64) - 1
 FILL_AND_DRAIN = (240, 160, 60, 230, 20)

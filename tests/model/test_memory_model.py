@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 
-from edgecache._testing_memory import MemoryHarness
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,6 +22,8 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
+
+from edgecache._testing_memory import MemoryHarness
 
 MIB = 1 << 20
 KEY_COUNT = 300

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("joints", ("_shard", "_flush", "_scan")),
     ("paths", ("_fetch", "_reclaim", "_checkpoint", "_recovery")),
     ("changes", ("_change", "_maintenance")),
+    ("walks", ("_promote", "_walk")),
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root")),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),

@@ -6,9 +6,9 @@ import random
 import struct
 
 import pytest
-from edgecache._testing_index import IndexHarness
 
 from edgecache import _testing_index as testing
+from edgecache._testing_index import IndexHarness
 
 OK, NO_MEMORY, INVALID = 0, 5, 8
 PAGE_BYTES = 4096

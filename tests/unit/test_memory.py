@@ -7,6 +7,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from edgecache._testing_memory import MemoryHarness
 
 MIB = 1 << 20

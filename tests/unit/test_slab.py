@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from edgecache._testing_memory import MemoryHarness
 
 MIB = 1 << 20

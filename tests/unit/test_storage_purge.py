@@ -24,7 +24,7 @@ ENTRIES = st.dictionaries(KEYS, st.frozensets(st.sampled_from(TAGS)), max_size=6
 
 
 def fill(store: Storage, entries: dict[str, frozenset[str]]) -> None:
-    store.put_many({key: b"old" for key in entries})  # overwritten: must not count twice
+    store.put_many(dict.fromkeys(entries, b"old"))  # overwritten: must not count twice
     for key, tags in entries.items():
         assert store.put(key, key.encode() * 100, tags=tags)
 
