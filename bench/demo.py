@@ -61,6 +61,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def step(progress: Progress, text: str) -> Iterator[Callable[[int, int], None]]:
     """Show a bar for one step; gives the function that moves it."""
     task = progress.add_task(text, total=None)
+    if not progress.console.is_terminal:
+        progress.console.print(f"... {text}", highlight=False)
 
     def advance(done: int, total: int) -> None:
         progress.update(task, completed=done, total=total)
@@ -143,9 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 130)
     began = time.perf_counter()
-    machine = describe(options.scratch)
-    greet(console, options, machine)
     try:
+        machine = describe(options.scratch)
+        greet(console, options, machine)
         with scratch("demo", options.scratch) as folder, bars(console) as progress:
             with step(progress, "read the files, compute checksums") as advance:
                 source = read_source(

@@ -29,7 +29,8 @@ def draw_latency(axis: Any, outcome: Outcome) -> None:
     axis.yaxis.set_major_formatter(lambda value, _: nanoseconds(1000 * value))
     axis.set_xticks([tick for tick, _ in ticks], [label for _, label in ticks])
     axis.minorticks_off()
-    axis.legend(frameon=False, fontsize=9)
+    if axis.get_lines():
+        axis.legend(frameon=False, fontsize=9)
     tidy(axis, "How long a get takes, by the tier that answers")
 
 
@@ -43,11 +44,11 @@ def draw_history(axis: Any, outcome: Outcome) -> None:
             colors=[TIER_COLORS[tier] for tier in TIERS], alpha=0.9, linewidth=0,
         )  # fmt: skip
         axis.set(xlim=(0, 100), ylim=(0, 100))
+        axis.legend(
+            frameon=False, fontsize=9, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.16),
+            columnspacing=1.0, handlelength=1.2,
+        )  # fmt: skip
     axis.set(xlabel="progress of the reads, %", ylabel="share of gets, %")
-    axis.legend(
-        frameon=False, fontsize=9, ncol=4, loc="upper center", bbox_to_anchor=(0.5, -0.16),
-        columnspacing=1.0, handlelength=1.2,
-    )  # fmt: skip
     tidy(axis, "Who answers while RAM warms up (Zipf 1.0)")
 
 

@@ -73,7 +73,8 @@ def nanoseconds(value: float) -> str:
     for limit, unit, divisor in ((1e3, "ns", 1), (1e6, "us", 1e3), (1e9, "ms", 1e6)):
         if value < limit:
             scaled = value / divisor
-            return f"{scaled:.0f} {unit}" if scaled >= 100 or divisor == 1 else f"{scaled:.3g} {unit}"
+            whole = scaled >= 100 or divisor == 1
+            return f"{scaled:.0f} {unit}" if whole else f"{scaled:.3g} {unit}"
     return f"{value / 1e9:.2f} s"
 
 

@@ -192,7 +192,9 @@ def rounds(
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
             turns[name].append(sides[name](number))
-    return {name: [list(point) for point in zip(*found, strict=True)] for name, found in turns.items()}
+    return {
+        name: [list(point) for point in zip(*found, strict=True)] for name, found in turns.items()
+    }
 
 
 def child(target: str, **arguments: Any) -> list[Sample]:

@@ -12,7 +12,14 @@ import time
 from typing import Any
 
 from bench.engine import GIB, MIB, counters, open_store
-from bench.measure import Sample, child_environment, Stopwatch, context_switches, cpu_seconds, in_child
+from bench.measure import (
+    Sample,
+    Stopwatch,
+    child_environment,
+    context_switches,
+    cpu_seconds,
+    in_child,
+)
 from bench.rows import Row
 from bench.workloads import Plan
 
@@ -122,9 +129,7 @@ def open_rounds(plan: Plan, path: str, count: int, is_clean: bool) -> list[dict[
     """Open again and again; a store that opens slowly is not opened more than it must."""
     found: list[dict[str, Any]] = []
     while len(found) < plan.repeat and sum(one["wall_s"] for one in found) < OPEN_TOTAL_S:
-        found.append(
-            in_child("bench.life:open_again", path=path, count=count, is_clean=is_clean)
-        )
+        found.append(in_child("bench.life:open_again", path=path, count=count, is_clean=is_clean))
     return found
 
 

@@ -115,7 +115,8 @@ def draw_cache(plot: Any, rows: list[Row]) -> Any:
     for axis, mode in zip(axes, ("get_many", "asyncio"), strict=True):
         lines = series(rows, "cache", mode)
         for number, (name, points) in enumerate(lines.items()):
-            places = [place + 0.38 * (number - (len(lines) - 1) / 2) for place in range(len(points))]
+            shift = 0.38 * (number - (len(lines) - 1) / 2)
+            places = [place + shift for place in range(len(points))]
             middles = [values.median / 1000 for _, values, _ in points]
             errors = [
                 [(values.median - values.low) / 1000 for _, values, _ in points],
@@ -146,7 +147,8 @@ def draw_targets(plot: Any, rows: list[Row]) -> Any:
     colors = {AIM: "#2a9d8f", MUST: "#8ab17d"}
     for place, row in enumerate(judged):
         bound, spread = row.must if row.must is not None else row.aim, row.judged
-        assert bound and spread
+        assert bound
+        assert spread
         values = [spread.low, spread.median, spread.high]
         scores = [bound / max(v, 1e-12) if row.lower_is_better else v / bound for v in values]
         low, middle, high = min(scores), scores[1], max(scores)
@@ -160,7 +162,7 @@ def draw_targets(plot: Any, rows: list[Row]) -> Any:
     axis.set_yticks(range(len(judged)), names, fontsize=9)
     axis.invert_yaxis()
     axis.axvline(1, color="#444444", linewidth=1)
-    axis.set(xscale="log", xlabel="how many times better than the must (| the aim); left of 1 misses")
+    axis.set(xscale="log", xlabel="times better than the must (| marks the aim); left of 1 misses")
     tidy(axis, "Targets: green reaches the aim, light green the must, red misses", grid="x")
     return figure
 

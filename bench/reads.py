@@ -28,7 +28,7 @@ from bench.workloads import Plan
 from bench.writes import key_of, pool_of
 
 VALUE_BYTES = 4096
-MEMORY_BYTES_MIN = 16 * MIB     # room for the index; RAM hits stay below 2 % of 1 GiB
+MEMORY_BYTES_MIN = 16 * MIB  # room for the index; RAM hits stay below 2 % of 1 GiB
 BATCH = 64
 LONG_BATCH = 1024
 TASKS = 64
@@ -377,7 +377,7 @@ def read_4x(plan: Plan) -> list[Row]:
     label = "random get, 4x more data than memory, one thread"
     return [
         compare("read_4x", label, "rate", samples, "lmdb", must=3, aim=5,
-                note="LMDB's memory is the page cache it filled before the clock started, readahead off"),
+                note="its memory is the page cache, filled before the clock started"),
         compare("read_4x", label, "rate", samples, "rocksdict", must=3, aim=5,
                 note="direct reads, block cache of the same size, bloom filters"),
     ]  # fmt: skip

@@ -1,9 +1,9 @@
 """Run workloads and print how they compare.
 
-    python -m bench.run --list
-    python -m bench.run get_hot put_4k --repeat 9
-    python -m bench.run --suite targets --json out/bench/targets.json
-    python -m bench.run --suite io --plot out/bench --json out/bench/io.json
+python -m bench.run --list
+python -m bench.run get_hot put_4k --repeat 9
+python -m bench.run --suite targets --json out/bench/targets.json
+python -m bench.run --suite io --plot out/bench --json out/bench/io.json
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ WORKLOADS: dict[str, tuple[str, str, str]] = {
     "put_durable": ("targets", "writes:put_durable", "4 KB put + sync, alone and from 16 threads"),
     "space": ("targets", "writes:space", "disk bytes per payload byte"),
     # Reads from disk
-    "read_qd64": ("targets", "reads:read_qd64", "4 KiB random reads in batches of 64, both engines"),
+    "read_qd64": ("targets", "reads:read_qd64", "4 KiB random reads at depth 64, both engines"),
     "read_async": ("targets", "reads:read_async", "4 KiB random reads from 64 asyncio tasks"),
-    "read_cold": ("targets", "reads:read_cold", "first 4 KiB gets of a new process, nothing cached"),
+    "read_cold": ("targets", "reads:read_cold", "first 4 KiB gets of a process, nothing cached"),
     "read_4x": ("targets", "reads:read_4x", "random gets with four times more data than memory"),
     # A store's life
     "index_ram": ("targets", "life:index_ram", "index bytes per object, many small objects"),

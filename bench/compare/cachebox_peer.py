@@ -20,5 +20,7 @@ class CacheboxPeer:
         self.cache.clear()
 
 
-def open_peer(path: object, *, entries: int = 0, policy: str = "LRUCache") -> CacheboxPeer:
+def open_peer(
+    path: object, *, entries: int = 0, policy: str = "LRUCache", **_: Any
+) -> CacheboxPeer:
     return CacheboxPeer(entries, policy)

@@ -85,10 +85,16 @@ def test_one_wrong_byte_gives_status_1(
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"]
+    ("step", "number", "status"),
+    [
+        ("put every file", signal.SIGINT, 130),
+        ("get in Zipf order", signal.SIGTERM, 143),
+        ("kill -9 a writing process", signal.SIGINT, 130),
+    ],
+    ids=["put", "get", "kill"],
 )
 def test_an_interrupted_demo_removes_what_it_wrote(
-    tree: Path, tmp_path: Path, number: signal.Signals, status: int
+    tree: Path, tmp_path: Path, step: str, number: signal.Signals, status: int
 ) -> None:
     demo_process = subprocess.Popen(
         [sys.executable, "-u", "-m", "bench.demo", *arguments(tree, tmp_path)],
@@ -96,7 +102,7 @@ def test_an_interrupted_demo_removes_what_it_wrote(
     )  # fmt: skip
     assert demo_process.stdout is not None
     for line in demo_process.stdout:
-        if "shown on the files" in line:
+        if line.startswith(f"... {step}"):
             demo_process.send_signal(number)
             break
     demo_process.stdout.read()

@@ -98,10 +98,14 @@ def test_a_child_finds_the_bench_from_any_directory(tmp_path: Path) -> None:
 
 
 def test_scratch_is_removed_also_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), scratch("x", tmp_path) as path:
-        (path / "deep").mkdir()
-        (path / "deep" / "file").write_bytes(b"1")
-        raise KeyboardInterrupt
+    def work() -> None:
+        with scratch("x", tmp_path) as path:
+            (path / "deep").mkdir()
+            (path / "deep" / "file").write_bytes(b"1")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert list(tmp_path.iterdir()) == []
 
 
