@@ -22,6 +22,7 @@ MEMORY_BYTES_MIN = 4 * MIB
 DISK_BYTES_MIN = 256 * MIB
 CRASH_BYTES_MAX = 128 * MIB
 SYNC_EVERY = 100
+GO = "go\n"
 KILLS = 3
 BATCH = 64
 ENGINE_ROUNDS = 5
@@ -275,7 +276,13 @@ def crash_value(round_number: int, number: int) -> bytes:
 def crash_writer(
     root: str, memory_bytes: int, disk_bytes: int, engine: str, round_number: int
 ) -> None:
-    """Child: put and sync until it is killed; says how far it got after each sync and each put."""
+    """Child: put and sync until it is killed; says how far it got.
+
+    It waits for a word on its standard input: a parent that is interrupted while it starts this
+    process cannot kill it, but closes the pipe.
+    """
+    if sys.stdin.readline() != GO:
+        return
     store = Setup(Path(root), memory_bytes, disk_bytes, engine).open()
     for number in range(1 << 40):
         if not store.put(crash_key(round_number, number), crash_value(round_number, number)):
@@ -297,12 +304,16 @@ def kill_while_writing(setup: Setup, round_number: int, syncs: int) -> int:
         sys.executable, "-m", "bench.child", "bench.demo_steps:crash_writer", json.dumps(arguments),
     ]  # fmt: skip
     writer = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1,
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        bufsize=1,
         env=child_environment(),
     )  # fmt: skip
     synced = 0
     try:
+        assert writer.stdin is not None
         assert writer.stdout is not None
+        writer.stdin.write(GO)
+        writer.stdin.flush()
         for line in writer.stdout:
             word, number = line.split()
             if word == "synced":
@@ -320,7 +331,7 @@ def kill_while_writing(setup: Setup, round_number: int, syncs: int) -> int:
     finally:
         writer.kill()
         writer.wait()
-        for pipe in (writer.stdout, writer.stderr):
+        for pipe in (writer.stdin, writer.stdout, writer.stderr):
             if pipe:
                 pipe.close()
     return synced

@@ -29,6 +29,7 @@ SHARES = (0, 10, 30, 50, 70, 100)
 CACHES = ("direct", "buffered, cold", "buffered, warm")
 MODES = ("get_many", "asyncio")
 SIZE_BATCH = 16
+SIZE_TOTAL_BYTES = 96 * MIB
 CACHE_DEPTH = 64
 
 Points = list[dict[str, Any]]
@@ -144,7 +145,7 @@ def cache_points(path: str, engine: str, mode: str, cache: str, **more: Any) -> 
 def size_points(path: str, engine: str, size_bytes: int, seconds: float, seed: int) -> Points:
     """Child: writes of one size until handed over, then random reads in batches of 16."""
     pool = pool_of(size_bytes, 1)
-    count = max(64, 64 * MIB // size_bytes) if size_bytes > 4096 else 20_000
+    count = SIZE_TOTAL_BYTES // size_bytes
     store = open_store(path, **options(engine))
     watch = Stopwatch()
     with watch:

@@ -67,15 +67,23 @@ def print_list(console: Console) -> None:
     console.print("peers: " + ", ".join(peers))
 
 
-def run_all(names: list[str], plan: Plan, console: Console) -> list[Row]:
+def run_all(names: list[str], plan: Plan, console: Console) -> tuple[list[Row], list[str]]:
+    """Run the workloads; their rows, and the names of those that failed."""
     rows: list[Row] = []
+    failed: list[str] = []
     for number, name in enumerate(names, 1):
         began = time.perf_counter()
         console.print(f"[dim]{number}/{len(names)}[/] [bold]{name}[/] {WORKLOADS[name][2]}")
-        found = run(name, plan)
+        try:
+            found = run(name, plan)
+        except Exception as error:
+            # The others are still worth their time; the status tells.
+            console.print_exception(max_frames=4)
+            failed.append(name)
+            found = [Row(name, WORKLOADS[name][2], "", [], note=f"failed: {error}"[:300])]
         rows += found
         report.print_rows(console, found, f"{name}, {time.perf_counter() - began:.1f} s")
-    return rows
+    return rows, failed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,11 +110,14 @@ def main(arguments: list[str] | None = None) -> int:
             peers=options.peers,
             say=lambda text: console.print(f"  [dim]{text}[/]"),
         )
-        rows = run_all(names, plan, console)
+        rows, failed = run_all(names, plan, console)
     report.print_rows(console, rows, f"Everything; median of {repeat} rounds, least .. greatest")
     console.print(report.summary(rows))
     finish(options, names, repeat, machine, rows, console)
-    return 1 if options.strict and any(row.verdict == MISS for row in rows) else 0
+    if failed:
+        console.print(f"[bold red]failed: {', '.join(failed)}")
+    missed = options.strict and any(row.verdict == MISS for row in rows)
+    return 1 if failed or missed else 0
 
 
 def finish(

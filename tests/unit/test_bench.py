@@ -308,6 +308,19 @@ def test_a_run_prints_rows_and_writes_them(tmp_path: Path, capsys: pytest.Captur
     assert os.listdir(tmp_path) == ["run.json"]
 
 
+def test_a_failing_workload_stops_no_other_and_gives_status_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "run.json"
+    monkeypatch.setitem(WORKLOADS, "view_hot", ("targets", "ram:no_such_function", "broken"))
+    arguments = ["view_hot", "get_many_hot", "--quick", "--repeat", "1", "--json", str(target)]
+    assert main(arguments) == 1
+    found = {row["workload"]: row for row in json.loads(target.read_text())["rows"]}
+    assert "no_such_function" in found["view_hot"]["note"]
+    assert found["view_hot"]["judged"] is None
+    assert found["get_many_hot"]["judged"]["median"] > 0
+
+
 def test_a_plan_measures_the_peers_that_were_asked_for() -> None:
     plan = Plan(scratch=Path("unused"), peers=frozenset({"dict"}))
     assert plan.among("dict", "sqlite") == ["dict"]
