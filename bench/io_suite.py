@@ -242,7 +242,7 @@ def depth(plan: Plan) -> list[Row]:
     for mode in MODES:
         sides: dict[str, Callable[[int], list[Sample]]] = {}
         for engine in plan.engines:
-            sides[engine] = lambda number, engine=engine, mode=mode: child(  # type: ignore[misc]
+            sides[engine] = lambda number, engine=engine, mode=mode: child(
                 "depth_points", path=str(path), engine=engine, mode=mode, count=count,
                 seconds=seconds, seed=plan.seed + number, depths=list(DEPTHS),
             )  # fmt: skip
@@ -296,7 +296,7 @@ def mix(plan: Plan) -> list[Row]:
     for engine in plan.engines:
         path = plan.place(f"io-mix-{engine}")
         in_child("bench.io_suite:fill", path=str(path), count=count)
-        sides[engine] = lambda number, engine=engine, path=path: child(  # type: ignore[misc]
+        sides[engine] = lambda number, engine=engine, path=path: child(
             "mix_points", path=str(path), engine=engine, count=count, seconds=seconds_of(plan),
             seed=plan.seed + number,
         )  # fmt: skip
@@ -322,7 +322,7 @@ def cache(plan: Plan) -> list[Row]:
         for kind in CACHES:
             sides: dict[str, Callable[[int], list[Sample]]] = {}
             for engine in plan.engines:
-                sides[engine] = lambda number, engine=engine, mode=mode, kind=kind: child(  # type: ignore[misc]
+                sides[engine] = lambda number, engine=engine, mode=mode, kind=kind: child(
                     "cache_points", path=str(path), engine=engine, mode=mode, cache=kind,
                     count=count, seconds=seconds_of(plan), seed=plan.seed + number,
                     depths=[CACHE_DEPTH],

@@ -158,7 +158,10 @@ def draw_targets(plot: Any, rows: list[Row]) -> Any:
         if row.must and row.aim:
             aim = row.must / row.aim if row.lower_is_better else row.aim / row.must
             axis.plot([aim], [place], "|", color="#444444", markersize=12)
-    names = [f"{row.label}{f'  ({row.peer_name})' if row.peer_name else ''}" for row in judged]
+    names = [
+        row.label.replace("`", "") + (f"  ({row.peer_name})" if row.peer_name else "")
+        for row in judged
+    ]
     axis.set_yticks(range(len(judged)), names, fontsize=9)
     axis.invert_yaxis()
     axis.axvline(1, color="#444444", linewidth=1)

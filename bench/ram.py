@@ -234,7 +234,7 @@ def rss_small(plan: Plan) -> list[Row]:
     count = plan.sized(400_000, 100_000)
     sides: dict[str, Side] = {}
     for name in ["edgecache", *plan.among("cachebox", "dict")]:
-        sides[name] = lambda _, side=name: sample_in_child(  # type: ignore[misc]
+        sides[name] = lambda _, side=name: sample_in_child(
             "bench.ram:rss_of", side=side, count=count, seed=plan.seed
         )
     samples = interleave(sides, min(plan.repeat, 3))

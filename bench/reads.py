@@ -108,7 +108,7 @@ def read_qd64(plan: Plan) -> list[Row]:
     sides: dict[str, Side] = {}
     for engine in plan.engines:
         for keys, name in ((LONG_BATCH, engine), (BATCH, f"{engine} of {BATCH}")):
-            sides[name] = lambda number, engine=engine, keys=keys: sample_in_child(  # type: ignore[misc]
+            sides[name] = lambda number, engine=engine, keys=keys: sample_in_child(
                 "bench.reads:read_batches", path=str(path), engine=engine, count=count,
                 seconds=seconds, seed=plan.seed + number, batch_keys=keys,
             )  # fmt: skip
@@ -133,7 +133,7 @@ def read_qd64(plan: Plan) -> list[Row]:
         ]  # fmt: skip
     if {"uring", "threads"} <= samples.keys():
         rows.append(
-            compare("read_qd64", "thread engine against io_uring, " + label, "rate", samples,
+            compare("read_qd64", "the same, thread engine against io_uring", "rate", samples,
                     "uring", ours="threads", must=0.5, aim=0.7)
         )  # fmt: skip
     return rows
@@ -301,7 +301,7 @@ def read_cold(plan: Plan) -> list[Row]:
                  size_bytes=VALUE_BYTES, seed=1)  # fmt: skip
     sides: dict[str, Side] = {}
     for name in names:
-        sides[name] = lambda number, name=name: sample_in_child(  # type: ignore[misc]
+        sides[name] = lambda number, name=name: sample_in_child(
             "bench.reads:get_cold", side=name, path=str(plan.place(f"cold-{name}")), count=count,
             gets=gets, seed=plan.seed + number,
         )  # fmt: skip
@@ -367,7 +367,7 @@ def read_4x(plan: Plan) -> list[Row]:
                  size_bytes=VALUE_BYTES, seed=1)  # fmt: skip
     sides: dict[str, Side] = {}
     for name in names:
-        sides[name] = lambda number, name=name: sample_in_child(  # type: ignore[misc]
+        sides[name] = lambda number, name=name: sample_in_child(
             "bench.reads:get_4x", side=name, path=str(plan.place(f"4x-{name}")), count=count,
             memory_bytes=memory, gets=gets, seed=plan.seed + number,
         )  # fmt: skip

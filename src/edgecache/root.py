@@ -132,7 +132,7 @@ def _check_owner(status: os.stat_result, path: str) -> None:
         )
     if status.st_uid != os.geteuid():
         raise UnsafePathError(
-            "the cache root belongs to another user",
+            "the cache root, or a file in it, belongs to another user",
             path=path,
             expected=os.geteuid(),
             found=status.st_uid,
@@ -140,7 +140,7 @@ def _check_owner(status: os.stat_result, path: str) -> None:
         )
     if status.st_mode & OTHERS_MAY_WRITE:
         raise UnsafePathError(
-            "others may write to the cache root",
+            "others may write to the cache root, or to a file in it",
             path=path,
             found=f"{stat.S_IMODE(status.st_mode):04o}",
             hint=f"chmod go-w {path}",

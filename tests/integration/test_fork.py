@@ -20,7 +20,9 @@ def config_of(engine: str, root: Path) -> Config:
         return Config(memory="2MiB", shards=1)
     if engine == "memory":
         return Config(io="memory", memory="2MiB", disk="64MiB", shards=1)
-    return Config(root=str(root), io=engine, memory="2MiB", disk="64MiB", shards=1)  # type: ignore[arg-type]
+    return Config.from_dict(
+        {"root": str(root), "io": engine, "memory": "2MiB", "disk": "64MiB", "shards": 1}
+    )
 
 
 @pytest.fixture(params=ENGINES)

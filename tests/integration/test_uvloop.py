@@ -29,7 +29,9 @@ def value_of(number: int) -> bytes:
 
 
 def config_of(root: Path, engine: str = "auto") -> Config:
-    return Config(root=str(root), io=engine, memory="2MiB", disk="64MiB", shards=1)  # type: ignore[arg-type]
+    return Config.from_dict(
+        {"root": str(root), "io": engine, "memory": "2MiB", "disk": "64MiB", "shards": 1}
+    )
 
 
 @pytest.mark.parametrize("engine", ["threads", "auto"])

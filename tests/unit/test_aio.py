@@ -34,7 +34,9 @@ NOT_AWAITED = {"memoize", "config", "closed"}
 def config_of(engine: str, root: Path) -> Config:
     if engine == "memory":
         return Config(io="memory", memory="2MiB", disk="64MiB", shards=1)
-    return Config(root=str(root), io=engine, memory="2MiB", disk="64MiB", shards=1)  # type: ignore[arg-type]
+    return Config.from_dict(
+        {"root": str(root), "io": engine, "memory": "2MiB", "disk": "64MiB", "shards": 1}
+    )
 
 
 @asynccontextmanager

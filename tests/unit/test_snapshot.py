@@ -88,7 +88,7 @@ def test_every_number_lands_in_its_place() -> None:
         ("errors", "open", "prepare_errors"),
         ("errors", "regions_retired", "regions_retired"),
     ]:
-        assert found[section][key] == numbered[name], (section, key)  # type: ignore[literal-required]
+        assert dict(found)[section][key] == numbered[name], (section, key)  # type: ignore[index]
     assert found["requests"]["hits"] == {
         "front": numbered["front_hits"],
         "memory": numbered["memory_hits"],
