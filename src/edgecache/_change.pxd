@@ -34,7 +34,7 @@ cdef enum ChangeResult:
     CHANGE_DONE = 0
     CHANGE_RESOLVE = 1
     CHANGE_RESERVE = 2
-    CHANGE_NOTHING = 3              # delete: there was no such entry
+    CHANGE_NOTHING = 3              # delete: no such entry; CHANGE_IF_SAME: it is another one now
     CHANGE_FAILED = 4               # see `status`
 
 cdef enum ChangeFlags:
@@ -44,6 +44,7 @@ cdef enum ChangeFlags:
     CHANGE_COMPOSITE = 8
     CHANGE_TAGGED = 16
     CHANGE_UNLOGGED = 32            # delete although no tombstone can be written
+    CHANGE_IF_SAME = 64             # put only over the very version that `expected_*` names
 
 cdef struct Pending:
     uint64_t hash_low
@@ -83,6 +84,8 @@ cdef struct Change:
     uint32_t staged                 # RAM item filled ahead of the critical section
     uint32_t known_count
     uint32_t existed_expired
+    uint32_t expected_version       # of the RAM item, 0: it had none
+    uint64_t expected_location      # of the record on disk, 0: it had none
     Status status
     Append append
     Probe probe

@@ -421,6 +421,16 @@ cdef void _release(Change* self) noexcept nogil:
     self.is_large = 0
 
 
+cdef bint _is_expected(Change* self, Shard* shard, uint64_t same) noexcept nogil:
+    """Is the entry still the version that the caller read?"""
+    cdef RamItem* item
+    if self.probe.ram == 0:
+        return same != 0 and same == self.expected_location
+    item = memory_item(self.engine.shards.base, &shard.memory, self.probe.ram)
+    return item.version == self.expected_version or (
+        self.expected_location != 0 and item_disk_location(item) == self.expected_location)
+
+
 cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef ShardSet* shards = self.engine.shards
     cdef Shard* shard = _shard(self)
@@ -444,6 +454,10 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         self.status = Status.STATUS_SHED
         return CHANGE_FAILED
     same = _same_location(self)
+    if self.flags & CHANGE_IF_SAME and not _is_expected(self, shard, same):
+        ec_lock_release(&shard.lock)
+        change_abandon(self)
+        return CHANGE_NOTHING
     if self.probe.ram:
         item = memory_item(shards.base, &shard.memory, self.probe.ram)
         old_disk = item_disk_location(item)

@@ -79,6 +79,15 @@ cdef class Core(CoreWrite):
         CoreWrite.__init__(self, options, io)
         self.channels = threading.local()
 
+    def close(self):
+        """Flush, checkpoint, stop the threads and give everything back. Idempotent.
+
+        *Cost*: blocks until the device took what is buffered.
+        """
+        # The channels of this thread's batches hold a ring each; others go with their threads.
+        self.channels = threading.local()
+        CoreWrite.close(self)
+
     @property
     def shard_count(self):
         """Number of lock shards."""

@@ -445,20 +445,13 @@ cdef class CoreBase:
     cdef _free(self):
         """Give back process-local memory and files; the arena goes with its last user."""
         cdef uint32_t index
-        self.engine.log = NULL
         self.state = STORE_CLOSED
+        # Another thread may still be inside a call: the tables stay until the object goes, and a
+        # closed file only fails.
         if self.log.files != NULL:
             for index in range(self.log.file_count):
                 if self.log.files[index] >= 0:
                     self.log.ops.close_file(self.log.engine, <uint32_t>self.log.files[index])
-        free(self.log.files)
-        free(self.log.dirty)
-        free(self.log.footers)
-        free(self.log.footer_regions)
-        self.log.files = NULL
-        self.log.dirty = NULL
-        self.log.footers = NULL
-        self.log.footer_regions = NULL
 
     def __dealloc__(self):
         if self.state == STORE_FORKED:
@@ -471,4 +464,8 @@ cdef class CoreBase:
                     log_flush(&self.log, ec_monotonic_ns() + <int64_t>CLOSE_NS)
                     maintenance_stop(&self.maintenance)
             self._free()
+        free(self.log.files)
+        free(self.log.dirty)
+        free(self.log.footers)
+        free(self.log.footer_regions)
         shard_set_close(&self.shards)

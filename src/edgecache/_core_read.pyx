@@ -21,6 +21,7 @@ from edgecache._hash cimport key_encode_composite, key_encoded_bytes
 from edgecache._io cimport IoEngine
 from edgecache._memory cimport (
     RamItem,
+    item_disk_location,
     item_expiry_us,
     item_has_expiry,
     item_has_meta,
@@ -127,6 +128,11 @@ cdef bint same_key(PyObject* held, KeyView* view) noexcept:
         # Made when the entry was: the UTF-8 form is cached in the object, nothing can fail.
         data = PyUnicode_AsUTF8AndSize(<object>held, &size)
     return size == view.size and memcmp(data, view.data, size) == 0
+
+
+cdef tuple whole_entry(object value, RamItem* item):
+    return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
+            item_expiry_us(item), item.version, item_disk_location(item))
 
 
 cdef class CoreRead(CoreBase):
@@ -291,9 +297,9 @@ cdef class CoreRead(CoreBase):
                               LookupResult* result):
         """Look the key up in RAM; None unless *result is LOOKUP_HIT. Counts hits, not misses.
 
-        `whole`: also when it is stale, and as a pair (value, meta).
+        `whole`: also when it is stale, and as (value, meta, expiry_us, version, location).
         """
-        cdef object value, meta = None
+        cdef object value
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
@@ -325,21 +331,22 @@ cdef class CoreRead(CoreBase):
             # Making an object of bytes runs no Python code, so it may happen under the lock.
             value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
             if whole:
-                meta = PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
+                value = whole_entry(value, item)
             fronted = not item_has_meta(item)
             ec_lock_release(&shard.lock)
             # Nobody else ran since: the GIL is held, and native threads change versions only.
-            if fronted and self.front_budget_bytes:
+            if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, value)
-            return (value, meta) if whole else value
-        if whole:
-            meta = PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
+            return value
         ec_lock_release(&shard.lock)
         value = copy_pinned(item_value(item), item.value_len)
+        if whole:
+            # Pinned items neither move nor change.
+            value = whole_entry(value, item)
         ec_lock_acquire(&shard.lock)
         memory_unpin(base, &shard.memory, reference)
         ec_lock_release(&shard.lock)
-        return (value, meta) if whole else value
+        return value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):
         """Value of a found record, promoted to RAM; None if it is expired or stale."""
@@ -356,7 +363,8 @@ cdef class CoreRead(CoreBase):
             return None
         value = copy_pinned(record_body(record), record.body_len)
         if whole:
-            value = (value, PyBytes_FromStringAndSize(record_meta(record), record.meta_len))
+            value = (value, PyBytes_FromStringAndSize(record_meta(record), record.meta_len),
+                     record.expiry_us, 0, fetch.location)
         ec_lock_acquire(&shard.lock)
         shard.counters.disk_hit_count += 1
         shard.counters.clash_count += fetch.clash_count
@@ -450,7 +458,10 @@ cdef class CoreRead(CoreBase):
         return default if value is None else value
 
     def get_entry(self, key):
-        """Return (value, meta bytes) whether fresh or stale, or None. For the layers above."""
+        """Return (value, meta bytes, expiry_us, version, location), fresh or stale, or None.
+
+        For the layers above. The last two name this very version of the entry for `replace`.
+        """
         cdef KeyView view
         cdef object _owner
         self.check_open()

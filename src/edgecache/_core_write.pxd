@@ -11,6 +11,7 @@ cdef enum StoreResult:
     STORED = 1
     NOT_STORED = 0                  # shed and counted
     WOULD_BLOCK = 2                 # only when asked not to block
+    NOT_SAME = 3                    # only for CHANGE_IF_SAME
 
 cdef class CoreWrite(CoreBlob):
     cdef uint64_t invalidation_count
@@ -19,7 +20,9 @@ cdef class CoreWrite(CoreBlob):
     cdef void count_shed(self, Status status)
     cdef int check_size(self, uint64_t size) except -1
     cdef int store(self, KeyView* view, const char* value, uint64_t value_len, const char* meta,
-                   uint32_t meta_len, int64_t expiry_us, uint32_t flags, bint block) except -1
+                   uint32_t meta_len, int64_t expiry_us, uint32_t flags, bint block,
+                   uint32_t expected_version, uint64_t expected_location) except -1
+    cdef void count_shed_late(self, Status status)
     cdef int write_large(self, Change* change) except -1
     cdef int put_object(self, object key, object value, object ttl, object tags, object meta,
                         bint block) except -1

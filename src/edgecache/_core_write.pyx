@@ -10,7 +10,9 @@ from edgecache._change cimport (
     CHANGE_DELETE,
     CHANGE_DONE,
     CHANGE_FAILED,
+    CHANGE_IF_SAME,
     CHANGE_NO_DISK,
+    CHANGE_NOTHING,
     CHANGE_RESERVE,
     CHANGE_RESOLVE,
     CHANGE_TAGGED,
@@ -29,6 +31,7 @@ from edgecache._change cimport (
 )
 from edgecache._core_base cimport (
     SHED_BACKPRESSURE,
+    SHED_INDEX_FULL,
     SHED_IO_ERROR,
     SHED_NO_MEMORY,
     SHED_NO_SPACE,
@@ -103,6 +106,16 @@ cdef class CoreWrite(CoreBlob):
         else:
             self.shed_counts[SHED_IO_ERROR] += 1
 
+    cdef void count_shed_late(self, Status status):
+        """A put that found no place when its record was ready."""
+        if status == Status.STATUS_NO_MEMORY:
+            self.shed_counts[SHED_INDEX_FULL] += 1
+        elif status == Status.STATUS_NO_SPACE:
+            # RAM only, and RAM has no room for a value of this size.
+            self.shed_counts[SHED_TOO_LARGE] += 1
+        else:
+            self.count_shed(status)
+
     cdef int write_large(self, Change* change) except -1:
         """Write a record of its own block; the Status. Blocks on the device."""
         cdef Status status
@@ -115,8 +128,9 @@ cdef class CoreWrite(CoreBlob):
         return <int>status
 
     cdef int store(self, KeyView* view, const char* value, uint64_t value_len, const char* meta,
-                   uint32_t meta_len, int64_t expiry_us, uint32_t flags, bint block) except -1:
-        """Put one entry; a StoreResult."""
+                   uint32_t meta_len, int64_t expiry_us, uint32_t flags, bint block,
+                   uint32_t expected_version, uint64_t expected_location) except -1:
+        """Put one entry; a StoreResult. The last two matter with CHANGE_IF_SAME only."""
         cdef Change change
         cdef ChangeResult result
         cdef Status status = Status.STATUS_OK
@@ -129,6 +143,8 @@ cdef class CoreWrite(CoreBlob):
         change.meta = meta
         change.meta_len = meta_len
         change.expiry_us = expiry_us
+        change.expected_version = expected_version
+        change.expected_location = expected_location
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
                 status = <Status>self.prepare(&change, block)
@@ -148,9 +164,13 @@ cdef class CoreWrite(CoreBlob):
             result = change_commit(&change, now)
             if result == CHANGE_DONE:
                 return STORED
+            if result == CHANGE_NOTHING:
+                return NOT_SAME
             if result == CHANGE_FAILED:
-                status = change.status
-            elif not block:
+                self.count_shed_late(change.status)
+                change_abandon(&change)
+                return NOT_STORED
+            if not block:
                 status = Status.STATUS_AGAIN
             elif result == CHANGE_RESOLVE:
                 with nogil:
@@ -212,6 +232,31 @@ cdef class CoreWrite(CoreBlob):
         cdef int result = self.put_object(key, value, ttl, tags, meta, False)
         return None if result == WOULD_BLOCK else result == STORED
 
+    def replace(self, key, bytes value not None, bytes meta not None, int64_t expiry_us,
+                uint32_t version, uint64_t location):
+        """Put over the very version of an entry that `get_entry` returned.
+
+        Returns:
+            True; False: shed and counted; None: the entry was changed or deleted since (or moved
+            on disk: read it again), and nothing was done.
+        """
+        cdef KeyView view
+        cdef object _owner
+        cdef uint32_t flags = CHANGE_IF_SAME
+        cdef int result
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        if PyBytes_GET_SIZE(meta) and meta_tag_count(PyBytes_AS_STRING(meta)):
+            flags |= CHANGE_TAGGED
+        result = self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
+                            PyBytes_AS_STRING(meta), <uint32_t>PyBytes_GET_SIZE(meta), expiry_us,
+                            flags, True, version, location)
+        return None if result == NOT_SAME else result == STORED
+
+    def expiry_at(self, ttl):
+        """When a lifetime of `ttl` seconds from now ends, in us since the epoch; 0: never."""
+        return expiry_of(self, ttl)
+
     cdef int put_object(self, object key, object value, object ttl, object tags, object meta,
                         bint block) except -1:
         cdef KeyView view
@@ -235,14 +280,14 @@ cdef class CoreWrite(CoreBlob):
         if PyBytes_CheckExact(value):
             self.check_size(PyBytes_GET_SIZE(value))
             return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
-                              meta_len, expiry, flags, block)
+                              meta_len, expiry, flags, block, 0, 0)
         if isinstance(value, str):
             raise TypeError("the value is str; encode it, or use a codec")
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
             self.check_size(source.len)
             return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
-                              expiry, flags, block)
+                              expiry, flags, block, 0, 0)
         finally:
             PyBuffer_Release(&source)
 

@@ -42,6 +42,9 @@ from edgecache._shard cimport Shard, ShardSet, shard_at, shard_number
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_monotonic_ns
 
+cdef enum:
+    MERGE_STRIDE = 1021             # a prime, far more than a group of the index has buckets
+
 cdef struct Recovery:
     LogStore* log
     ShardSet* shards
@@ -299,15 +302,20 @@ cdef extern from *:
 
 cdef uint64_t _merge(Recovery* self, ScanList* entries) noexcept nogil:
     """Apply the winner of every key; returns how many keys there were."""
-    cdef uint64_t index, keys = 0
+    cdef uint64_t index, first, keys = 0
     cdef ScanEntry* entry
-    for index in range(entries.count):
-        entry = &entries.entries[index]
-        if index and entry.hash_low == entries.entries[index - 1].hash_low and \
-                entry.hash_high == entries.entries[index - 1].hash_high:
-            continue
-        _apply(self, entry)
-        keys += 1
+    # Not in their order: sorted hashes would fill one group of the index after the other, and a
+    # group whose entries share more bits than it can tell apart must not be what it grows for.
+    for first in range(MERGE_STRIDE):
+        index = first
+        while index < entries.count:
+            entry = &entries.entries[index]
+            index += MERGE_STRIDE
+            if index > MERGE_STRIDE and entry.hash_low == (entry - 1).hash_low and \
+                    entry.hash_high == (entry - 1).hash_high:
+                continue
+            _apply(self, entry)
+            keys += 1
     return keys
 
 

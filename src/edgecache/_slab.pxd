@@ -48,6 +48,7 @@ cdef enum:
     SLAB_PAGE_SIZES = 5
     SLAB_PAGES_WANTED = 1024
     SLAB_FRAMES_PER_PAGE = 64           # one bit each in a u64
+    HOLE_LOOK_PAGES = 32                # looked at per search for a hole
     SLAB_SLOT_BYTES_MIN = 40
     SLAB_SLOT_GRANULES_MAX = 1024       # an eighth of the largest page
     SLAB_CLASS_COUNT_MAX = 64
@@ -87,6 +88,7 @@ cdef struct SlabState:                  # in the arena
     uint32_t dirty_pages                # free pages with memory behind them
     uint32_t free_page                  # head of the free list, page number + 1
     uint32_t page_epoch                 # pages taken: what a reference meant may have changed
+    uint32_t hole_page                  # where the search for a hole goes on
     uint32_t hole_frames_max            # no hole in FRAMES pages is longer (upper bound)
     uint32_t partial_pages[SLAB_CLASS_COUNT_MAX]
 

@@ -337,21 +337,49 @@ cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
     return reference
 
 
+# A part of the pages per call, the next part at the next: a full shard has few holes, and the
+# search must not cost more than the eviction that makes one. The bound on holes is lowered when one
+# call looked at all pages without a find.
+cdef int64_t hole_look(char* base, SlabState* state, uint32_t frames) noexcept nogil:
+    cdef uint32_t first = state.hole_page, end, longest = 0
+    cdef int64_t frame
+    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4 or first >= state.page_high:
+        first = 0
+    end = min(first + <uint32_t>HOLE_LOOK_PAGES, state.page_high)
+    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4:
+        end = state.page_high
+    frame = hole_find(base, state, frames, 0, first, end, &longest)
+    if frame >= 0:
+        state.hole_page = <uint32_t>(frame // SLAB_FRAMES_PER_PAGE)
+        return frame
+    if end < state.page_high:
+        # Overlapping, so that a hole across the end is seen whole next time.
+        state.hole_page = end - <uint32_t>HOLE_LOOK_PAGES // 4
+    else:
+        if first == 0:
+            state.hole_frames_max = longest
+        state.hole_page = 0
+    return -1
+
+
 cdef uint32_t extent_take(char* base, SlabState* state, uint32_t size_bytes,
                           bint new_page) noexcept nogil:
     cdef uint32_t frames = size_bytes >> frame_shift(state), longest, free_pages
     cdef int64_t frame
     if frames <= state.hole_frames_max:
-        frame = hole_find(base, state, frames, 0, &longest)
+        frame = hole_look(base, state, frames)
         if frame >= 0:
             return extent_place(base, state, <uint64_t>frame, size_bytes)
-        state.hole_frames_max = longest
     free_pages = headroom_pages(state)
     # Frames left over at both ends of a hole are fewer than two pages.
     if not new_page or free_pages == 0 \
             or <uint64_t>free_pages * SLAB_FRAMES_PER_PAGE + HOLE_FRAMES_MAX < frames:
         return 0
-    frame = hole_find(base, state, frames, free_pages, &longest)
+    # Nearly always the next page in order; what is left behind is worth a search only after that.
+    frame = hole_find(base, state, frames, free_pages,
+                      state.page_high - 1 if state.page_high else 0, state.page_count, &longest)
+    if frame < 0:
+        frame = hole_find(base, state, frames, free_pages, 0, state.page_count, &longest)
     if frame < 0:
         return 0
     # What is left of the last page is a hole that others may use.

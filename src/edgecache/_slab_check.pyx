@@ -109,6 +109,7 @@ cdef int slab_check(char* base, SlabState* state) noexcept nogil:
         if list_check(base, state, state.partial_pages[size_class], partial[size_class],
                       SLAB_PAGE_SLOTS, size_class):
             return 4
-    if hole_find(base, state, state.hole_frames_max + 1, 0, &longest) >= 0:
+    if hole_find(base, state, state.hole_frames_max + 1, 0, 0, state.page_high,
+                 &longest) >= 0:
         return 7
     return list_check(base, state, state.free_page, free, SLAB_PAGE_FREE, 0)

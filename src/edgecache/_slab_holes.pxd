@@ -34,13 +34,13 @@ cdef inline uint64_t frames_mask(uint32_t first, uint32_t count) noexcept nogil:
 # First fit: the first frame of a hole of `frames`, or -1. With `free_pages` at most that many free
 # pages may become part of it; without, `longest` tells the longest hole seen.
 cdef inline int64_t hole_find(char* base, SlabState* state, uint32_t frames, uint32_t free_pages,
-                              uint32_t* longest) noexcept nogil:
+                              uint32_t first, uint32_t end, uint32_t* longest) noexcept nogil:
+    """Search the pages [first, end)."""
     cdef uint32_t number, position, free, taken = 0
-    cdef uint32_t end = state.page_count if free_pages else state.page_high
     cdef uint64_t start = 0, run = 0, used, rest
     cdef SlabPage* page
     longest[0] = 0
-    for number in range(end):
+    for number in range(first, end):
         page = slab_page(base, state, number)
         if number >= state.page_high or page.kind == SLAB_PAGE_FREE:
             if taken == free_pages:             # restart behind, or at this page

@@ -47,16 +47,14 @@ __all__ = ["Storage", "open_store"]
 
 Key = bytes | str
 PREFETCH_KEYS = 64
+# Of an entry that others keep changing, or reclaim keeps moving, while it is read.
+REPLACE_TRIES = 100
 
 
 class Attachment(Protocol):
     """What works on a store and must stop before it closes (the readers of event loops)."""
 
     def detach(self) -> None: ...
-
-
-class _EncodedMeta(bytes):
-    """Bytes of a meta that came from this store: put back without decoding them."""
 
 
 class Storage(Core):
@@ -204,8 +202,6 @@ class Storage(Core):
             MetaFieldError, ValueTooLargeError: They cannot be encoded.
             TypeError: `meta` is no Meta, or `tags` is a single str.
         """
-        if isinstance(meta, _EncodedMeta):
-            return bytes(meta)
         if isinstance(tags, str):
             raise TypeError("tags must be a collection of str, not a single one")
         if meta is None:
@@ -225,14 +221,14 @@ class Storage(Core):
         found = super().get_entry(key)
         if found is None:
             return None
-        value, meta = found
+        value, meta = found[:2]
         return Entry(value, Meta.decode(meta) if meta else None)
 
     def touch(self, key: Key, ttl: float | None) -> bool:
         """Give an entry another lifetime, from now; whether there was one.
 
-        Its meta and tags stay. It is read and put again: a put or delete of the same key at the
-        same moment may be undone by it, so serialise them if that matters.
+        Its meta and tags stay. It is read and put again, over that very version: a put or delete of
+        the same key that comes in between wins.
 
         Args:
             key: The entry.
@@ -241,12 +237,16 @@ class Storage(Core):
         Returns:
             False also when the put was shed.
         """
-        found = super().get_entry(key)
-        if found is None:
-            return False
-        value, meta = found
-        kept = _EncodedMeta(meta) if meta else None
-        return self.put(key, value, ttl=ttl, meta=kept)  # type: ignore[arg-type]
+        expiry_us = self.expiry_at(ttl)
+        for _ in range(REPLACE_TRIES):
+            found = super().get_entry(key)
+            if found is None:
+                return False
+            value, meta, _, version, location = found
+            replaced = self.replace(key, value, meta, expiry_us, version, location)
+            if replaced is not None:
+                return replaced
+        return False
 
     # Batches
 
@@ -304,8 +304,7 @@ class Storage(Core):
         Args:
             tag: One of the tags given to `put`.
             soft: Make fresh entries stale instead: `get` then misses, `get_entry` still finds them
-                for revalidation. They are put again and lose their `ttl`: they stay until they
-                are replaced, deleted or evicted (or the configured default ends them).
+                for revalidation. Their `ttl` stays.
             progress: Called with (done, total) while the store is walked.
 
         *Cost*: reads the tagged blocks of the disk tier, without the GIL; memory for the keys.
@@ -318,16 +317,23 @@ class Storage(Core):
         return sum([self._make_stale(key, tag) for key in keys])
 
     def _make_stale(self, key: Key, tag: str) -> bool:
-        entry = self.get_entry(key)
-        if entry is None or entry.meta is None or tag not in entry.meta.tags:
-            return False  # gone, or replaced by one without the tag
-        now_us = time.time_ns() // 1000
-        if not entry.meta.is_fresh(now_us):
-            return False
-        self._soft_purge_count += 1
-        if not self.put(key, entry.value, meta=entry.meta.with_fresh_until(now_us)):
-            self.delete(key)  # shed: it must not stay fresh
-        return True
+        for _ in range(REPLACE_TRIES):
+            found = super().get_entry(key)
+            if found is None or not found[1]:
+                return False
+            value, encoded, expiry_us, version, location = found
+            meta = Meta.decode(encoded)
+            now_us = time.time_ns() // 1000
+            if tag not in meta.tags or not meta.is_fresh(now_us):
+                return False  # replaced by one without the tag, or stale already
+            stale = meta.with_fresh_until(now_us).encode()
+            replaced = self.replace(key, value, stale, expiry_us, version, location)
+            if replaced is not None:
+                if not replaced:
+                    self.delete(key)  # shed: it must not stay fresh
+                self._soft_purge_count += 1
+                return True
+        return False
 
     def clear(self) -> None:
         """Delete everything, durably when it returns. *Cost*: a page per region, a checkpoint."""
