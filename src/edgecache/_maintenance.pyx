@@ -6,6 +6,7 @@ from edgecache._checkpoint cimport Checkpointer, checkpoint_write
 from edgecache._flush cimport log_flusher_run
 from edgecache._reclaim cimport Reclaimer, reclaim_run
 from edgecache._segment cimport LogStore, log_wake
+from edgecache._shard cimport ShardSet, shard_at
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_futex_wait,
@@ -34,6 +35,7 @@ cdef extern from "signal.h" nogil:
 
 cdef enum:
     RETRY_NS = 100000000            # no region could be freed: look again soon
+    GROWN_RECORDS = 1000000         # a checkpoint is due after so many, or an eighth of all objects
 
 
 cdef void* _flusher(void* argument) noexcept nogil:
@@ -59,6 +61,17 @@ cdef bint _is_dirty(Maintenance* self) noexcept nogil:
         self.checkpointer.last_record_count
 
 
+cdef bint _has_grown(Maintenance* self) noexcept nogil:
+    cdef uint64_t objects = 0, records
+    cdef uint32_t number
+    cdef ShardSet* shards = self.checkpointer.shards
+    for number in range(shards.count):
+        objects += shard_at(shards, number).index.object_count
+    records = ec_load_u64(&self.log.shared.counters.record_count) \
+        - self.checkpointer.last_record_count
+    return records > max(<uint64_t>GROWN_RECORDS, objects // 8)
+
+
 cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     """Do what is due; how long to sleep then (-1: until woken)."""
     cdef LogStore* log = self.log
@@ -73,6 +86,9 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     if not _is_dirty(self):
         return -1
     left = self.last_checkpoint_ns + self.checkpoint_interval_ns - ec_monotonic_ns()
+    if _has_grown(self):
+        # What a recovery would have to replay is bounded by a share of what there is.
+        left = 0
     if left <= 0:
         maintenance_checkpoint(self, 0)
         left = self.checkpoint_interval_ns

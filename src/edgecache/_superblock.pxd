@@ -6,7 +6,7 @@
     sum is XXH3-64 (seed 0) of the page with this field 0; the rest of the page is zero.
 
 `superblock` is written first, `superblock.copy` second, both synced; one damaged file is repaired
-from the other. Both damaged: the records cannot be verified any more, and the root is formatted anew.
+from the other. Both damaged: the records cannot be verified, and the root is formatted anew.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -326,7 +326,7 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     traffic: TRAFFIC,
     pinned: {"memory.pinned_bytes", "memory.zombies"},
     moving_items: {"memory.moves"},
-    growing_index: {"index.grows", "index.overflow", "requests.shed.no_memory"},
+    growing_index: {"index.grows", "index.overflow", "requests.shed.index_full"},
     shed_by_a_busy_disk: {"requests.shed.backpressure"},
     waiting_for_a_busy_disk: {
         "log.flush_waits", "log.flush_wait_us", "requests.shed.backpressure",
