@@ -28,7 +28,7 @@ CANNOT_MOVE = {
     "requests.stream_attach_misses": "streaming writes are not part of this version",
     "requests.partial_writes": "streaming writes are not part of this version",
     "io.direct_refused": "depends on the file system; test_snapshot covers the mapping",
-    "requests.shed.index_full": "the engine counts a full index as no_memory",
+    "requests.shed.no_memory": "the allocator must fail for it",
 }
 SHED_REASONS = (
     "backpressure", "no_space", "io_error", "write_budget", "too_large", "read_only",
