@@ -4,7 +4,15 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from edgecache._evict cimport evict_admits
-from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
+from edgecache._fetch cimport (
+    FETCH_FAILED,
+    FETCH_FOUND,
+    Fetch,
+    FetchState,
+    fetch_free,
+    fetch_init,
+    fetch_run,
+)
 from edgecache._flush cimport log_large_write
 from edgecache._index cimport index_prefetch, size_class_of
 from edgecache._memory cimport (
@@ -61,6 +69,10 @@ from edgecache._shard cimport (
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
+
+
+cdef enum:
+    PENDING_LOCATION = 1            # no record lies there: a block header does
 
 
 cdef inline Shard* _shard(Change* self) noexcept nogil:
@@ -128,13 +140,16 @@ cdef void _fill_record(Change* self) noexcept nogil:
     record.payload_sum = record_payload_sum(log.api, log.seed, record)
 
 
-cdef void _supersede_locked(Change* self) noexcept nogil:
+cdef bint _supersede_locked(Change* self) noexcept nogil:
     cdef Engine* engine = self.engine
     cdef uint32_t slot
+    cdef bint found = False
     for slot in range(PENDING_MAX):
         if engine.pending[slot].active and engine.pending[slot].hash_low == self.hash.low and \
                 engine.pending[slot].hash_high == self.hash.high and slot + 1 != self.pending:
             engine.pending[slot].superseded = 1
+            found = True
+    return found
 
 
 cdef Status _register_pending(Change* self) noexcept nogil:
@@ -160,12 +175,15 @@ cdef Status _register_pending(Change* self) noexcept nogil:
     return Status.STATUS_OK
 
 
-cdef void _supersede(Change* self) noexcept nogil:
+cdef bint _supersede(Change* self) noexcept nogil:
+    """Returns whether there is a large record of the key on its way, older than this change."""
+    cdef bint found
     if ec_load_u32(&self.engine.pending_count) == 0:
-        return
+        return False
     ec_lock_acquire(&self.engine.pending_lock)
-    _supersede_locked(self)
+    found = _supersede_locked(self)
     ec_lock_release(&self.engine.pending_lock)
+    return found
 
 
 cdef bint _unregister_pending(Change* self) noexcept nogil:
@@ -296,6 +314,7 @@ cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
     """Read the headers of candidates that are not known yet."""
     cdef Fetch fetch
     cdef Probe one
+    cdef FetchState state
     cdef uint32_t index, known
     for index in range(self.probe.count):
         for known in range(self.known_count):
@@ -312,8 +331,11 @@ cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
                 # More clashes than a key can have: forget the oldest verdicts.
                 self.known_count = 0
             self.known[self.known_count] = one.candidates[0].location
-            self.known_same[self.known_count] = fetch_run(&fetch) == FETCH_FOUND
-            if self.known_same[self.known_count]:
+            state = fetch_run(&fetch)
+            # What cannot be read counts as this key's: its slot goes, and the log says so. Were it
+            # left, an older version could come back once the device reads again.
+            self.known_same[self.known_count] = state in (FETCH_FOUND, FETCH_FAILED)
+            if state == FETCH_FOUND:
                 self.existed_expired = fetch.record.expiry_us != 0 and \
                     fetch.record.expiry_us <= now_us
             self.known_count += 1
@@ -377,14 +399,14 @@ cdef Status _insert(Change* self, Shard* shard, uint64_t location) noexcept nogi
 cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noexcept nogil:
     """Old slots are gone, the lock is held: insert the new one."""
     cdef uint64_t location = 0
-    cdef bint superseded = False
+    cdef bint superseded = False, hides
+    hides = _supersede(self)
     if self.is_large:
         superseded = _unregister_pending(self)
         location = self.append.location
     elif self.has_append:
-        _seal_record(self, old_disk != 0)
+        _seal_record(self, old_disk != 0 or hides)
         location = 0 if self.flags & CHANGE_NO_DISK else self.append.location
-    _supersede(self)
     if superseded:
         # A newer change came while this was written: as if this one had come just before it.
         ec_count(&self.engine.superseded_count, 1)
@@ -465,9 +487,12 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     elif same:
         old_disk = same
         expired = self.existed_expired != 0
-    if is_delete and self.probe.ram == 0 and same == 0:
-        # A large record on its way counts as older than this delete.
-        _supersede(self)
+    # A large record on its way counts as older than this change, and needs to be hidden as well.
+    if not self.has_append and self.flags & (CHANGE_DELETE | CHANGE_NO_DISK) and \
+            self.engine.log != NULL and _supersede(self):
+        old_disk = old_disk if old_disk else PENDING_LOCATION
+    if is_delete and self.probe.ram == 0 and same == 0 and not self.has_append and \
+            (old_disk == 0 or self.flags & CHANGE_UNLOGGED):
         ec_lock_release(&shard.lock)
         change_abandon(self)
         return CHANGE_NOTHING
@@ -483,7 +508,8 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         if self.has_append:
             _seal_record(self, False)
         _supersede(self)
-        shard.counters.delete_count += 1
+        expired = expired or (self.probe.ram == 0 and same == 0)
+        shard.counters.delete_count += not expired
         result = CHANGE_NOTHING if expired else CHANGE_DONE
     else:
         result = _finish_put(self, shard, old_disk)

@@ -2,12 +2,15 @@
 
     checkpoint.a / checkpoint.b                                     (docs/format.md, "Checkpoint")
     | 0           4096 | 4096                        | ...                     |
-    | header           | region table, 32 bytes each | per shard: IndexShard (256 bytes), area prefix |
+    | header           | region table, 32 bytes each | per shard: IndexShard, area prefix |
     Every part starts at a multiple of 4096 and has its own sum, kept in the header or the table.
 
 Order of writing, which is what makes it safe to be killed anywhere:
-1. flush; take the region table (generation, and `replay_offset` = what is written so far): every
-   entry of the blocks before these offsets is in the index by now;
+1. flush; take the region table: generation, `known_offset` (blocks given out so far) and the log's
+   sequence as `sequence_floor`: every record before these offsets with a sequence up to the floor
+   is reflected in the index by the time of 2. Where one with a higher sequence may lie before
+   known_offset (a block in flight, a large record on its way), replay_offset is 0, else
+   known_offset;
 2. copy the shards, one lock at a time, with RAM slots turned into the disk slots behind them;
 3. sync: every location in the copy is durable;
 4. write the parts, sync; write the header, sync. A header that verifies vouches for the parts.
@@ -43,6 +46,8 @@ cdef struct CheckpointHeader:           # 128 bytes used, zero to 4096
     uint64_t table_sum
     uint64_t total_bytes
     uint64_t created_us
+    uint64_t sequence_floor             # see above
+    uint64_t ticket                     # all blocks up to this one are durable with this checkpoint
     uint64_t header_sum                 # of the page, this field 0
 
 cdef struct CheckpointRegion:           # 32 bytes
@@ -51,7 +56,8 @@ cdef struct CheckpointRegion:           # 32 bytes
     uint32_t log
     uint32_t replay_offset
     uint32_t block_count
-    uint64_t record_count
+    uint32_t known_offset
+    uint32_t record_count
 
 cdef struct Checkpointer:               # process-local
     LogStore* log
@@ -64,6 +70,9 @@ cdef struct Checkpointer:               # process-local
     uint64_t last_us
     uint64_t last_duration_us
     uint64_t last_record_count          # of the log when it was taken
+    uint64_t retired_count              # of the log when one was last tried
+    uint32_t is_due                     # recovery met something that the next one must not meet
+    uint32_t zero
 
 # Write one; on success `stable_generation` for the reclaimer is returned through *stable.
 cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil

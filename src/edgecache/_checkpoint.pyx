@@ -4,11 +4,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from edgecache._flush cimport log_flush, log_sync
+from edgecache._flush cimport log_flush, log_sync_quiet
 from edgecache._index cimport (
     IndexCursor,
     IndexShard,
-    index_check,
     index_erase,
     index_replace,
     index_scan,
@@ -16,20 +15,21 @@ from edgecache._index cimport (
 from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_READ, IO_OPEN_WRITE
 from edgecache._memory cimport item_disk_location, item_disk_size_class, memory_item
 from edgecache._segment cimport (
-    REGION_OPEN,
     REGION_READY,
-    REGION_RETIRED,
     LogStore,
+    log_wake,
 )
 from edgecache._segment_format cimport PAGE_BYTES, align_up
 from edgecache._shard cimport Shard, ShardSet, shard_at
 from edgecache._status cimport Status
 from edgecache._sync cimport (
+    ec_add_u32,
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
     ec_now_us,
+    ec_store_u64,
 )
 
 cdef extern from "stdlib.h" nogil:
@@ -77,16 +77,22 @@ cdef void _take_table(LogStore* log, CheckpointHeader* header,
                       CheckpointRegion* table) noexcept nogil:
     cdef uint32_t region
     ec_lock_acquire(&log.shared.lock)
+    header.sequence_floor = ec_load_u64(&log.shared.sequence)
+    if log.large_count and log.large_floor < header.sequence_floor:
+        header.sequence_floor = log.large_floor
     for region in range(log.shared.region_count):
         table[region].generation = log.regions[region].generation
         table[region].state = log.regions[region].state
         table[region].log = log.regions[region].log
         table[region].block_count = log.regions[region].block_count
-        table[region].record_count = log.regions[region].record_count
-        # A large block still on its way is behind the offset of none: replay the region whole.
+        table[region].record_count = <uint32_t>log.regions[region].record_count
+        table[region].known_offset = log.regions[region].written_bytes
         table[region].replay_offset = \
-            0 if log.regions[region].in_flight else log.regions[region].written_bytes
+            0 if log.regions[region].in_flight or \
+            log.regions[region].sequence_max > header.sequence_floor \
+            else log.regions[region].written_bytes
     header.generation = log.shared.generation
+    header.ticket = log.large_ticket_floor if log.large_count else log.shared.closed_ticket
     header.stable_generation = _stable_generation(log)
     ec_lock_release(&log.shared.lock)
 
@@ -189,7 +195,7 @@ cdef Status _write_file(Checkpointer* self, uint32_t file, CheckpointHeader* hea
         status = _write_shards(self, file, header, &offset)
     if status == Status.STATUS_OK:
         # Every location that the copy holds must be durable before the copy is.
-        status = log_sync(log, ec_monotonic_ns() + <int64_t>WAIT_NS)
+        status = log_sync_quiet(log, ec_monotonic_ns() + <int64_t>WAIT_NS)
     if status == Status.STATUS_OK and log.ops.sync(log.engine, file) != 0:
         status = Status.STATUS_IO_ERROR
     if status != Status.STATUS_OK:
@@ -202,12 +208,12 @@ cdef Status _write_file(Checkpointer* self, uint32_t file, CheckpointHeader* hea
     return status
 
 
-cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil:
+cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil:
     cdef LogStore* log = self.log
     cdef CheckpointHeader header
     cdef CheckpointRegion* table = NULL
     cdef char* page = NULL
-    cdef uint64_t table_bytes
+    cdef uint64_t table_bytes, record_count
     cdef int64_t started = ec_monotonic_ns()
     cdef int file
     cdef Status status
@@ -216,7 +222,9 @@ cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stabl
     memset(&header, 0, sizeof(CheckpointHeader))
     table_bytes = align_up(<uint64_t>log.shared.region_count * sizeof(CheckpointRegion),
                            PAGE_BYTES)
-    self.last_record_count = ec_load_u64(&log.shared.counters.record_count)
+    record_count = ec_load_u64(&log.shared.counters.record_count)
+    self.retired_count = log.shared.counters.retired_count
+    self.is_due = 0
     status = log_flush(log, started + <int64_t>WAIT_NS)
     if status != Status.STATUS_OK:
         self.error_count += 1
@@ -251,10 +259,22 @@ cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stabl
     stable[0] = min(self.previous_stable, header.stable_generation)
     self.previous_stable = header.stable_generation
     self.number = header.number
+    self.last_record_count = record_count
     self.count += 1
     self.last_bytes = header.total_bytes
     self.last_us = header.created_us
     self.last_duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
+    return status
+
+
+cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef uint64_t retired = ec_load_u64(&log.shared.counters.retired_count)
+    cdef Status status = _write(self, flags, stable)
+    if status == Status.STATUS_OK:
+        ec_store_u64(&log.retired_settled, retired)
+    ec_add_u32(&log.settle_attempts, 1)
+    log_wake(&log.shared.done_word)
     return status
 
 
@@ -378,6 +398,8 @@ cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, Checkp
             continue
         status = _load_file(self, numbers[index], header, table, page)
         if status == Status.STATUS_OK:
+            # The next one goes to the other file, whatever that holds.
+            self.number = numbers[index]
             self.previous_stable = 0
             break
         skipped[0] += 1

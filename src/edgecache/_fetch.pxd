@@ -43,6 +43,7 @@ cdef struct Fetch:
     uint32_t corrupt_count
     uint32_t clash_count
     uint32_t was_stale
+    uint32_t has_failed         # a candidate could not be read, or its region is retired
     IoRequest request
 
 # Take the candidates that `probe` found; owns no memory yet.

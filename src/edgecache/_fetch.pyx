@@ -131,7 +131,8 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
         wanted = _wanted_bytes(self, candidate)
         region = location_region(log, candidate.location)
         if region >= log.shared.region_count or log.regions[region].state == REGION_RETIRED:
-            _erase_candidate(self, candidate.location)
+            # The slot stays: a delete or overwrite must know that there may be an older version.
+            self.has_failed = 1
             self.next += 1
             continue
         if not _grow_scratch(self, align_up(wanted, PAGE_BYTES) + 2 * PAGE_BYTES):
@@ -152,17 +153,16 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
         self.request.file = <uint32_t>log.files[file]
         self.request.buffer = self.scratch
         return FETCH_READ
-    return FETCH_MISS
+    return FETCH_FAILED if self.has_failed else FETCH_MISS
 
 
 cdef FetchState fetch_advance(Fetch* self) noexcept nogil:
     cdef int64_t moved = self.request.result
-    cdef FetchState state
     if moved < 0:
         ec_count(&self.log.shared.counters.read_error_count, 1)
+        self.has_failed = 1
         self.next += 1
-        state = fetch_begin(self)
-        return FETCH_FAILED if state == FETCH_MISS else state
+        return fetch_begin(self)
     ec_count(&self.log.shared.counters.read_count, 1)
     ec_count(&self.log.shared.counters.read_bytes, <uint64_t>moved)
     self.record = <RecordHeader*>(self.scratch + self.skip)

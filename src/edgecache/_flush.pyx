@@ -32,6 +32,7 @@ from edgecache._segment cimport (
     log_close_buffer_locked,
     log_fill_block_header,
     log_footer,
+    log_retire_locked,
     log_seal_block,
     log_wake,
     log_write_done_locked,
@@ -54,7 +55,9 @@ from edgecache._sync cimport (
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
+    ec_lock_try,
     ec_monotonic_ns,
+    ec_store_u64,
 )
 
 cdef extern from "stdlib.h" nogil:
@@ -62,6 +65,7 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     WAIT_SLICE_NS = 20000000        # longest sleep before the state is looked at again
+    SKIPPED = -4096                 # beyond every errno: the block was not written
 
 
 cdef uint64_t _flushed_ticket_locked(LogStore* log) noexcept nogil:
@@ -98,15 +102,23 @@ cdef void _finish(LogStore* log, WriteBuffer* buffer, int64_t result) noexcept n
     """Account for a written (or failed) buffer and free it."""
     cdef LogShared* shared = log.shared
     ec_lock_acquire(&shared.lock)
+    log.regions[buffer.region].in_flight -= 1
     if result == <int64_t>buffer.block_bytes:
-        log_write_done_locked(log, buffer.region, buffer.block_bytes)
-    else:
-        log_write_done_locked(log, buffer.region, 0)
+        log_write_done_locked(log, buffer.region, log.base + buffer.data_offset)
+    elif result != SKIPPED:
         log_write_failed_locked(log, buffer.region, <int>-result if result < 0 else EIO)
+    else:
+        # Its region was retired: these records are lost.
+        log.loss_count += 1
     buffer.state = BUFFER_DRAINING if buffer.readers else BUFFER_FREE
     shared.flushed_ticket = _flushed_ticket_locked(log)
     ec_lock_release(&shared.lock)
     log_wake(&shared.done_word)
+
+
+cdef bint _is_current(LogStore* log, const WriteBuffer* buffer) noexcept nogil:
+    """Is the region still what it was when the buffer was opened?"""
+    return ec_load_u64(&log.regions[buffer.region].generation) == buffer.generation
 
 
 cdef int64_t _write_block(LogStore* log, uint32_t region, uint32_t offset, const char* block,
@@ -125,6 +137,9 @@ cdef bint _flush_one(LogStore* log) noexcept nogil:
     ec_lock_release(&log.shared.lock)
     if buffer == NULL:
         return False
+    if not _is_current(log, buffer):
+        _finish(log, buffer, SKIPPED)
+        return True
     log_seal_block(log, buffer)
     _finish(log, buffer, _write_block(log, buffer.region, buffer.region_offset,
                                       log.base + buffer.data_offset, buffer.block_bytes))
@@ -180,6 +195,7 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
     """fdatasync every file written since its last sync. Caller holds sync_lock."""
     cdef uint32_t index, region, first, last
     cdef int result
+    cdef bint has_failed = False
     cdef Status status = Status.STATUS_OK
     for index in range(log.file_count):
         if not log.dirty[index]:
@@ -201,24 +217,63 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
                 ec_cas_u32(&log.regions[region].unsynced, 2, 0)
             continue
         # A failed sync does not say which pages were lost: no region with writes that it should
-        # have covered is trusted. Source: "Can Applications Recover from fsync Failures?", ATC 2020.
+        # have covered is trusted. Source: A. Rebello et al., ATC 2020.
         status = Status.STATUS_IO_ERROR
         ec_lock_acquire(&log.shared.lock)
         log.shared.counters.sync_error_count += 1
         for region in range(first, last):
-            if log.regions[region].unsynced:
+            if not log.regions[region].unsynced:
+                continue
+            if has_failed:
+                log.loss_count += 1
+                log_retire_locked(log, region)
+            else:
+                # However many regions it takes down, the device failed once.
                 log_write_failed_locked(log, region, -result)
+            has_failed = True
         ec_lock_release(&log.shared.lock)
     return status
 
 
-cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
+cdef Status _settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    """Wait for a checkpoint that knows of every retired region; maintenance writes it."""
     cdef LogShared* shared = log.shared
-    cdef uint64_t ticket, covered
+    cdef uint32_t attempts = ec_load_u32(&log.settle_attempts), seen
+    cdef int64_t now
+    while ec_load_u64(&log.retired_settled) != ec_load_u64(&shared.counters.retired_count):
+        seen = ec_load_u32(&shared.done_word)
+        now = ec_monotonic_ns()
+        # One attempt may have begun too early; the second tells.
+        if ec_load_u32(&shared.read_only) or ec_load_u32(&log.stopping) or \
+                ec_load_u32(&log.settle_attempts) - attempts >= 2:
+            return Status.STATUS_IO_ERROR
+        if now >= deadline_ns:
+            return Status.STATUS_TIMEOUT
+        log_wake(&shared.reclaim_word)
+        ec_futex_wait(&shared.done_word, seen, min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
+    return Status.STATUS_OK
+
+
+cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef Status status = log_sync_quiet(log, deadline_ns)
+    if status == Status.STATUS_TIMEOUT:
+        return status
+    # A block may have been lost before this call, in the background: whoever put into it must hear
+    # of it, so the news is kept until a sync has told it. Source: errseq_t of the Linux kernel.
+    ec_lock_acquire(&log.shared.lock)
+    if log.loss_count != log.loss_reported:
+        log.loss_reported = log.loss_count
+        status = Status.STATUS_IO_ERROR
+    ec_lock_release(&log.shared.lock)
+    if status == Status.STATUS_OK:
+        status = _settle(log, deadline_ns)
+    return status
+
+
+cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint64_t ticket, covered, mark
     cdef Status status, synced
-    ec_lock_acquire(&shared.lock)
-    ticket = shared.closed_ticket + LOG_COUNT       # what log_flush may close at most
-    ec_lock_release(&shared.lock)
     status = log_flush(log, deadline_ns)
     if status == Status.STATUS_TIMEOUT:
         return status
@@ -228,11 +283,15 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     if log.synced_ticket >= ticket and log.large_synced_count == log.large_written_count:
         synced = Status.STATUS_OK
     else:
-        covered = ec_load_u64(&shared.flushed_ticket)
+        ec_lock_acquire(&shared.lock)
+        covered = shared.flushed_ticket
+        mark = min(covered, log.large_ticket_floor) if log.large_count else covered
+        ec_lock_release(&shared.lock)
         log.large_synced_count = ec_load_u64(&log.large_written_count)
         synced = _sync_files(log)
         if synced == Status.STATUS_OK:
             log.synced_ticket = covered
+            ec_store_u64(&log.synced_mark, max(mark, log.synced_mark))
     ec_lock_release(&log.sync_lock)
     return synced if status == Status.STATUS_OK else status
 
@@ -241,16 +300,17 @@ cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
     cdef LogShared* shared = log.shared
     cdef uint32_t fill = <uint32_t>(append.record - append.block_base) + append.size_bytes
     cdef int64_t moved
+    if ec_load_u64(&log.regions[append.region].generation) != append.generation:
+        return Status.STATUS_IO_ERROR
     log_fill_block_header(log, append.block_base, fill, append.block_bytes, append.region,
-                          append.region_offset, append.block)
+                          append.region_offset, append.ticket, append.generation)
     moved = _write_block(log, append.region, append.region_offset, append.block_base,
                          append.block_bytes)
     ec_lock_acquire(&shared.lock)
     if moved == <int64_t>append.block_bytes:
-        log_write_done_locked(log, append.region, append.block_bytes)
+        log_write_done_locked(log, append.region, append.block_base)
         log.large_written_count += 1
     else:
-        log_write_done_locked(log, append.region, 0)
         log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
     ec_lock_release(&shared.lock)
     return Status.STATUS_OK if moved == <int64_t>append.block_bytes else Status.STATUS_IO_ERROR
@@ -279,22 +339,50 @@ cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept 
         log.regions[region].state = REGION_SEALED
         log.shared.counters.sealed_count += 1
         log.dirty[region // log.regions_per_file] = 1
-    if kept != NULL:
+    if kept != NULL and log.footer_regions[kept - log.footers] == region:
         log.footer_regions[kept - log.footers] = NONE32
     ec_lock_release(&log.shared.lock)
     log_wake(&log.shared.reclaim_word)
 
 
+cdef Status log_erase(LogStore* log, uint32_t region) noexcept nogil:
+    cdef Footer* footer = NULL
+    cdef int64_t moved
+    if posix_memalign(<void**>&footer, PAGE_BYTES, FOOTER_BYTES) != 0:
+        return Status.STATUS_NO_MEMORY
+    memset(footer, 0, FOOTER_BYTES)
+    footer.magic = FOOTER_MAGIC
+    footer.version = FORMAT_VERSION
+    footer.log = <unsigned short>log.regions[region].log
+    footer.region = region
+    footer.generation = log.regions[region].generation
+    footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
+    moved = _write_block(log, region, <uint32_t>(log.region_bytes - FOOTER_BYTES), <char*>footer,
+                         FOOTER_BYTES)
+    free(footer)
+    if moved == FOOTER_BYTES:
+        log.dirty[region // log.regions_per_file] = 1
+        return Status.STATUS_OK
+    ec_lock_acquire(&log.shared.lock)
+    log_write_failed_locked(log, region, <int>-moved if moved < 0 else EIO)
+    ec_lock_release(&log.shared.lock)
+    return Status.STATUS_IO_ERROR
+
+
 cdef void log_seal_regions(LogStore* log) noexcept nogil:
     cdef uint32_t region
     cdef char* memory = NULL
+    # One thread at a time: a region is sealed once, with the block list that is its own.
+    if not ec_lock_try(&log.seal_lock):
+        return
     for region in range(log.shared.region_count):
         if log.regions[region].state != REGION_SEALING or log.regions[region].in_flight:
             continue
         if memory == NULL and \
                 posix_memalign(<void**>&memory, PAGE_BYTES, FOOTER_BYTES) != 0:
-            return
+            break
         _seal_region(log, region, <Footer*>memory)
+    ec_lock_release(&log.seal_lock)
     free(memory)
 
 
@@ -340,6 +428,9 @@ cdef uint32_t _submit_closed(LogStore* log, IoChannel* channel,
         ec_lock_release(&log.shared.lock)
         if buffer == NULL:
             return count
+        if not _is_current(log, buffer):
+            _finish(log, buffer, SKIPPED)
+            continue
         log_seal_block(log, buffer)
         index = <uint32_t>(buffer - log.buffers)
         request = &requests[index]
@@ -377,6 +468,7 @@ cdef void _probe(LogStore* log) noexcept nogil:
             log.failure_count = 0
             log.shared.read_only = 0
             log.shared.last_errno = 0
+            log_wake(&log.shared.reclaim_word)
         log.ops.close_file(log.engine, <uint32_t>file)
         log.ops.unlink(log.engine, b"probe")
     free(page)

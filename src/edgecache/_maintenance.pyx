@@ -2,9 +2,14 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from edgecache._checkpoint cimport Checkpointer, checkpoint_write
+from edgecache._checkpoint cimport checkpoint_write
 from edgecache._flush cimport log_flusher_run
-from edgecache._reclaim cimport Reclaimer, reclaim_run
+from edgecache._reclaim cimport (
+    reclaim_is_stuck,
+    reclaim_needs_checkpoint,
+    reclaim_one,
+    reclaim_run,
+)
 from edgecache._segment cimport LogStore, log_wake
 from edgecache._shard cimport ShardSet, shard_at
 from edgecache._status cimport Status
@@ -44,14 +49,23 @@ cdef void* _flusher(void* argument) noexcept nogil:
     return NULL
 
 
-cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil:
+cdef Status _checkpoint_locked(Maintenance* self, uint32_t flags) noexcept nogil:
     cdef Status status
     cdef uint64_t stable = 0
-    ec_lock_acquire(&self.lock)
     status = checkpoint_write(self.checkpointer, flags, &stable)
     if status == Status.STATUS_OK:
         self.reclaimer.stable_generation = stable
+        self.reclaimer.checkpoint_bytes = self.checkpointer.last_bytes
+    # Also after a failure: the next one is due when as many more have gathered.
+    self.reclaimer.tombstone_bytes = 0
     self.last_checkpoint_ns = ec_monotonic_ns()
+    return status
+
+
+cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil:
+    cdef Status status
+    ec_lock_acquire(&self.lock)
+    status = _checkpoint_locked(self, flags)
     ec_lock_release(&self.lock)
     return status
 
@@ -79,9 +93,21 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     cdef bint short_of_regions
     ec_lock_acquire(&self.lock)
     reclaim_run(self.reclaimer)
+    if reclaim_is_stuck(self.reclaimer) and \
+            _checkpoint_locked(self, 0) == Status.STATUS_OK and \
+            _checkpoint_locked(self, 0) == Status.STATUS_OK:
+        reclaim_one(self.reclaimer, True)
     ec_lock_release(&self.lock)
     if log.shared.read_only:
         return -1
+    # A lost region, or one that a recovery could not read: until a checkpoint says so, another
+    # recovery might believe in it again.
+    if reclaim_needs_checkpoint(self.reclaimer) or self.checkpointer.is_due or \
+            self.checkpointer.retired_count != log.shared.counters.retired_count or \
+            (log.retired_settled != log.shared.counters.retired_count and
+             ec_monotonic_ns() - self.last_checkpoint_ns > <int64_t>RETRY_NS):
+        maintenance_checkpoint(self, 0)
+        return 0
     short_of_regions = ec_load_u32(&log.shared.ready_count) < self.reclaimer.ready_target
     if not _is_dirty(self):
         return -1
@@ -103,7 +129,7 @@ cdef void* _maintainer(void* argument) noexcept nogil:
     while not ec_load_u32(&log.stopping):
         seen = ec_load_u32(&log.shared.reclaim_word)
         left = _maintain_once(self)
-        if not ec_load_u32(&log.stopping):
+        if left and not ec_load_u32(&log.stopping):
             ec_futex_wait(&log.shared.reclaim_word, seen, left)
     return NULL
 

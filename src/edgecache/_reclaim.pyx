@@ -1,17 +1,19 @@
 """Making room in the region log (see _reclaim.pxd)."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, qsort
 from libc.string cimport memcpy, memset
 
-from edgecache._flush cimport log_wait
+from edgecache._flush cimport log_erase, log_sync_quiet, log_wait
 from edgecache._index cimport size_class_of
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
     ScanList,
+    ScanWindow,
     scan_list_free,
-    scan_read,
+    scan_list_push,
+    scan_load,
     scan_region,
 )
 from edgecache._segment cimport (
@@ -25,17 +27,17 @@ from edgecache._segment cimport (
     REGION_SEALED,
     Append,
     LogStore,
-    location_offset,
+    Region,
     log_abandon,
     log_commit,
     log_is_large,
-    log_large_free,
     log_prepare,
     log_release_region,
     log_reserve,
+    log_retire_region,
 )
 from edgecache._segment_format cimport (
-    PAGE_BYTES,
+    INDEX_ENTRY_BYTES,
     RECORD_DELETE,
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
@@ -43,14 +45,10 @@ from edgecache._segment_format cimport (
     RECORD_VERSION,
     UNIT_SHIFT,
     RecordHeader,
-    align_up,
-    entry_flags,
     record_bytes,
     record_header_sum,
-    record_header_valid,
     record_key,
     record_payload_sum,
-    record_total_bytes,
 )
 from edgecache._shard cimport (
     Shard,
@@ -65,29 +63,37 @@ from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_count,
     ec_load_u32,
+    ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
 )
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
-
 cdef enum:
     GHOST_WAYS = 4
-    RESERVE_PATIENCE_NS = 200000000     # how long a survivor waits for a buffer before it is dropped
-    READ_AHEAD_BYTES = 1048576
+    RESERVE_PATIENCE_NS = 200000000     # a survivor that waits longer for a buffer is dropped
+    SYNC_PATIENCE_NS = 60000000000
+    UNREADABLE_MAX = 3
+    RETRY_NS = 50000000                 # before a region that could not be emptied is tried again
+
+cdef enum Kept:
+    KEPT_NOT = 0                # live, and to be dropped
+    KEPT_LIVE = 1               # moved
+    KEPT_DEAD = 2               # not live (any more)
 
 # One region's reclaim: what is read at a time, and what may still be kept.
 cdef struct Pass:
     Reclaimer* reclaimer
     uint32_t region
     uint32_t from_small
+    uint32_t appended           # 1: something was moved to the main log
+    uint32_t in_place           # 1: nowhere to move anything: tombstones go to `carried`
     uint64_t generation
-    char* window                # of the region: [window_start, window_end)
-    uint64_t window_start
-    uint64_t window_end
-    uint64_t window_capacity
+    uint64_t generation_last    # nothing that its records hide lies in a younger region
+    ScanList drops              # live entries that go
+    ScanList carried            # of in_place; location: the birth generation
+    ScanList hiders             # entries that may hide older ones; ticket: is a tombstone needed?
+    ScanWindow window
     uint64_t keep_bytes
 
 
@@ -124,6 +130,10 @@ cdef bint ghost_recall(char* base, GhostTable* ghosts, uint64_t hash) noexcept n
             bucket[way] = 0
             return True
     return False
+
+
+cdef inline uint64_t _sequence(const ScanEntry* entry) noexcept nogil:
+    return entry.flags_sequence & <uint64_t>0x00FFFFFFFFFFFFFF
 
 
 cdef Status _reserve_patiently(LogStore* log, uint32_t head, uint64_t size, uint64_t head_bytes,
@@ -166,41 +176,14 @@ cdef Status reclaim_tombstone(LogStore* log, uint32_t head, uint64_t hash_low, u
 
 
 cdef RecordHeader* _load(Pass* work, const ScanEntry* entry) noexcept nogil:
-    """The whole record in memory, verified; NULL when it does not verify."""
-    cdef LogStore* log = work.reclaimer.log
-    cdef uint64_t begin = location_offset(log, entry.location)
-    cdef uint64_t size = <uint64_t>entry.size_units << UNIT_SHIFT
-    cdef uint64_t first = begin & ~<uint64_t>(PAGE_BYTES - 1)
-    cdef uint64_t wanted = align_up(begin + size, PAGE_BYTES) - first
-    cdef int64_t moved
-    cdef RecordHeader* record
-    if begin < work.window_start or begin + size > work.window_end:
-        wanted = min(max(wanted, <uint64_t>READ_AHEAD_BYTES), log.region_bytes - first)
-        if wanted > work.window_capacity:
-            free(work.window)
-            work.window = NULL
-            work.window_capacity = 0
-            if posix_memalign(<void**>&work.window, PAGE_BYTES, wanted) != 0:
-                work.window_start = work.window_end = 0
-                return NULL
-            work.window_capacity = wanted
-        moved = scan_read(log, work.region, first, work.window, wanted)
-        work.window_start = first
-        work.window_end = first + <uint64_t>max(moved, <int64_t>0)
-        if begin + size > work.window_end:
-            return NULL
-    record = <RecordHeader*>(work.window + (begin - work.window_start))
-    if not record_header_valid(log.api, log.seed, record) or \
-            record.hash_low != entry.hash_low or record.hash_high != entry.hash_high or \
-            record_total_bytes(record) != size or \
-            record.payload_sum != record_payload_sum(log.api, log.seed, record):
-        ec_count(&log.shared.counters.corrupt_count, 1)
-        return NULL
+    cdef RecordHeader* record = scan_load(work.reclaimer.log, entry, &work.window)
+    if record == NULL:
+        ec_count(&work.reclaimer.log.shared.counters.corrupt_count, 1)
     return record
 
 
-cdef bint _keep(Pass* work, const ScanEntry* entry) noexcept nogil:
-    """Copy a live record to the main log; False if it could not be kept."""
+cdef Kept _keep(Pass* work, const ScanEntry* entry) noexcept nogil:
+    """Copy a live record to the main log."""
     cdef LogStore* log = work.reclaimer.log
     cdef ShardSet* shards = work.reclaimer.shards
     cdef Shard* shard = shard_at(shards, shard_number(shards, entry.hash_high))
@@ -209,89 +192,136 @@ cdef bint _keep(Pass* work, const ScanEntry* entry) noexcept nogil:
     cdef uint64_t size = <uint64_t>entry.size_units << UNIT_SHIFT
     cdef bint live
     if record == NULL or log_is_large(log, size):
-        return False
+        return KEPT_NOT
     if _reserve_patiently(log, LOG_MAIN, size, RECORD_HEADER_BYTES + record.key_len
                           + record.meta_len, &append) != Status.STATUS_OK:
-        return False
+        return KEPT_NOT
     memcpy(append.record, record, size)
     ec_lock_acquire(&shard.lock)
     live = shard_relocate(shards.base, shard, entry.hash_low, entry.location, append.location,
                           size_class_of(size))
     ec_lock_release(&shard.lock)
+    work.appended = 1
     if not live:
         # Deleted or overwritten meanwhile: the copy must not be found by a recovery.
         log_abandon(log, &append)
-        return True
+        return KEPT_DEAD
     log_commit(log, &append)
     ec_count(&log.shared.counters.reinsert_count, 1)
     ec_count(&log.shared.counters.reinsert_bytes, size)
     work.keep_bytes -= min(size, work.keep_bytes)
-    return True
+    return KEPT_LIVE
 
 
-cdef void _drop(Pass* work, const ScanEntry* entry) noexcept nogil:
-    cdef Reclaimer* reclaimer = work.reclaimer
-    cdef ShardSet* shards = reclaimer.shards
-    cdef Shard* shard = shard_at(shards, shard_number(shards, entry.hash_high))
-    cdef bint dropped
-    ec_lock_acquire(&shard.lock)
-    dropped = shard_drop_location(shards.base, shard, entry.hash_low, entry.location)
-    ec_lock_release(&shard.lock)
-    if not dropped:
-        return
-    ec_count(&reclaimer.log.shared.counters.drop_count, 1)
-    if work.from_small:
-        ghost_remember(shards.base, reclaimer.ghosts, entry.hash_low)
-    # The newest version goes; an older one may still lie in another region and must stay hidden.
-    if (entry.flags_sequence >> 56) & RECORD_OVERWRITES:
-        reclaim_tombstone(reclaimer.log, LOG_MAIN, entry.hash_low, entry.hash_high, NULL, 0,
-                          entry.flags_sequence & <uint64_t>0x00FFFFFFFFFFFFFF, work.generation)
+cdef bint _put_tombstone(Pass* work, uint64_t hash_low, uint64_t hash_high, const char* key,
+                         uint32_t key_len, uint64_t sequence, uint64_t birth) noexcept nogil:
+    cdef ScanEntry carried
+    if work.in_place:
+        carried.hash_low = hash_low
+        carried.hash_high = hash_high
+        carried.flags_sequence = sequence
+        carried.location = birth
+        return scan_list_push(&work.carried, &carried) == Status.STATUS_OK
+    work.appended = 1
+    work.reclaimer.tombstone_bytes += record_bytes(key_len, 0, 0) + INDEX_ENTRY_BYTES
+    return reclaim_tombstone(work.reclaimer.log, LOG_MAIN, hash_low, hash_high, key, key_len,
+                             sequence, birth) == Status.STATUS_OK
 
 
-cdef bint _tombstone(Pass* work, const ScanEntry* entry) noexcept nogil:
+cdef bint _carry(Pass* work, const ScanEntry* entry) noexcept nogil:
     """Carry a tombstone on while a checkpoint may know of a record that it hides."""
     cdef RecordHeader* record = _load(work, entry)
     cdef uint64_t birth
     if record == NULL:
         # Unreadable, but the mini-index verified: write it anew, as young as it can be.
-        birth = work.generation
-        return reclaim_tombstone(work.reclaimer.log, LOG_MAIN, entry.hash_low, entry.hash_high,
-                                 NULL, 0, entry.flags_sequence & <uint64_t>0x00FFFFFFFFFFFFFF,
-                                 birth) == Status.STATUS_OK
+        return _put_tombstone(work, entry.hash_low, entry.hash_high, NULL, 0, _sequence(entry),
+                              work.generation_last)
     birth = <uint64_t>record.expiry_us
     if birth < work.reclaimer.stable_generation:
         return True
-    return reclaim_tombstone(work.reclaimer.log, LOG_MAIN, entry.hash_low, entry.hash_high,
-                             record_key(record), record.key_len, record.sequence,
-                             birth) == Status.STATUS_OK
+    return _put_tombstone(work, entry.hash_low, entry.hash_high, record_key(record),
+                          record.key_len, record.sequence, birth)
 
 
-cdef bint _pass_entries(Pass* work, const ScanList* entries) noexcept nogil:
-    """Decide on every entry; False when a tombstone could not be carried on."""
+cdef inline Status _note(ScanList* entries, const ScanEntry* entry, uint32_t needed) noexcept nogil:
+    cdef ScanEntry copy = entry[0]
+    copy.ticket = needed
+    return scan_list_push(entries, &copy)
+
+
+cdef bint _judge(Pass* work, const ScanEntry* entry) noexcept nogil:
+    """Decide on one entry; False when the region must stay as it is."""
     cdef Reclaimer* reclaimer = work.reclaimer
     cdef ShardSet* shards = reclaimer.shards
     cdef Shard* shard
+    cdef Kept kept = KEPT_DEAD
+    cdef uint32_t flags = <uint32_t>(entry.flags_sequence >> 56)
+    cdef int heat
+    if flags & RECORD_DELETE:
+        return _carry(work, entry) and \
+            _note(&work.hiders, entry, False) == Status.STATUS_OK
+    shard = shard_at(shards, shard_number(shards, entry.hash_high))
+    ec_lock_acquire(&shard.lock)
+    heat = shard_location_heat(shards.base, shard, entry.hash_low, entry.location)
+    ec_lock_release(&shard.lock)
+    if heat >= 0:
+        kept = KEPT_NOT
+    if heat > 0 and reclaimer.reinsert and work.keep_bytes and not work.in_place:
+        kept = _keep(work, entry)
+    if kept == KEPT_NOT and scan_list_push(&work.drops, entry) != Status.STATUS_OK:
+        return False
+    # An older version may still lie in another region and must stay hidden, also when this one is
+    # dead already: it may have expired, or rotted, without a newer one that hides it.
+    return not flags & RECORD_OVERWRITES or \
+        _note(&work.hiders, entry, kept != KEPT_LIVE) == Status.STATUS_OK
+
+
+cdef int _newest_first(const void* first, const void* second) noexcept nogil:
+    cdef const ScanEntry* a = <const ScanEntry*>first
+    cdef const ScanEntry* b = <const ScanEntry*>second
+    if a.hash_low != b.hash_low:
+        return -1 if a.hash_low < b.hash_low else 1
+    if a.hash_high != b.hash_high:
+        return -1 if a.hash_high < b.hash_high else 1
+    if _sequence(a) != _sequence(b):
+        return -1 if _sequence(a) > _sequence(b) else 1
+    return <int>a.ticket - <int>b.ticket
+
+
+cdef bint _hide_older(Pass* work) noexcept nogil:
+    """A tombstone for every key whose newest entry here hid older ones and goes."""
+    cdef ScanList* hiders = &work.hiders
     cdef ScanEntry* entry
     cdef uint64_t number
-    cdef int heat
-    for number in range(entries.count):
-        if ec_load_u32(&reclaimer.log.stopping):
-            return False
-        entry = &entries.entries[number]
-        if (entry.flags_sequence >> 56) & RECORD_DELETE:
-            if not _tombstone(work, entry):
-                return False
+    qsort(hiders.entries, hiders.count, sizeof(ScanEntry), _newest_first)
+    for number in range(hiders.count):
+        entry = &hiders.entries[number]
+        if number and entry.hash_low == hiders.entries[number - 1].hash_low and \
+                entry.hash_high == hiders.entries[number - 1].hash_high:
             continue
+        if entry.ticket and not _put_tombstone(work, entry.hash_low, entry.hash_high, NULL, 0,
+                                               _sequence(entry), work.generation_last):
+            return False
+    return True
+
+
+cdef void _drop_all(Pass* work) noexcept nogil:
+    cdef Reclaimer* reclaimer = work.reclaimer
+    cdef ShardSet* shards = reclaimer.shards
+    cdef ScanEntry* entry
+    cdef Shard* shard
+    cdef uint64_t number
+    cdef bint dropped
+    for number in range(work.drops.count):
+        entry = &work.drops.entries[number]
         shard = shard_at(shards, shard_number(shards, entry.hash_high))
         ec_lock_acquire(&shard.lock)
-        heat = shard_location_heat(shards.base, shard, entry.hash_low, entry.location)
+        dropped = shard_drop_location(shards.base, shard, entry.hash_low, entry.location)
         ec_lock_release(&shard.lock)
-        if heat < 0:
-            continue
-        if heat > 0 and reclaimer.reinsert and work.keep_bytes and _keep(work, entry):
-            continue
-        _drop(work, entry)
-    return True
+        if dropped:
+            ec_count(&reclaimer.log.shared.counters.drop_count, 1)
+            if work.from_small:
+                ghost_remember(shards.base, reclaimer.ghosts, entry.hash_low)
 
 
 cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noexcept nogil:
@@ -326,24 +356,68 @@ cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     return choice
 
 
-cdef void _wipe(LogStore* log, uint32_t region, char* page) noexcept nogil:
-    """Zero the first page: a recovery without any checkpoint must not find the old blocks.
+cdef bint _empty(Pass* work, const ScanList* entries) noexcept nogil:
+    """Move out of the region what must outlive it, and erase it; only then forget the rest.
 
-    Best effort: what is guaranteed rests on tombstones and checkpoints alone.
+    The order is what keeps deleted and overwritten values away across a crash at any point: what
+    hides them is durable before the region goes, and an entry leaves the index, so that deleting
+    its key would leave no trace, only when its record cannot come back.
     """
-    cdef uint64_t offset = <uint64_t>(region % log.regions_per_file) * log.region_bytes
-    memset(page, 0, PAGE_BYTES)
-    log.ops.write(log.engine, <uint32_t>log.files[region // log.regions_per_file], offset, page,
-                  PAGE_BYTES)
-    log.dirty[region // log.regions_per_file] = 1
+    cdef LogStore* log = work.reclaimer.log
+    cdef int64_t deadline
+    cdef uint64_t number
+    for number in range(entries.count):
+        if ec_load_u32(&log.stopping) or not _judge(work, &entries.entries[number]):
+            return False
+    if not _hide_older(work):
+        return False
+    deadline = ec_monotonic_ns() + <int64_t>SYNC_PATIENCE_NS
+    if work.appended and log_sync_quiet(log, deadline) != Status.STATUS_OK:
+        return False
+    if log_erase(log, work.region) != Status.STATUS_OK or \
+            log_sync_quiet(log, deadline) != Status.STATUS_OK:
+        return False
+    if ec_load_u64(&log.regions[work.region].generation) != work.generation:
+        return False            # retired by the sync
+    _drop_all(work)
+    return True
 
 
-cdef Status reclaim_one(Reclaimer* reclaimer) noexcept nogil:
+cdef void _give_up(Pass* work, bint unreadable) noexcept nogil:
+    """The region stays; one that cannot be read again and again is retired."""
+    cdef Region* region = &work.reclaimer.log.regions[work.region]
+    cdef uint32_t failures = 0
+    ec_lock_acquire(&work.reclaimer.log.shared.lock)
+    if region.state == REGION_RECLAIMING:
+        region.state = REGION_SEALED
+        if unreadable:
+            region.failure_count += 1
+            failures = region.failure_count
+    ec_lock_release(&work.reclaimer.log.shared.lock)
+    if failures >= UNREADABLE_MAX:
+        log_retire_region(work.reclaimer.log, work.region)
+
+
+cdef Status _write_carried(Pass* work) noexcept nogil:
+    """The tombstones of a region emptied in place are the first that it holds again."""
+    cdef LogStore* log = work.reclaimer.log
+    cdef ScanEntry* entry
+    cdef uint64_t number
+    cdef Status status
+    for number in range(work.carried.count):
+        entry = &work.carried.entries[number]
+        status = reclaim_tombstone(log, LOG_MAIN, entry.hash_low, entry.hash_high, NULL, 0,
+                                   entry.flags_sequence, entry.location)
+        if status != Status.STATUS_OK:
+            return status
+    return log_sync_quiet(log, ec_monotonic_ns() + <int64_t>SYNC_PATIENCE_NS)
+
+
+cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil:
     cdef LogStore* log = reclaimer.log
     cdef Pass work
     cdef ScanList entries
     cdef ScanInfo info
-    cdef bint done
     cdef Status status
     memset(&work, 0, sizeof(Pass))
     memset(&entries, 0, sizeof(ScanList))
@@ -352,26 +426,36 @@ cdef Status reclaim_one(Reclaimer* reclaimer) noexcept nogil:
     if work.region == NONE32:
         return Status.STATUS_NOT_FOUND
     work.generation = log.regions[work.region].generation
+    work.generation_last = log.regions[work.region].generation_last
     work.from_small = log.regions[work.region].log == LOG_SMALL
+    work.in_place = in_place
     work.keep_bytes = <uint64_t>(reclaimer.reinsert_share * log.region_bytes)
     status = scan_region(log, work.region, work.generation, 0, &entries, &info)
-    done = status == Status.STATUS_OK and _pass_entries(&work, &entries)
     ec_count(&log.shared.counters.corrupt_count, info.damaged_count)
-    if done and (work.window != NULL or
-                 posix_memalign(<void**>&work.window, PAGE_BYTES, PAGE_BYTES) == 0):
-        _wipe(log, work.region, work.window)
+    if status == Status.STATUS_OK and info.failed_count == 0 and _empty(&work, &entries):
         ec_count(&log.shared.counters.reclaim_count, 1)
         ec_count(&log.shared.counters.reclaim_bytes, log.regions[work.region].written_bytes)
         log_release_region(log, work.region)
+        status = _write_carried(&work) if in_place else Status.STATUS_OK
     else:
-        ec_lock_acquire(&log.shared.lock)
-        if log.regions[work.region].state == REGION_RECLAIMING:
-            log.regions[work.region].state = REGION_SEALED
-        ec_lock_release(&log.shared.lock)
+        _give_up(&work, info.failed_count != 0)
         status = Status.STATUS_AGAIN
-    free(work.window)
+        reclaimer.retry_after_ns = ec_monotonic_ns() + <int64_t>RETRY_NS
+    free(work.window.bytes)
+    scan_list_free(&work.drops)
+    scan_list_free(&work.carried)
+    scan_list_free(&work.hiders)
     scan_list_free(&entries)
     return status
+
+
+cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil:
+    # Tombstones are dropped when two checkpoints know that they can be: where they pile up faster
+    # than checkpoints come, the log would fill with them. An eighth of it is the most.
+    cdef LogStore* log = reclaimer.log
+    return reclaimer.tombstone_bytes > log.region_bytes // 4 and \
+        reclaimer.tombstone_bytes > min(reclaimer.checkpoint_bytes,
+                                        log.shared.region_count * log.region_bytes // 8)
 
 
 cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
@@ -379,8 +463,14 @@ cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
     cdef uint32_t freed = 0
     log_prepare(log, reclaimer.ready_target)
     while ec_load_u32(&log.shared.ready_count) < reclaimer.ready_target and \
-            not ec_load_u32(&log.stopping):
-        if reclaim_one(reclaimer) != Status.STATUS_OK:
+            not ec_load_u32(&log.stopping) and not reclaim_needs_checkpoint(reclaimer) and \
+            ec_monotonic_ns() >= reclaimer.retry_after_ns:
+        if reclaim_one(reclaimer, False) != Status.STATUS_OK:
             break
         freed += 1
     return freed
+
+
+cdef bint reclaim_is_stuck(Reclaimer* reclaimer) noexcept nogil:
+    return ec_load_u32(&reclaimer.log.shared.ready_count) == 0 and \
+        ec_monotonic_ns() < reclaimer.retry_after_ns and not reclaimer.log.shared.read_only

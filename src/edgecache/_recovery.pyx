@@ -26,25 +26,35 @@ from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
     ScanList,
+    ScanWindow,
     scan_generation,
     scan_list_free,
+    scan_load,
     scan_region,
+    ticket_is_after,
 )
 from edgecache._segment cimport (
     REGION_FREE,
     REGION_READY,
     REGION_RETIRED,
     REGION_SEALED,
+    LogShared,
     LogStore,
+    location_offset,
     location_region,
 )
-from edgecache._segment_format cimport FOOTER_BYTES, PAGE_BYTES, RECORD_DELETE, UNIT_SHIFT, align_up
+from edgecache._segment_format cimport (
+    FOOTER_BYTES,
+    PAGE_BYTES,
+    RECORD_DELETE,
+    RECORD_OVERWRITES,
+    RECORD_VOID,
+    UNIT_SHIFT,
+    align_up,
+)
 from edgecache._shard cimport Shard, ShardSet, shard_at, shard_number
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_monotonic_ns, ec_prefetch
-
-cdef enum:
-    MERGE_STRIDE = 1021             # a prime, far more than a group of the index has buckets
 
 cdef struct Recovery:
     LogStore* log
@@ -56,10 +66,27 @@ cdef struct Recovery:
     unsigned char* known_loaded
     uint64_t sequence_max
     uint64_t generation_max
+    uint64_t sequence_floor
+    uint32_t ticket_max
+    uint32_t synced_max
+    uint32_t has_tickets
+
+
+cdef enum:
+    # Numbers given out before a power loss may have left no trace but in blocks that nobody sees
+    # now: the new ones start well above them. 2^24 openings fit the 56 bits of a sequence.
+    SEQUENCE_JUMP = 4294967296
+    GENERATION_JUMP = 1048576
+    TICKET_JUMP = 65536
+    MERGE_STRIDE = 1021             # a prime, far more than a group of the index has buckets
 
 
 cdef inline uint64_t _sequence(const ScanEntry* entry) noexcept nogil:
     return entry.flags_sequence & <uint64_t>0x00FFFFFFFFFFFFFF
+
+
+cdef inline bint _same_key(const ScanEntry* a, const ScanEntry* b) noexcept nogil:
+    return a.hash_low == b.hash_low and a.hash_high == b.hash_high
 
 
 cdef int _by_key(const void* first, const void* second) noexcept nogil:
@@ -146,8 +173,7 @@ cdef const ScanEntry* _entry_at(Recovery* self, uint64_t location) noexcept nogi
     return NULL
 
 
-cdef Status _insert(char* base, Shard* shard,
-                                 const ScanEntry* entry) noexcept nogil:
+cdef Status _insert(char* base, Shard* shard, const ScanEntry* entry) noexcept nogil:
     return index_insert(base, &shard.index, entry.hash_low, entry.location,
                         size_class_of(<uint64_t>entry.size_units << UNIT_SHIFT), False, 0)
 
@@ -169,7 +195,9 @@ cdef void _apply(Recovery* self, const ScanEntry* winner) noexcept nogil:
                 continue
             if held != NULL and _sequence(held) > _sequence(winner):
                 return
-            if held != NULL and cursor.location == winner.location:
+            # Of two copies the one that the checkpoint vouches for; the other may be torn.
+            if held != NULL and _sequence(held) == _sequence(winner) and \
+                    not (winner.flags_sequence >> 56) & RECORD_DELETE:
                 return
             # Older, or nothing that a mini-index vouches for.
             index_erase(base, &shard.index, &cursor)
@@ -208,6 +236,7 @@ cdef void _adopt(Recovery* self, uint32_t region, const ScanInfo* info) noexcept
     log.regions[region].generation = info.generation
     log.regions[region].written_bytes = info.end_offset
     log.regions[region].block_count = info.block_count
+    log.regions[region].sequence_max = 0
     log.shared.free_count -= 1
     log.shared.used_bytes += info.end_offset
     self.report.region_count += 1
@@ -217,12 +246,29 @@ cdef void _adopt(Recovery* self, uint32_t region, const ScanInfo* info) noexcept
         self.sequence_max = info.sequence_max
 
 
+cdef void _forget_known(Recovery* self, ScanList* entries, uint64_t first,
+                        const CheckpointRegion* saved) noexcept nogil:
+    """Take out entries that the checkpoint's index has taken account of.
+
+    One of them may have been deleted since, with its tombstone where nothing is replayed.
+    """
+    cdef uint64_t number, kept = first
+    for number in range(first, entries.count):
+        if location_offset(self.log, entries.entries[number].location) < saved.known_offset and \
+                _sequence(&entries.entries[number]) <= self.sequence_floor:
+            continue
+        entries.entries[kept] = entries.entries[number]
+        kept += 1
+    entries.count = kept
+
+
 cdef Status _scan_one(Recovery* self, uint32_t region, ScanList* entries) noexcept nogil:
     """Decide what a region is worth and gather what has to be replayed."""
     cdef LogStore* log = self.log
     cdef CheckpointRegion* saved = &self.table[region]
     cdef ScanInfo info
     cdef uint32_t start = 0
+    cdef uint64_t first
     cdef Status status
     self.generations[region] = 0
     if log.files[region // log.regions_per_file] < 0:
@@ -245,9 +291,20 @@ cdef Status _scan_one(Recovery* self, uint32_t region, ScanList* entries) noexce
         start = saved.replay_offset
     if start > log.region_bytes - FOOTER_BYTES or start % PAGE_BYTES:
         start = 0
+    first = entries.count
     status = scan_region(log, region, self.generations[region], start, entries, &info)
     if status != Status.STATUS_OK:
         return status
+    if self.generations[region] == saved.generation:
+        _forget_known(self, entries, first, saved)
+    if info.block_count:
+        if not self.has_tickets or ticket_is_after(info.ticket_max, self.ticket_max):
+            self.ticket_max = info.ticket_max
+        if not self.has_tickets or ticket_is_after(info.synced_max, self.synced_max):
+            self.synced_max = info.synced_max
+        self.has_tickets = 1
+    if info.failed_count:
+        self.report.region_unreadable += 1
     if info.damaged_count:
         self.report.region_damaged += 1
     if info.block_count:
@@ -312,24 +369,107 @@ cdef inline void _prefetch(Recovery* self, ScanList* entries, uint64_t index) no
             self.shards, shard_number(self.shards, entry.hash_high)).index, entry.hash_low)
 
 
+cdef bint _is_contested(const Recovery* self, const ScanList* entries,
+                        uint64_t index) noexcept nogil:
+    """Would believing in a torn record here cost an intact version of its key?"""
+    cdef const ScanEntry* entry = &entries.entries[index]
+    # A block that a sync covered is not torn. If it rotted, its older versions stay hidden.
+    if (entry.flags_sequence >> 56) & RECORD_DELETE or \
+            not ticket_is_after(entry.ticket, self.synced_max):
+        return False
+    return (entry.flags_sequence >> 56) & RECORD_OVERWRITES or \
+        (index > 0 and _same_key(entry, entry - 1)) or \
+        (index + 1 < entries.count and _same_key(entry, entry + 1))
+
+
+cdef int _by_pointed_location(const void* first, const void* second) noexcept nogil:
+    return _by_location((<const ScanEntry**>first)[0], (<const ScanEntry**>second)[0])
+
+
+cdef Status _verify_contested(Recovery* self, ScanList* entries) noexcept nogil:
+    """Make entries VOID whose records did not survive, where another version of the key may have.
+
+    A mini-index can outlive the records of its block: after a power loss each sector was kept or
+    lost by itself. Other entries need no look now; a get finds out.
+    """
+    cdef ScanEntry** contested
+    cdef ScanWindow window
+    cdef uint64_t index, count = 0
+    for index in range(entries.count):
+        count += _is_contested(self, entries, index)
+    if count == 0:
+        return Status.STATUS_OK
+    contested = <ScanEntry**>malloc(count * sizeof(void*))
+    if contested == NULL:
+        return Status.STATUS_NO_MEMORY
+    memset(&window, 0, sizeof(ScanWindow))
+    count = 0
+    for index in range(entries.count):
+        if _is_contested(self, entries, index):
+            contested[count] = &entries.entries[index]
+            count += 1
+    qsort(contested, count, sizeof(void*), _by_pointed_location)
+    for index in range(count):
+        if scan_load(self.log, contested[index], &window) == NULL:
+            contested[index].flags_sequence |= <uint64_t>RECORD_VOID << 56
+            self.report.torn_entries += 1
+    free(window.bytes)
+    free(contested)
+    return Status.STATUS_OK
+
+
 cdef uint64_t _merge(Recovery* self, ScanList* entries) noexcept nogil:
     """Apply the winner of every key; returns how many keys there were."""
-    cdef uint64_t index, first, keys = 0
-    cdef ScanEntry* entry
+    cdef uint64_t index, first, newest, keys = 0
+    cdef const ScanEntry* entry
     # Not in their order: sorted hashes would fill one group of the index after the other, and a
     # group whose entries share more bits than it can tell apart must not be what it grows for.
     for first in range(MERGE_STRIDE):
         index = first
         while index < entries.count:
             entry = &entries.entries[index]
+            newest = index
             index += MERGE_STRIDE
             _prefetch(self, entries, index)
-            if index > MERGE_STRIDE and entry.hash_low == (entry - 1).hash_low and \
-                    entry.hash_high == (entry - 1).hash_high:
+            if newest and _same_key(entry, entry - 1):
                 continue
-            _apply(self, entry)
-            keys += 1
+            while newest < entries.count and _same_key(&entries.entries[newest], entry) and \
+                    (entries.entries[newest].flags_sequence >> 56) & RECORD_VOID:
+                newest += 1
+            if newest < entries.count and _same_key(&entries.entries[newest], entry):
+                _apply(self, &entries.entries[newest])
+                keys += 1
     return keys
+
+
+cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil:
+    """Sequences, generations and checkpoint numbers go on above everything there ever was."""
+    cdef LogShared* shared = self.log.shared
+    cdef uint64_t number = checkpointer.number
+    cdef uint32_t region
+    shared.sequence = self.sequence_max + SEQUENCE_JUMP
+    shared.generation = self.generation_max + GENERATION_JUMP
+    shared.closed_ticket = <uint64_t>self.ticket_max + TICKET_JUMP
+    shared.flushed_ticket = shared.closed_ticket
+    self.log.synced_mark = self.synced_max
+    if not self.report.checkpoint_clean:
+        # A killed process may have left blocks that no sync covered: the next one has to.
+        for region in range(self.log.file_count):
+            self.log.dirty[region] = self.log.files[region] >= 0
+    for region in range(shared.region_count):
+        self.log.regions[region].generation_last = shared.generation
+        # A region without records keeps a generation above whatever its bytes may claim.
+        if self.log.regions[region].state == REGION_FREE:
+            self.log.regions[region].generation = shared.generation
+    # A checkpoint that could not be read now must never pass for the newest later.
+    checkpointer.number = max(number, shared.generation)
+    if (checkpointer.number ^ number) & 1:
+        checkpointer.number += 1
+    checkpointer.is_due = not (self.report.checkpoint_clean and
+                               self.report.region_unreadable == 0 and
+                               self.report.checkpoint_skipped == 0)
+    if self.sequence_max == 0 and self.report.region_count == 0:
+        checkpointer.is_due = 0
 
 
 cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_function progress,
@@ -337,7 +477,7 @@ cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_f
     cdef CheckpointHeader header
     cdef ScanList entries
     cdef Status status
-    cdef uint32_t number, region
+    cdef uint32_t number
     memset(&entries, 0, sizeof(ScanList))
     memset(&header, 0, sizeof(CheckpointHeader))
     status = checkpoint_load(checkpointer, &header, self.table, &self.report.checkpoint_skipped)
@@ -345,7 +485,10 @@ cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_f
         self.report.checkpoint_loaded = 1
         self.report.checkpoint_clean = header.flags & CHECKPOINT_CLEAN
         self.sequence_max = header.sequence
+        self.sequence_floor = header.sequence_floor
         self.generation_max = header.generation
+        self.ticket_max = self.synced_max = <uint32_t>header.ticket
+        self.has_tickets = 1
     else:
         memset(self.table, 0, align_up(<uint64_t>self.log.shared.region_count
                                        * sizeof(CheckpointRegion), PAGE_BYTES))
@@ -357,15 +500,12 @@ cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_f
     if status == Status.STATUS_OK:
         status = _partition_sort(&entries)
     if status == Status.STATUS_OK:
+        status = _verify_contested(self, &entries)
+    if status == Status.STATUS_OK:
         self.report.replayed_entries = entries.count
         _merge(self, &entries)
     scan_list_free(&entries)
-    for region in range(self.log.shared.region_count):
-        # A region without records keeps a generation above whatever its bytes may claim.
-        if self.log.regions[region].state == REGION_FREE:
-            self.log.regions[region].generation = self.generation_max
-    self.log.shared.sequence = self.sequence_max
-    self.log.shared.generation = self.generation_max
+    _set_counts(self, checkpointer)
     for number in range(self.shards.count):
         self.report.object_count += shard_at(self.shards, number).index.object_count
     return status

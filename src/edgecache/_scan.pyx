@@ -1,10 +1,10 @@
 """Reading a region back (see _scan.pxd; docs/format.md, "Resync")."""
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from edgecache._segment cimport LogStore
+from edgecache._segment cimport LogStore, location_region
 from edgecache._segment_format cimport (
     BLOCK_HEADER_BYTES,
     FOOTER_BYTES,
@@ -23,6 +23,7 @@ from edgecache._segment_format cimport (
     block_header_valid,
     footer_valid,
     record_header_valid,
+    record_payload_sum,
     record_total_bytes,
 )
 from edgecache._status cimport Status
@@ -32,6 +33,8 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     RESYNC_BYTES = 1048576          # read at a time while looking for the next block
+    READ_ATTEMPTS = 3
+    WINDOW_BYTES = 1048576
 
 
 cdef void scan_list_free(ScanList* entries) noexcept nogil:
@@ -60,9 +63,16 @@ cdef int64_t scan_read(LogStore* log, uint32_t region, uint64_t offset, char* ta
                        uint64_t length) noexcept nogil:
     cdef int32_t file = log.files[region // log.regions_per_file]
     cdef uint64_t start = <uint64_t>(region % log.regions_per_file) * log.region_bytes + offset
+    cdef int64_t moved = 0
+    cdef uint32_t _attempt
     if file < 0:
         return 0
-    return log.ops.read(log.engine, <uint32_t>file, start, target, <uint32_t>length)
+    # What a scan does not see is forgotten for good, so one failure is not believed.
+    for _attempt in range(READ_ATTEMPTS):
+        moved = log.ops.read(log.engine, <uint32_t>file, start, target, <uint32_t>length)
+        if moved >= 0:
+            break
+    return moved
 
 
 cdef bint _header_ok(LogStore* log, uint32_t region, const BlockHeader* header,
@@ -78,11 +88,17 @@ cdef bint _next_header(LogStore* log, uint32_t region, uint64_t generation, uint
     A block carries its header at both ends, so one damaged page does not hide it.
     """
     cdef uint64_t position = offset[0], start, limit = log.region_bytes - FOOTER_BYTES
+    cdef uint64_t piece = RESYNC_BYTES
     cdef int64_t moved, page
     cdef BlockHeader* header
     while position < limit:
-        moved = scan_read(log, region, position, memory, min(<uint64_t>RESYNC_BYTES,
-                                                             limit - position))
+        moved = scan_read(log, region, position, memory, min(piece, limit - position))
+        if moved < 0:
+            # Somewhere in there the device fails: go on page by page.
+            if piece == PAGE_BYTES:
+                position += PAGE_BYTES
+            piece = PAGE_BYTES
+            continue
         if moved < PAGE_BYTES:
             return False
         page = 0
@@ -115,6 +131,20 @@ cdef bint _all_zero(const char* memory, uint64_t length) noexcept nogil:
     return seen == 0
 
 
+cdef void _apply_footer(LogStore* log, uint32_t region, char* page,
+                        uint64_t* generation) noexcept nogil:
+    """The footer page knows better when the first block was lost after it was written."""
+    cdef Footer* footer = <Footer*>page
+    if scan_read(log, region, log.region_bytes - FOOTER_BYTES, page,
+                 FOOTER_BYTES) != FOOTER_BYTES or \
+            not footer_valid(log.api, log.seed, footer, region):
+        return
+    if footer.block_count == 0 and footer.generation >= generation[0]:
+        generation[0] = 0
+    elif footer.generation > generation[0]:
+        generation[0] = footer.generation
+
+
 cdef Status scan_generation(LogStore* log, uint32_t region, uint64_t* generation) noexcept nogil:
     cdef char* memory = NULL
     cdef BlockHeader header
@@ -132,6 +162,8 @@ cdef Status scan_generation(LogStore* log, uint32_t region, uint64_t* generation
             if header.generation > generation[0]:
                 generation[0] = header.generation
             offset += header.block_bytes
+    if moved >= 0 and generation[0]:
+        _apply_footer(log, region, memory, generation)
     free(memory)
     return Status.STATUS_OK if moved >= 0 else Status.STATUS_IO_ERROR
 
@@ -152,7 +184,7 @@ cdef Status _push_index(LogStore* log, uint32_t region, uint64_t offset, const B
         entry.flags_sequence = index[number].flags_sequence
         entry.location = (<uint64_t>region * log.region_bytes + begin) >> UNIT_SHIFT
         entry.size_units = index[number].size_units
-        entry.block_offset = <uint32_t>offset
+        entry.ticket = header.ticket
         status = scan_list_push(entries, &entry)
         if status != Status.STATUS_OK:
             return status
@@ -160,7 +192,8 @@ cdef Status _push_index(LogStore* log, uint32_t region, uint64_t offset, const B
 
 
 cdef Status _walk_records(LogStore* log, uint32_t region, uint64_t offset,
-                          const BlockHeader* header, ScanList* entries) noexcept nogil:
+                          const BlockHeader* header, ScanList* entries,
+                          ScanInfo* info) noexcept nogil:
     """The mini-index is damaged: take every record whose own header verifies."""
     cdef char* block = NULL
     cdef RecordHeader* record
@@ -170,6 +203,7 @@ cdef Status _walk_records(LogStore* log, uint32_t region, uint64_t offset,
     if posix_memalign(<void**>&block, PAGE_BYTES, header.block_bytes) != 0:
         return Status.STATUS_NO_MEMORY
     if scan_read(log, region, offset, block, header.block_bytes) != header.block_bytes:
+        info.failed_count += 1
         position = header.index_offset
     while position + RECORD_HEADER_BYTES <= header.index_offset and status == Status.STATUS_OK:
         record = <RecordHeader*>(block + position)
@@ -184,7 +218,7 @@ cdef Status _walk_records(LogStore* log, uint32_t region, uint64_t offset,
                 entry.location = (<uint64_t>region * log.region_bytes + offset + position) \
                     >> UNIT_SHIFT
                 entry.size_units = <uint32_t>(total >> UNIT_SHIFT)
-                entry.block_offset = <uint32_t>offset
+                entry.ticket = header.ticket
                 status = scan_list_push(entries, &entry)
         position += total
     free(block)
@@ -208,7 +242,7 @@ cdef Status _scan_block(LogStore* log, uint32_t region, uint64_t offset, const B
         status = _push_index(log, region, offset, header, <IndexEntry*>index, entries)
     else:
         info.damaged_count += 1
-        status = _walk_records(log, region, offset, header, entries)
+        status = _walk_records(log, region, offset, header, entries, info)
     free(memory)
     return status
 
@@ -242,7 +276,8 @@ cdef Status scan_region(LogStore* log, uint32_t region, uint64_t generation, uin
     while status == Status.STATUS_OK and offset < limit:
         expected = offset
         if scan_read(log, region, offset, memory, PAGE_BYTES) != PAGE_BYTES:
-            break
+            info.failed_count += 1
+            memset(memory, 0, PAGE_BYTES)
         header = (<BlockHeader*>memory)[0]
         if not (_header_ok(log, region, &header, offset) and header.generation == generation):
             # The torn tail of the log, or a damaged header with good blocks behind it.
@@ -253,9 +288,44 @@ cdef Status scan_region(LogStore* log, uint32_t region, uint64_t generation, uin
         status = _scan_block(log, region, offset, &header, entries, info)
         info.log = header.log
         info.block_count += 1
+        if info.block_count == 1 or ticket_is_after(header.ticket, info.ticket_max):
+            info.ticket_max = header.ticket
+        if info.block_count == 1 or ticket_is_after(header.synced_ticket, info.synced_max):
+            info.synced_max = header.synced_ticket
         if header.sequence_max > info.sequence_max:
             info.sequence_max = header.sequence_max
         offset += header.block_bytes
         info.end_offset = <uint32_t>offset
     free(memory)
     return status
+
+
+cdef RecordHeader* scan_load(LogStore* log, const ScanEntry* entry,
+                             ScanWindow* window) noexcept nogil:
+    cdef uint64_t begin = entry.location << UNIT_SHIFT
+    cdef uint64_t size = <uint64_t>entry.size_units << UNIT_SHIFT
+    cdef uint64_t first = begin & ~<uint64_t>(PAGE_BYTES - 1), wanted
+    cdef uint32_t region = location_region(log, entry.location)
+    cdef int64_t moved
+    cdef RecordHeader* record
+    if begin < window.start or begin + size > window.end:
+        wanted = min(max(align_up(begin + size, PAGE_BYTES) - first, <uint64_t>WINDOW_BYTES),
+                     log.region_bytes - first % log.region_bytes)
+        if wanted > window.capacity:
+            free(window.bytes)
+            memset(window, 0, sizeof(ScanWindow))
+            if posix_memalign(<void**>&window.bytes, PAGE_BYTES, wanted) != 0:
+                return NULL
+            window.capacity = wanted
+        moved = scan_read(log, region, first % log.region_bytes, window.bytes, wanted)
+        window.start = first
+        window.end = first + <uint64_t>max(moved, <int64_t>0)
+        if begin + size > window.end:
+            return NULL
+    record = <RecordHeader*>(window.bytes + (begin - window.start))
+    if not record_header_valid(log.api, log.seed, record) or \
+            record.hash_low != entry.hash_low or record.hash_high != entry.hash_high or \
+            record_total_bytes(record) != size or \
+            record.payload_sum != record_payload_sum(log.api, log.seed, record):
+        return NULL
+    return record

@@ -4,15 +4,19 @@ Invariants (LogShared lies in the arena; its lock guards all of it, buffers and 
 
 1. A region is FREE, READY (file space reserved), OPEN (one per log), SEALING, SEALED, RECLAIMING or
    RETIRED. Only OPEN regions get blocks; `written_bytes` grows by whole blocks as buffers close.
-2. A buffer is FREE, ACTIVE (at most one per log), CLOSED (waits for its flush) or WRITING. Its bytes
-   belong to whoever reserved them until that writer commits; it is flushed when `writers` is 0.
+2. A buffer is FREE, ACTIVE (at most one per log), CLOSED (waits for its flush) or WRITING. Its
+   bytes belong to whoever reserved them until that writer commits; it is flushed without writers.
 3. A location is in the index only after its bytes are complete in a buffer or on the device.
 4. A buffer's memory is reused only when `readers` is 0: reads see unflushed bytes.
 5. `generation` of a region grows each time it is opened. A location is only as good as the
    generation it was made under; every read verifies header, hash, key and sums anyway.
-6. A region whose write or sync failed is RETIRED for the life of the process and its first block
-   is overwritten when the device allows it: nothing in it is trusted again.
-7. Tickets count closed buffers; all up to `flushed_ticket` are on the device.
+6. A region whose write or sync failed is RETIRED for the life of the process: nothing in it is
+   trusted again, and its generation moved on. Buffers made for its old generation are not written.
+   What that loses is counted in `loss_count`, and the next log_sync reports it; none succeeds
+   before a checkpoint made sure that older versions of it stay away (`retired_settled`).
+7. Tickets count closed buffers; all up to `flushed_ticket` are on the device, or lost.
+8. `large_count` large blocks are reserved and not given back yet. While there are any, no record
+   that is not in the index has a sequence of `large_floor` or less.
 
 Lock order: shard lock, then log lock. The log lock is never held across I/O or a wait.
 """
@@ -51,12 +55,16 @@ cdef enum BufferState:
 
 cdef struct Region:
     uint64_t generation
+    uint64_t generation_last    # the last one given out when its newest record was appended
+    uint64_t sequence_max       # of the records written to it; 0: unknown (recovered)
     uint32_t state
     uint32_t log
     uint32_t written_bytes
     uint32_t block_count
-    uint32_t in_flight          # blocks handed out and not on the device yet
+    uint32_t in_flight          # blocks handed out and not done (a large one: not in the index)
     uint32_t unsynced           # 1: written since the last sync; 2: that sync is running
+    uint32_t failure_count      # reclaims that could not read it
+    uint32_t zero
     uint64_t record_count
     uint64_t hit_count
 
@@ -71,9 +79,8 @@ cdef struct WriteBuffer:
     uint32_t readers
     uint32_t record_count
     uint32_t block_bytes
-    uint32_t block
-    uint32_t zero
     uint64_t ticket
+    uint64_t generation         # of its region when it was opened
     uint64_t data_offset        # from the arena base
     int64_t opened_ns
 
@@ -148,6 +155,15 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint64_t synced_ticket      # buffers up to this ticket are durable
     uint64_t large_written_count    # large blocks written, and how many of them a sync covered
     uint64_t large_synced_count
+    uint64_t large_count        # large blocks reserved and not given back (invariant 8)
+    uint64_t large_floor
+    uint64_t large_ticket_floor     # tickets of large blocks that were not given back are higher
+    uint64_t synced_mark        # all blocks up to this ticket are durable, large ones too
+    uint64_t loss_count         # blocks that were accepted and did not become durable ...
+    uint64_t loss_reported      # ... and how many of them a sync has told about
+    uint64_t retired_settled    # regions that were retired when the last checkpoint was begun
+    uint32_t settle_attempts    # checkpoints tried
+    uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
     uint32_t failure_count
@@ -165,7 +181,7 @@ cdef struct Append:             # a reservation of record bytes
     uint32_t region
     uint32_t block_bytes        # large only
     uint32_t region_offset      # large only
-    uint32_t block              # large only
+    uint32_t ticket             # large only
     uint64_t generation         # large only
     char* block_base            # large only: memory of the caller (log_large_free)
 
@@ -184,6 +200,7 @@ cdef void log_abandon(LogStore* log, Append* append) noexcept nogil
 cdef bint log_is_large(LogStore* log, uint64_t record_bytes) noexcept nogil
 cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                             uint64_t head_bytes, Append* out) noexcept nogil
+# Give a large block back after it was indexed or given up; it counts as in flight until then.
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil
 
 cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
@@ -212,13 +229,15 @@ cdef Footer* log_footer(LogStore* log, uint32_t region) noexcept nogil
 
 # For _flush: all under the log lock.
 cdef void log_close_buffer_locked(LogStore* log, uint32_t head) noexcept nogil
+# A write failed: counts towards read-only, and retires the region.
 cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code) noexcept nogil
-cdef void log_write_done_locked(LogStore* log, uint32_t region, uint64_t bytes_written) noexcept nogil
+cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil
+cdef void log_write_done_locked(LogStore* log, uint32_t region, const char* block) noexcept nogil
 # Build header, mini-index and tail of a closed buffer (no lock: nobody else writes to it).
 cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil
 cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
-                                uint32_t region, uint32_t region_offset,
-                                uint32_t number) noexcept nogil
+                                uint32_t region, uint32_t region_offset, uint32_t ticket,
+                                uint64_t generation) noexcept nogil
 
 cdef inline uint32_t location_region(const LogStore* log, uint64_t location) noexcept nogil:
     return <uint32_t>((location << 6) / log.region_bytes)

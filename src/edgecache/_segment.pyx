@@ -1,7 +1,7 @@
 """The region log: reservations, regions and reads (see _segment.pxd for the invariants)."""
 
-from libc.errno cimport EDQUOT, EIO, ENOSPC
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EDQUOT, ENOSPC
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
@@ -38,6 +38,7 @@ from edgecache._sync cimport (
     ec_count,
     ec_futex_wake,
     ec_load_u32,
+    ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
@@ -109,6 +110,13 @@ cdef void _footer_open(LogStore* log, uint32_t region) noexcept nogil:
             return
 
 
+cdef void _footer_close(LogStore* log, uint32_t region) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(FOOTER_SLOTS):
+        if log.footer_regions[slot] == region:
+            log.footer_regions[slot] = NONE32
+
+
 cdef void _footer_add(LogStore* log, uint32_t region, uint32_t offset, uint32_t block_bytes,
                       uint32_t fill, uint32_t record_count) noexcept nogil:
     cdef Footer* footer = log_footer(log, region)
@@ -138,12 +146,12 @@ cdef void log_close_buffer_locked(LogStore* log, uint32_t head) noexcept nogil:
         return
     region = &log.regions[buffer.region]
     buffer.block_bytes = <uint32_t>_block_bytes(buffer.fill, buffer.record_count)
-    buffer.block = region.block_count
     _footer_add(log, buffer.region, buffer.region_offset, buffer.block_bytes, buffer.fill,
                 buffer.record_count)
     region.block_count += 1
     region.written_bytes += buffer.block_bytes
     region.in_flight += 1
+    region.generation_last = shared.generation
     shared.used_bytes += buffer.block_bytes
     shared.closed_ticket += 1
     buffer.ticket = shared.closed_ticket
@@ -157,18 +165,22 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     cdef Region* region
     if shared.ready_count == 0:
         ec_count(&shared.counters.no_region_count, 1)
-        return Status.STATUS_NO_SPACE if shared.last_errno else Status.STATUS_AGAIN
-    # The reclaimer needs a region to move survivors to: the last ones are its own (LOG_MAIN).
-    if head == LOG_SMALL and shared.ready_count < 2 and shared.region_count > 4:
+        return Status.STATUS_NO_SPACE if shared.last_errno in (ENOSPC, EDQUOT) \
+            else Status.STATUS_AGAIN
+    # The reclaimer needs a region for tombstones and survivors: the last one is its own (LOG_MAIN).
+    if head == LOG_SMALL and shared.ready_count < 2:
         return Status.STATUS_AGAIN
-    for index in range(shared.region_count):
-        if log.regions[index].state == REGION_READY:
-            break
+    index = 0
+    while log.regions[index].state != REGION_READY:
+        index += 1
     if old != NONE32 and log.regions[old].state == REGION_OPEN:
         log.regions[old].state = REGION_SEALING
     region = &log.regions[index]
     shared.generation += 1
     region.generation = shared.generation
+    region.generation_last = shared.generation
+    region.sequence_max = 0
+    region.failure_count = 0
     region.state = REGION_OPEN
     region.log = head
     region.written_bytes = 0
@@ -204,6 +216,7 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
     buffer.state = BUFFER_ACTIVE
     buffer.log = head
     buffer.region = region
+    buffer.generation = log.regions[region].generation
     buffer.region_offset = log.regions[region].written_bytes
     buffer.capacity = <uint32_t>min(log.buffer_bytes, <uint64_t>_region_room(log, region))
     buffer.fill = BLOCK_HEADER_BYTES
@@ -225,7 +238,7 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
     cdef WriteBuffer* buffer
     cdef uint32_t index, gap
     cdef uint64_t end
-    cdef bint closed = False
+    cdef bint closed = False, opened = False
     cdef Status status
     ec_lock_acquire(&shared.lock)
     status = _writable_locked(log)
@@ -234,6 +247,8 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         if index == NONE32:
             status = _open_buffer_locked(log, head, record_bytes + 2 * PAGE_BYTES
                                          + 2 * BLOCK_HEADER_BYTES)
+            # An idle flusher has no timer: it must learn that a buffer ages now.
+            opened = status == Status.STATUS_OK
             continue
         buffer = &log.buffers[index]
         gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
@@ -257,7 +272,7 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         shared.counters.record_bytes += record_bytes
         break
     ec_lock_release(&shared.lock)
-    if closed or status == Status.STATUS_AGAIN:
+    if closed or opened or status == Status.STATUS_AGAIN:
         log_wake(&shared.flush_word)
     if status == Status.STATUS_AGAIN and ec_load_u32(&shared.ready_count) < 2:
         log_wake(&shared.reclaim_word)
@@ -295,6 +310,8 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     cdef uint64_t gap, block_bytes
     cdef uint32_t index
     cdef Status status
+    out.block_base = NULL
+    out.block_bytes = 0
     # Block offsets are multiples of the page, so the gap is known before the place.
     gap = _gap_bytes(BLOCK_HEADER_BYTES, record_bytes, head_bytes)
     block_bytes = _block_bytes(BLOCK_HEADER_BYTES + gap + record_bytes, 1)
@@ -315,14 +332,20 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
         region = &log.regions[index]
         out.region = index
         out.region_offset = region.written_bytes
-        out.block = region.block_count
+        shared.closed_ticket += 1
+        out.ticket = <uint32_t>shared.closed_ticket
         out.generation = region.generation
         _footer_add(log, index, out.region_offset, <uint32_t>block_bytes,
                     <uint32_t>(BLOCK_HEADER_BYTES + gap + record_bytes), 1)
         region.written_bytes += <uint32_t>block_bytes
         region.block_count += 1
         region.in_flight += 1
+        region.generation_last = shared.generation
         region.record_count += 1
+        if log.large_count == 0:
+            log.large_floor = shared.sequence
+            log.large_ticket_floor = shared.closed_ticket - 1
+        log.large_count += 1
         shared.used_bytes += block_bytes
         shared.counters.large_count += 1
         shared.counters.record_count += 1
@@ -346,13 +369,22 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
 
 
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
+    cdef bint reserved = append.block_bytes != 0
     free(append.block_base)
     append.block_base = NULL
+    append.block_bytes = 0
+    if not reserved:
+        return
+    ec_lock_acquire(&log.shared.lock)
+    log.regions[append.region].in_flight -= 1
+    log.large_count -= 1
+    ec_lock_release(&log.shared.lock)
+    log_wake(&log.shared.flush_word)
 
 
 cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
-                                uint32_t region, uint32_t region_offset,
-                                uint32_t number) noexcept nogil:
+                                uint32_t region, uint32_t region_offset, uint32_t ticket,
+                                uint64_t generation) noexcept nogil:
     """Mini-index, header and its copy at the end, zeros between: the block is ready to write."""
     cdef BlockHeader* header = <BlockHeader*>block
     cdef uint64_t end
@@ -363,8 +395,9 @@ cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint3
     header.version = FORMAT_VERSION
     header.log = <uint16_t>log.regions[region].log
     header.region = region
-    header.block = number
-    header.generation = log.regions[region].generation
+    header.ticket = ticket
+    header.synced_ticket = <uint32_t>ec_load_u64(&log.synced_mark)
+    header.generation = generation
     header.block_bytes = block_bytes
     header.index_offset = fill
     header.index_sum = log.api.bits64(block + fill,
@@ -378,44 +411,61 @@ cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint3
 
 cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil:
     log_fill_block_header(log, log.base + buffer.data_offset, buffer.fill, buffer.block_bytes,
-                          buffer.region, buffer.region_offset, buffer.block)
+                          buffer.region, buffer.region_offset, <uint32_t>buffer.ticket,
+                          buffer.generation)
 
 
-cdef void log_write_done_locked(LogStore* log, uint32_t region, uint64_t size) noexcept nogil:
-    """A block (or, with size 0, a failed one) is no longer in flight."""
-    log.regions[region].in_flight -= 1
-    if size:
-        log.dirty[region // log.regions_per_file] = 1
-        log.regions[region].unsynced = 1
-        log.failure_count = 0
-        log.shared.counters.flush_count += 1
-        log.shared.counters.flush_bytes += size
+cdef void log_write_done_locked(LogStore* log, uint32_t region, const char* block) noexcept nogil:
+    """A whole block is on the device, for its next sync to make durable."""
+    cdef const BlockHeader* header = <const BlockHeader*>block
+    if log.regions[region].generation != header.generation:
+        # The region was retired while this was on its way.
+        log.loss_count += 1
+        return
+    log.dirty[region // log.regions_per_file] = 1
+    log.regions[region].unsynced = 1
+    log.regions[region].sequence_max = max(log.regions[region].sequence_max, header.sequence_max)
+    log.failure_count = 0
+    log.shared.counters.flush_count += 1
+    log.shared.counters.flush_bytes += header.block_bytes
 
 
 cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code) noexcept nogil:
     cdef LogShared* shared = log.shared
-    cdef uint32_t head
-    shared.counters.flush_error_count += 1
     shared.last_errno = errno_code
+    shared.counters.flush_error_count += 1
+    log.loss_count += 1
     log.failure_count += 1
-    if log.failure_count >= log.failure_limit:
+    if log.failure_count >= log.failure_limit and not shared.read_only:
         shared.read_only = 1
         log.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+        # The flusher probes; it may sleep without a limit now.
+        log_wake(&shared.flush_word)
+    log_retire_locked(log, region)
+
+
+cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint32_t head
     if log.regions[region].state == REGION_RETIRED:
         return
     for head in range(LOG_COUNT):
         if shared.heads[head].region == region:
+            # Records in the active buffer go down with the region; closing it says so in time.
+            log_close_buffer_locked(log, head)
             shared.heads[head].region = NONE32
+    _footer_close(log, region)
     log.regions[region].state = REGION_RETIRED
-    # Entries that point here are dropped when they are next looked up: the generation moved on.
+    # Slots that point here stay: a delete or an overwrite must still see that there was something.
     shared.generation += 1
     log.regions[region].generation = shared.generation
     shared.counters.retired_count += 1
+    log_wake(&shared.reclaim_word)
 
 
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
-    log_write_failed_locked(log, region, EIO)
+    log_retire_locked(log, region)
     ec_lock_release(&log.shared.lock)
 
 
@@ -452,6 +502,12 @@ cdef int _open_file(LogStore* log, uint32_t index) noexcept nogil:
             return file
         log.files[index] = file
     status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
+    # A synced file whose name was not synced is gone after a power loss: the file in `data`, and
+    # `data` in the root.
+    if status == 0:
+        status = log.ops.sync_directory(log.engine, b"data")
+    if status == 0:
+        status = log.ops.sync_directory(log.engine, b"")
     return status
 
 

@@ -1,8 +1,9 @@
 """Kernel: the bytes of the region log. Normative text and drawings: docs/format.md.
 
 A data file holds regions of equal size. A region is a run of blocks from its first byte and, once
-sealed, a footer in its last 4096 bytes. A block is what one flush wrote: header, records, mini-index,
-padding, and a copy of the header as its last 64 bytes. All integers are little-endian.
+sealed, a footer in its last 4096 bytes; erasing it leaves a footer without blocks there. A block is
+what one flush wrote: header, records, mini-index, padding, and a copy of the header as its last 64
+bytes. All integers are little-endian.
 
     RecordHeader, 64 bytes                                               (docs/format.md, "Record")
     | 0     2 | 2      3 | 3    4 | 4       6 | 6        8 | 8                    24 |
@@ -12,13 +13,16 @@ padding, and a copy of the header as its last 64 bytes. All integers are little-
 
     BlockHeader, 64 bytes                                                 (docs/format.md, "Block")
     | 0     4 | 4       6 | 6     8 | 8        12 | 12         16 | 16        24 | 24          32 |
-    | magic   | version   | log     | region u32  | block u32     | generation   | sequence_max   |
+    | magic   | version   | log     | region u32  | ticket u32    | generation   | sequence_max   |
     | 32          36 | 36           40 | 40           44 | 44         48 | 48      56 | 56      64 |
-    | block_bytes    | index_offset    | record_count    | zero          | index_sum  | header_sum |
+    | block_bytes    | index_offset    | record_count    | synced_ticket | index_sum  | header_sum |
 
-    IndexEntry, 32 bytes                                                  (docs/format.md, "Mini-index")
+    IndexEntry, 32 bytes                                              (docs/format.md, "Mini-index")
     | 0             16 | 16                           24 | 24            28 | 28           32 |
     | key hash         | flags u8 << 56 | sequence 56    | offset_units    | size_units     |
+
+    Tickets count blocks of the whole log, modulo 2^32. All blocks up to synced_ticket were durable
+    when this one was built: what does not verify there rotted; in a later one it may be torn.
 
 Sums are XXH3-64 seeded with the root's seed, so that bytes of another root never verify.
 """
@@ -50,7 +54,7 @@ cdef enum RecordFlags:
     RECORD_VOID = 2                 # filler or a copy that lost a race; not in the mini-index
     RECORD_OVERWRITES = 4           # an older version of the key was on disk when this was written
     RECORD_TAGGED = 8               # the meta carries tags
-    RECORD_COMPOSITE = 16           # the key is the canonical encoding of (namespace, primary, variance)
+    RECORD_COMPOSITE = 16           # the key encodes (namespace, primary, variance)
 
 cdef extern from *:
     """
@@ -65,9 +69,9 @@ cdef extern from *:
     _Static_assert(offsetof(ec_record_header, header_sum) == 52, "record header: header_sum");
 
     typedef struct {
-        uint32_t magic; uint16_t version; uint16_t log; uint32_t region; uint32_t block;
+        uint32_t magic; uint16_t version; uint16_t log; uint32_t region; uint32_t ticket;
         uint64_t generation; uint64_t sequence_max; uint32_t block_bytes; uint32_t index_offset;
-        uint32_t record_count; uint32_t zero; uint64_t index_sum; uint64_t header_sum;
+        uint32_t record_count; uint32_t synced_ticket; uint64_t index_sum; uint64_t header_sum;
     } ec_block_header;
     _Static_assert(sizeof(ec_block_header) == 64, "block header");
     _Static_assert(offsetof(ec_block_header, header_sum) == 56, "block header: header_sum");
@@ -78,7 +82,9 @@ cdef extern from *:
     } ec_index_entry;
     _Static_assert(sizeof(ec_index_entry) == 32, "mini-index entry");
 
-    typedef struct { uint32_t offset_bytes, block_bytes, index_offset, record_count; } ec_footer_block;
+    typedef struct {
+        uint32_t offset_bytes, block_bytes, index_offset, record_count;
+    } ec_footer_block;
     typedef struct {
         uint32_t magic; uint16_t version; uint16_t log; uint32_t region; uint32_t block_count;
         uint64_t generation; uint64_t record_count; uint64_t zero[3]; uint64_t sum;
@@ -109,13 +115,13 @@ cdef extern from *:
         uint16_t version
         uint16_t log
         uint32_t region
-        uint32_t block
+        uint32_t ticket
         uint64_t generation
         uint64_t sequence_max
         uint32_t block_bytes
         uint32_t index_offset
         uint32_t record_count
-        uint32_t zero
+        uint32_t synced_ticket
         uint64_t index_sum
         uint64_t header_sum
 
