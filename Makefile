@@ -22,7 +22,7 @@ run: $(STAMP)
 	$(BIN)/python -m bench.demo $(if $(FROM),--from "$(FROM)")
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.run --suite io --plot out/bench --json out/bench/io.json

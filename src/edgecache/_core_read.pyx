@@ -457,7 +457,7 @@ cdef class CoreRead(CoreBase):
         value = self.find(key, &view, False)
         return default if value is None else value
 
-    def get_entry(self, key):
+    def read_entry(self, key):
         """Return (value, meta bytes, expiry_us, version, location), fresh or stale, or None.
 
         For the layers above. The last two name this very version of the entry for `replace`.

@@ -234,7 +234,7 @@ cdef class CoreWrite(CoreBlob):
 
     def replace(self, key, bytes value not None, bytes meta not None, int64_t expiry_us,
                 uint32_t version, uint64_t location):
-        """Put over the very version of an entry that `get_entry` returned.
+        """Put over the very version of an entry that `read_entry` returned.
 
         Returns:
             True; False: shed and counted; None: the entry was changed or deleted since (or moved

@@ -218,7 +218,7 @@ class Storage(Core):
 
         *Cost*: as `get`, and decoding the meta.
         """
-        found = super().get_entry(key)
+        found = self.read_entry(key)
         if found is None:
             return None
         value, meta = found[:2]
@@ -239,7 +239,7 @@ class Storage(Core):
         """
         expiry_us = self.expiry_at(ttl)
         for _ in range(REPLACE_TRIES):
-            found = super().get_entry(key)
+            found = self.read_entry(key)
             if found is None:
                 return False
             value, meta, _, version, location = found
@@ -318,7 +318,7 @@ class Storage(Core):
 
     def _make_stale(self, key: Key, tag: str) -> bool:
         for _ in range(REPLACE_TRIES):
-            found = super().get_entry(key)
+            found = self.read_entry(key)
             if found is None or not found[1]:
                 return False
             value, encoded, expiry_us, version, location = found
