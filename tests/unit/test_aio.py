@@ -24,8 +24,8 @@ ENGINES = ("memory", "threads", "auto")
 # Names of the engine that layers above it use; no part of the API.
 ENGINE_NAMES = {
     "abandon", "check", "clear_all", "counters", "encode_meta", "needs_disk", "peek",
-    "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count", "try_put", "walk_begin",
-    "walk_end",
+    "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
+    "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
