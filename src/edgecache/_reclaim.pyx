@@ -74,6 +74,7 @@ cdef enum:
     RESERVE_PATIENCE_NS = 200000000     # a survivor that waits longer for a buffer is dropped
     SYNC_PATIENCE_NS = 60000000000
     UNREADABLE_MAX = 3
+    RETIRED_NS = 500000000              # how long a region stays retired at least
     RETRY_NS = 50000000                 # before a region that could not be emptied is tried again
 
 cdef enum Kept:
@@ -87,6 +88,7 @@ cdef struct Pass:
     uint32_t region
     uint32_t from_small
     uint32_t appended           # 1: something was moved to the main log
+    uint32_t is_retired         # 1: nothing in it is trusted, nothing is kept
     uint32_t in_place           # 1: nowhere to move anything: tombstones go to `carried`
     uint64_t generation
     uint64_t generation_last    # nothing that its records hide lies in a younger region
@@ -266,7 +268,8 @@ cdef bint _judge(Pass* work, const ScanEntry* entry) noexcept nogil:
     ec_lock_release(&shard.lock)
     if heat >= 0:
         kept = KEPT_NOT
-    if heat > 0 and reclaimer.reinsert and work.keep_bytes and not work.in_place:
+    if heat > 0 and reclaimer.reinsert and work.keep_bytes and not work.in_place and \
+            not work.is_retired:
         kept = _keep(work, entry)
     if kept == KEPT_NOT and scan_list_push(&work.drops, entry) != Status.STATUS_OK:
         return False
@@ -338,11 +341,28 @@ cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noex
     return best
 
 
+cdef uint32_t _retired_for_long(LogStore* log) noexcept nogil:
+    """A retired region to erase: the device writes again, and a checkpoint knows of it."""
+    cdef uint32_t region
+    if log.shared.read_only or log.retired_settled != log.shared.counters.retired_count:
+        return NONE32
+    for region in range(log.shared.region_count):
+        if log.regions[region].state == REGION_RETIRED and log.regions[region].in_flight == 0 and \
+                ec_monotonic_ns() - log.regions[region].retired_ns > <int64_t>RETIRED_NS:
+            return region
+    return NONE32
+
+
 cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     """The region to reclaim, marked RECLAIMING; NONE32 when none is sealed."""
     cdef LogStore* log = reclaimer.log
     cdef uint32_t small_count, main_count, small, main, choice
     ec_lock_acquire(&log.shared.lock)
+    choice = _retired_for_long(log)
+    if choice != NONE32:
+        log.regions[choice].state = REGION_RECLAIMING
+        ec_lock_release(&log.shared.lock)
+        return choice
     small = _oldest_sealed(log, LOG_SMALL, &small_count)
     main = _oldest_sealed(log, LOG_MAIN, &main_count)
     if small != NONE32 and (main == NONE32 or
@@ -388,7 +408,10 @@ cdef void _give_up(Pass* work, bint unreadable) noexcept nogil:
     cdef Region* region = &work.reclaimer.log.regions[work.region]
     cdef uint32_t failures = 0
     ec_lock_acquire(&work.reclaimer.log.shared.lock)
-    if region.state == REGION_RECLAIMING:
+    if region.state == REGION_RECLAIMING and work.is_retired:
+        region.state = REGION_RETIRED
+        region.retired_ns = ec_monotonic_ns()
+    elif region.state == REGION_RECLAIMING:
         region.state = REGION_SEALED
         if unreadable:
             region.failure_count += 1
@@ -428,11 +451,16 @@ cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil:
     work.generation = log.regions[work.region].generation
     work.generation_last = log.regions[work.region].generation_last
     work.from_small = log.regions[work.region].log == LOG_SMALL
+    work.is_retired = log.regions[work.region].retired_generation != 0
     work.in_place = in_place
     work.keep_bytes = <uint64_t>(reclaimer.reinsert_share * log.region_bytes)
-    status = scan_region(log, work.region, work.generation, 0, &entries, &info)
-    ec_count(&log.shared.counters.corrupt_count, info.damaged_count)
-    if status == Status.STATUS_OK and info.failed_count == 0 and _empty(&work, &entries):
+    status = scan_region(log, work.region, log.regions[work.region].retired_generation
+                         if work.is_retired else work.generation, 0, &entries, &info)
+    if not work.is_retired:
+        ec_count(&log.shared.counters.corrupt_count, info.damaged_count)
+    # A retired one may never be readable: what it hid is hidden by the checkpoints.
+    if status == Status.STATUS_OK and (info.failed_count == 0 or work.is_retired) and \
+            _empty(&work, &entries):
         ec_count(&log.shared.counters.reclaim_count, 1)
         ec_count(&log.shared.counters.reclaim_bytes, log.regions[work.region].written_bytes)
         log_release_region(log, work.region)

@@ -1,6 +1,7 @@
 """Recovery of the index from the region log (see _recovery.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 
@@ -54,7 +55,7 @@ from edgecache._segment_format cimport (
 )
 from edgecache._shard cimport Shard, ShardSet, shard_at, shard_number
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_monotonic_ns, ec_prefetch
+from edgecache._sync cimport ec_monotonic_ns, ec_now_us, ec_prefetch
 
 cdef struct Recovery:
     LogStore* log
@@ -78,6 +79,7 @@ cdef enum:
     SEQUENCE_JUMP = 4294967296
     GENERATION_JUMP = 1048576
     TICKET_JUMP = 65536
+    TRIM_FILES_MAX = 1000000
     MERGE_STRIDE = 1021             # a prime, far more than a group of the index has buckets
 
 
@@ -447,8 +449,9 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
     cdef LogShared* shared = self.log.shared
     cdef uint64_t number = checkpointer.number
     cdef uint32_t region
-    shared.sequence = self.sequence_max + SEQUENCE_JUMP
-    shared.generation = self.generation_max + GENERATION_JUMP
+    # Not below the clock either, for the case that nothing could be read of what there was.
+    shared.sequence = max(self.sequence_max + SEQUENCE_JUMP, <uint64_t>ec_now_us())
+    shared.generation = max(self.generation_max + GENERATION_JUMP, <uint64_t>ec_now_us())
     shared.closed_ticket = <uint64_t>self.ticket_max + TICKET_JUMP
     shared.flushed_ticket = shared.closed_ticket
     self.log.synced_mark = self.synced_max
@@ -472,6 +475,27 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
         checkpointer.is_due = 0
 
 
+cdef void _trim(LogStore* log) noexcept nogil:
+    """After the disk budget shrank: what lies behind it goes, so that it never comes back."""
+    cdef char name[32]
+    cdef uint32_t index = log.file_count, last = log.file_count - 1
+    cdef uint64_t size = log.region_bytes * (
+        log.shared.region_count - <uint64_t>last * log.regions_per_file)
+    cdef bint changed = False
+    if log.files[last] >= 0 and \
+            log.ops.file_size(log.engine, <uint32_t>log.files[last]) > <int64_t>size:
+        changed = log.ops.truncate(log.engine, <uint32_t>log.files[last], size) == 0 and \
+            log.ops.sync(log.engine, <uint32_t>log.files[last]) == 0
+    while index < log.file_count + TRIM_FILES_MAX:
+        snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
+        if log.ops.unlink(log.engine, name) != 0:
+            break
+        changed = True
+        index += 1
+    if changed:
+        log.ops.sync_directory(log.engine, b"data")
+
+
 cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_function progress,
                  void* context) noexcept nogil:
     cdef CheckpointHeader header
@@ -480,6 +504,7 @@ cdef Status _run(Recovery* self, Checkpointer* checkpointer, recovery_progress_f
     cdef uint32_t number
     memset(&entries, 0, sizeof(ScanList))
     memset(&header, 0, sizeof(CheckpointHeader))
+    _trim(self.log)
     status = checkpoint_load(checkpointer, &header, self.table, &self.report.checkpoint_skipped)
     if status == Status.STATUS_OK:
         self.report.checkpoint_loaded = 1

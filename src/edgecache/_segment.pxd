@@ -10,8 +10,9 @@ Invariants (LogShared lies in the arena; its lock guards all of it, buffers and 
 4. A buffer's memory is reused only when `readers` is 0: reads see unflushed bytes.
 5. `generation` of a region grows each time it is opened. A location is only as good as the
    generation it was made under; every read verifies header, hash, key and sums anyway.
-6. A region whose write or sync failed is RETIRED for the life of the process: nothing in it is
-   trusted again, and its generation moved on. Buffers made for its old generation are not written.
+6. A region whose write or sync failed is RETIRED: nothing in it is trusted again, its generation
+   moved on (`retired_generation` is that of its blocks), and it is opened anew only after it was
+   erased, durably, by reclaim. Buffers made for its old generation are not written.
    What that loses is counted in `loss_count`, and the next log_sync reports it; none succeeds
    before a checkpoint made sure that older versions of it stay away (`retired_settled`).
 7. Tickets count closed buffers; all up to `flushed_ticket` are on the device, or lost.
@@ -55,6 +56,8 @@ cdef enum BufferState:
 
 cdef struct Region:
     uint64_t generation
+    uint64_t retired_generation
+    int64_t retired_ns
     uint64_t generation_last    # the last one given out when its newest record was appended
     uint64_t sequence_max       # of the records written to it; 0: unknown (recovered)
     uint32_t state

@@ -458,7 +458,11 @@ cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil:
     log.regions[region].state = REGION_RETIRED
     # Slots that point here stay: a delete or an overwrite must still see that there was something.
     shared.generation += 1
+    if log.regions[region].retired_generation == 0:
+        log.regions[region].retired_generation = log.regions[region].generation
+    log.regions[region].retired_ns = ec_monotonic_ns()
     log.regions[region].generation = shared.generation
+    log.regions[region].generation_last = shared.generation
     shared.counters.retired_count += 1
     log_wake(&shared.reclaim_word)
 
@@ -477,6 +481,7 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     log.regions[region].written_bytes = 0
     log.regions[region].block_count = 0
     log.regions[region].record_count = 0
+    log.regions[region].retired_generation = 0
     shared.generation += 1
     log.regions[region].generation = shared.generation
     log.regions[region].state = REGION_READY

@@ -13,7 +13,8 @@ Allowed differences of store and model: a miss for a key that the model has (evi
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from edgecache._core import Core
@@ -52,6 +53,17 @@ def options(**changes: Any) -> dict[str, Any]:
     }
     found.update(changes)
     return found
+
+
+def until(condition: Callable[[], object], touch: Callable[[], object] | None = None) -> None:
+    """Wait for a background thread; touches the store meanwhile. Fails if it never happens."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "the store did not get there"
+        if touch is None:
+            time.sleep(0.001)
+        else:
+            touch()
 
 
 class WrongAnswerError(AssertionError):

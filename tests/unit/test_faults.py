@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.images import LONG, open_on
-from support.model import KIB, MIB, Tortured, WrongAnswerError, make_value, options
+from support.model import KIB, MIB, Tortured, WrongAnswerError, make_value, options, until
 
 from edgecache import _testing_io as io
 from edgecache._io_memory import MemoryDisk
@@ -18,16 +21,8 @@ from edgecache.errors import DiskIOError, EdgeCacheError, NoSpaceError
 
 STORE = options(region_bytes=128 * KIB, disk_bytes=4 * MIB, buffer_bytes=32 * KIB,
                 block_timeout_s=0.2)  # fmt: skip
+TESTS = Path(__file__).parents[1]
 POINTS = ("read", "write", "sync", "open", "allocate")
-SECONDS = 20
-
-
-def until(condition: Callable[[], bool], touch: Callable[[], object]) -> None:
-    """Go on touching the store until the condition holds; it is a failure if it never does."""
-    end = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < end, "the store did not get there"
-        touch()
 
 
 def exercise(store: Tortured, steps: int) -> None:
@@ -290,3 +285,47 @@ def test_a_wrong_answer_would_be_noticed() -> None:
         store.model.check(key, old)
     store.open()
     store.core.close()
+
+
+CHILD = """
+import resource, sys
+from support.model import options
+from edgecache._core import Core
+from edgecache._io import open_engine
+from edgecache.errors import EdgeCacheError
+engine, root, kind = sys.argv[1:]
+store = options(region_bytes=131072, disk_bytes=4194304, buffer_bytes=32768, block_timeout_s=0.05)
+if kind == "size":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+core = Core(store, open_engine(engine, root))
+if kind == "files":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+answers = [core.put(b"key-%d" % n, bytes(4000)) for n in range(20)]
+found = [core.get(b"key-%d" % n) for n in range(20)]
+assert all(value in (None, bytes(4000)) for value in found)
+told = 0
+for call in (core.checkpoint, core.sync):
+    try:
+        call()
+    except EdgeCacheError:
+        told += 1
+if kind == "files":
+    assert all(answers) and all(found) and told == 1
+else:
+    assert not all(answers)
+core.get_many([b"key-%d" % n for n in range(20)])
+core.close()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("engine", ["uring", "threads"])
+@pytest.mark.parametrize("kind", ["size", "files"])
+def test_limits_of_the_process_shed_and_are_told(engine: str, kind: str, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE (EFBIG, SIGXFSZ) and RLIMIT_NOFILE (EMFILE)."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, engine, str(tmp_path), kind],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
