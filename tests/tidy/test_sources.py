@@ -213,7 +213,7 @@ def test_tests_that_pytest_would_not_find_are_none() -> None:
         (UNFINISHED, "# TODO: later"),
         (UNFINISHED, "raise NotImplementedError"),
         (MACHINE_PATH, 'open("/home/me/x")'),
-        (MACHINE_PATH, "see /work/main"),
+        (MACHINE_PATH, "see /Users/me"),
         (MACHINE_PATH, "/tmp/x"),
         (SKIP, "    pytest.skip('no')"),
         (SKIP, "@pytest.mark.skipif(True)"),
@@ -233,8 +233,8 @@ def test_a_pattern_finds_what_it_is_for(pattern: re.Pattern[str], text: str) -> 
 @pytest.mark.parametrize(
     ("pattern", "text"),
     [
-        (MACHINE_PATH, "https://example.org/work/x and docs/root/x, /var/cache/edge"),
-        (MACHINE_PATH, "<root>/work/"),
+        (MACHINE_PATH, "https://example.org/tmp/x and docs/tmp/x, /var/cache/edge"),
+        (MACHINE_PATH, "<prefix>/tmp/"),
         (UNSAFE_CYTHON, "re.compile(x); unpickled; self.exec(x)"),
         (CYTHON_FORBIDDEN, "cdef int DEFAULT = 3; #include <x.h>"),
     ],
