@@ -36,6 +36,7 @@ from edgecache._segment cimport (
     log_seal_block,
     log_wake,
     log_write_done_locked,
+    log_write_erasure,
     log_write_failed_locked,
 )
 from edgecache._segment_format cimport (
@@ -346,25 +347,11 @@ cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept 
 
 
 cdef Status log_erase(LogStore* log, uint32_t region) noexcept nogil:
-    cdef Footer* footer = NULL
-    cdef int64_t moved
-    if posix_memalign(<void**>&footer, PAGE_BYTES, FOOTER_BYTES) != 0:
-        return Status.STATUS_NO_MEMORY
-    memset(footer, 0, FOOTER_BYTES)
-    footer.magic = FOOTER_MAGIC
-    footer.version = FORMAT_VERSION
-    footer.log = <unsigned short>log.regions[region].log
-    footer.region = region
-    footer.generation = log.regions[region].generation
-    footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
-    moved = _write_block(log, region, <uint32_t>(log.region_bytes - FOOTER_BYTES), <char*>footer,
-                         FOOTER_BYTES)
-    free(footer)
-    if moved == FOOTER_BYTES:
-        log.dirty[region // log.regions_per_file] = 1
+    cdef int status = log_write_erasure(log, region)
+    if status == 0:
         return Status.STATUS_OK
     ec_lock_acquire(&log.shared.lock)
-    log_write_failed_locked(log, region, <int>-moved if moved < 0 else EIO)
+    log_write_failed_locked(log, region, -status)
     ec_lock_release(&log.shared.lock)
     return Status.STATUS_IO_ERROR
 

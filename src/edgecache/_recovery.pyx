@@ -11,6 +11,7 @@ from edgecache._checkpoint cimport (
     CheckpointHeader,
     CheckpointRegion,
     checkpoint_load,
+    checkpoint_write,
 )
 from edgecache._index cimport (
     IndexCursor,
@@ -542,6 +543,7 @@ cdef Status recovery_run(LogStore* log, ShardSet* shards, Checkpointer* checkpoi
     cdef Recovery self
     cdef uint32_t region, count = log.shared.region_count
     cdef int64_t started = ec_monotonic_ns()
+    cdef uint64_t stable = 0
     cdef Status status = Status.STATUS_NO_MEMORY
     memset(&self, 0, sizeof(Recovery))
     memset(report, 0, sizeof(RecoveryReport))
@@ -563,5 +565,9 @@ cdef Status recovery_run(LogStore* log, ShardSet* shards, Checkpointer* checkpoi
     free(self.generations)
     free(self.known)
     free(self.known_loaded)
+    if status == Status.STATUS_OK and report.torn_entries:
+        # Once this life has synced something, its blocks vouch for the torn ones too: they must be
+        # out of the way of the next recovery before that.
+        checkpoint_write(checkpointer, 0, &stable)
     report.duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
     return status

@@ -2,7 +2,8 @@
 
 Invariants (LogShared lies in the arena; its lock guards all of it, buffers and regions):
 
-1. A region is FREE, READY (file space reserved), OPEN (one per log), SEALING, SEALED, RECLAIMING or
+1. A region is FREE, READY (file space reserved, erased durably), OPEN (one per log), SEALING,
+   SEALED, RECLAIMING or
    RETIRED. Only OPEN regions get blocks; `written_bytes` grows by whole blocks as buffers close.
 2. A buffer is FREE, ACTIVE (at most one per log), CLOSED (waits for its flush) or WRITING. Its
    bytes belong to whoever reserved them until that writer commits; it is flushed without writers.
@@ -220,7 +221,11 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                             uint64_t* available) noexcept nogil
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
 
-# Reserve file space for free regions until `wanted` are READY; 0 or a negative errno.
+# The footer page that says that every block of the region up to its generation is dead. 0 or a
+# negative errno; durable after a sync.
+cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil
+# Reserve file space for free regions, and erase them, until `wanted` are READY; 0 or a negative
+# errno.
 cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
 cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil

@@ -1,6 +1,6 @@
 """The region log: reservations, regions and reads (see _segment.pxd for the invariants)."""
 
-from libc.errno cimport EDQUOT, ENOSPC
+from libc.errno cimport EDQUOT, EIO, ENOMEM, ENOSPC
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
@@ -17,6 +17,7 @@ from edgecache._segment_format cimport (
     BODY_ALIGN_MIN_BYTES,
     FOOTER_BLOCKS_MAX,
     FOOTER_BYTES,
+    FOOTER_MAGIC,
     FORMAT_VERSION,
     INDEX_ENTRY_BYTES,
     PAGE_BYTES,
@@ -491,7 +492,7 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     log_wake(&shared.done_word)
 
 
-cdef int _open_file(LogStore* log, uint32_t index) noexcept nogil:
+cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
     """Open data file `index` and reserve its space; 0 or a negative errno."""
     cdef char name[32]
     cdef int file, status
@@ -506,6 +507,7 @@ cdef int _open_file(LogStore* log, uint32_t index) noexcept nogil:
         if file < 0:
             return file
         log.files[index] = file
+    is_new[0] = log.ops.file_size(log.engine, <uint32_t>file) == 0
     status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
     # A synced file whose name was not synced is gone after a power loss: the file in `data`, and
     # `data` in the root.
@@ -516,35 +518,83 @@ cdef int _open_file(LogStore* log, uint32_t index) noexcept nogil:
     return status
 
 
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil:
-    """FREE regions become READY file by file; called at open and by the reclaimer only."""
+cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil:
+    cdef uint32_t file = region // log.regions_per_file
+    cdef uint64_t offset = <uint64_t>(region % log.regions_per_file + 1) * log.region_bytes
+    cdef Footer* footer = NULL
+    cdef int64_t moved
+    if posix_memalign(<void**>&footer, PAGE_BYTES, FOOTER_BYTES) != 0:
+        return -ENOMEM
+    memset(footer, 0, FOOTER_BYTES)
+    footer.magic = FOOTER_MAGIC
+    footer.version = FORMAT_VERSION
+    footer.log = <uint16_t>log.regions[region].log
+    footer.region = region
+    footer.generation = log.regions[region].generation
+    footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
+    moved = log.ops.write(log.engine, <uint32_t>log.files[file], offset - FOOTER_BYTES,
+                          <char*>footer, FOOTER_BYTES)
+    free(footer)
+    if moved == FOOTER_BYTES:
+        log.dirty[file] = 1
+        return 0
+    return <int>moved if moved < 0 else -EIO
+
+
+cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept nogil:
+    """Make FREE regions from `first` on READY that lie in its file; 0 or a negative errno.
+
+    What a region holds from an earlier life, where its first block may have been lost, must not
+    come to light again when the first block of this life is: it is erased before it is written to.
+    """
     cdef LogShared* shared = log.shared
-    cdef uint32_t index, file
+    cdef uint32_t file = first // log.regions_per_file, region, count = 0
+    cdef uint32_t end = min((file + 1) * log.regions_per_file, shared.region_count)
+    cdef bint is_new = False
+    cdef int status = _open_file(log, file, &is_new)
+    if is_new:
+        wanted = shared.region_count
+    for region in range(first, end):
+        if status < 0 or count == wanted:
+            end = region
+            break
+        if log.regions[region].state == REGION_FREE:
+            count += 1
+            if not is_new:
+                status = log_write_erasure(log, region)
+    if status == 0 and not is_new:
+        status = log.ops.sync(log.engine, <uint32_t>log.files[file])
+    ec_lock_acquire(&shared.lock)
+    if status < 0:
+        shared.last_errno = -status
+        shared.counters.prepare_error_count += 1
+    else:
+        if shared.last_errno in (ENOSPC, EDQUOT):
+            shared.last_errno = 0
+        for region in range(first, end):
+            if log.regions[region].state == REGION_FREE:
+                log.regions[region].state = REGION_READY
+                shared.ready_count += 1
+    ec_lock_release(&shared.lock)
+    return status
+
+
+cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil:
+    """Called at open and by the reclaimer only."""
+    cdef uint32_t index, ready
     cdef int status
-    while ec_load_u32(&shared.ready_count) < wanted:
-        for index in range(shared.region_count):
+    while True:
+        ready = ec_load_u32(&log.shared.ready_count)
+        if ready >= wanted:
+            return 0
+        for index in range(log.shared.region_count):
             if log.regions[index].state == REGION_FREE:
                 break
         else:
             return 0
-        file = index // log.regions_per_file
-        status = _open_file(log, file)
-        ec_lock_acquire(&shared.lock)
-        if status < 0:
-            shared.last_errno = -status
-            shared.counters.prepare_error_count += 1
-        else:
-            if shared.last_errno in (ENOSPC, EDQUOT):
-                shared.last_errno = 0
-            for index in range(file * log.regions_per_file,
-                               min((file + 1) * log.regions_per_file, shared.region_count)):
-                if log.regions[index].state == REGION_FREE:
-                    log.regions[index].state = REGION_READY
-                    shared.ready_count += 1
-        ec_lock_release(&shared.lock)
+        status = _prepare_some(log, index, wanted - ready)
         if status < 0:
             return status
-    return 0
 
 
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil:
