@@ -38,14 +38,19 @@ class History:
         if found is None:
             return ""
         changes = list(self.changes)
+        problem = "never put"
+        # A value stands twice where a put was shed: any of its turns may explain the read.
         for index in range(len(changes) - 1, -1, -1):
             if changes[index][2] != found:
                 continue
-            if changes[index][0] > end:
-                return "put only after the read"
             newer = [change[:2] for change in changes[index + 1 :]]
-            return f"behind {newer} at {begin}" if any(c[1] < begin for c in newer) else ""
-        return "never put"
+            if changes[index][0] > end:
+                problem = "put only after the read"
+            elif any(change[1] < begin for change in newer):
+                problem = f"behind {newer} at {begin}"
+            else:
+                return ""
+        return problem
 
     def change(self, core: Core, key: bytes, number: int, rng: random.Random) -> None:
         value = None if rng.random() < 0.2 else make_value(key, number, any_size(rng))
