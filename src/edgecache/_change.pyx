@@ -239,7 +239,7 @@ cdef Status change_write_large(Change* self) noexcept nogil:
             return status
     # Whether an older version lies on disk is not known yet; to say so only costs a tombstone.
     record.flags |= RECORD_OVERWRITES
-    record.header_sum = record_header_sum(log.api, log.seed, record)
+    record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
     return log_large_write(log, &self.append)
 
 
@@ -350,7 +350,7 @@ cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
     if record.flags & RECORD_DELETE:
         record.expiry_us = <int64_t>log.shared.generation
     record.sequence = log_next_sequence(log)
-    record.header_sum = record_header_sum(log.api, log.seed, record)
+    record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
 
 
 cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:

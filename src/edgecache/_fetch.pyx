@@ -95,7 +95,7 @@ cdef FetchState _judge(Fetch* self, const Candidate* candidate) noexcept nogil:
     cdef RecordHeader* record = self.record
     cdef bint intact
     intact = self.available >= RECORD_HEADER_BYTES and \
-        record_header_valid(log.api, log.seed, record) and \
+        record_header_valid(log.api, log.seed, self.generation, record) and \
         not record.flags & (RECORD_DELETE | RECORD_VOID) and \
         size_class_of(record_total_bytes(record)) == candidate.size_class
     if intact and (record.hash_low != self.hash.low or record.hash_high != self.hash.high

@@ -171,7 +171,7 @@ cdef Status reclaim_tombstone(LogStore* log, uint32_t head, uint64_t hash_low, u
     record.expiry_us = <int64_t>birth_generation
     memcpy(record_key(record), key, key_len)
     record.payload_sum = record_payload_sum(log.api, log.seed, record)
-    record.header_sum = record_header_sum(log.api, log.seed, record)
+    record.header_sum = record_header_sum(log.api, log.seed, append.generation, record)
     log_commit(log, &append)
     ec_count(&log.shared.counters.tombstone_count, 1)
     return Status.STATUS_OK
@@ -199,6 +199,8 @@ cdef Kept _keep(Pass* work, const ScanEntry* entry) noexcept nogil:
                           + record.meta_len, &append) != Status.STATUS_OK:
         return KEPT_NOT
     memcpy(append.record, record, size)
+    (<RecordHeader*>append.record).header_sum = record_header_sum(
+        log.api, log.seed, append.generation, <RecordHeader*>append.record)
     ec_lock_acquire(&shard.lock)
     live = shard_relocate(shards.base, shard, entry.hash_low, entry.location, append.location,
                           size_class_of(size))
@@ -342,7 +344,7 @@ cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noex
 
 
 cdef uint32_t _retired_for_long(LogStore* log) noexcept nogil:
-    """A retired region to erase: the device writes again, and a checkpoint knows of it."""
+    """A retired region that may be erased: the device writes, and a checkpoint knows of it."""
     cdef uint32_t region
     if log.shared.read_only or log.retired_settled != log.shared.counters.retired_count:
         return NONE32

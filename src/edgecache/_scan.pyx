@@ -208,7 +208,7 @@ cdef Status _walk_records(LogStore* log, uint32_t region, uint64_t offset,
     while position + RECORD_HEADER_BYTES <= header.index_offset and status == Status.STATUS_OK:
         record = <RecordHeader*>(block + position)
         total = UNIT_BYTES
-        if record_header_valid(log.api, log.seed, record) and \
+        if record_header_valid(log.api, log.seed, header.generation, record) and \
                 record_total_bytes(record) <= header.index_offset - position:
             total = record_total_bytes(record)
             if not record.flags & RECORD_VOID:
@@ -306,6 +306,7 @@ cdef RecordHeader* scan_load(LogStore* log, const ScanEntry* entry,
     cdef uint64_t size = <uint64_t>entry.size_units << UNIT_SHIFT
     cdef uint64_t first = begin & ~<uint64_t>(PAGE_BYTES - 1), wanted
     cdef uint32_t region = location_region(log, entry.location)
+    cdef uint64_t generation
     cdef int64_t moved
     cdef RecordHeader* record
     if begin < window.start or begin + size > window.end:
@@ -323,7 +324,11 @@ cdef RecordHeader* scan_load(LogStore* log, const ScanEntry* entry,
         if begin + size > window.end:
             return NULL
     record = <RecordHeader*>(window.bytes + (begin - window.start))
-    if not record_header_valid(log.api, log.seed, record) or \
+    generation = log.regions[region].retired_generation
+    if generation == 0:
+        generation = log.regions[region].generation
+    if not record_header_valid(log.api, log.seed, generation, record) or \
+            record.sequence != (entry.flags_sequence & <uint64_t>0x00FFFFFFFFFFFFFF) or \
             record.hash_low != entry.hash_low or record.hash_high != entry.hash_high or \
             record_total_bytes(record) != size or \
             record.payload_sum != record_payload_sum(log.api, log.seed, record):

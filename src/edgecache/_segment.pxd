@@ -3,8 +3,8 @@
 Invariants (LogShared lies in the arena; its lock guards all of it, buffers and regions):
 
 1. A region is FREE, READY (file space reserved, erased durably), OPEN (one per log), SEALING,
-   SEALED, RECLAIMING or
-   RETIRED. Only OPEN regions get blocks; `written_bytes` grows by whole blocks as buffers close.
+   SEALED, RECLAIMING or RETIRED. Only OPEN regions get blocks; `written_bytes` grows by whole
+   blocks as buffers close.
 2. A buffer is FREE, ACTIVE (at most one per log), CLOSED (waits for its flush) or WRITING. Its
    bytes belong to whoever reserved them until that writer commits; it is flushed without writers.
 3. A location is in the index only after its bytes are complete in a buffer or on the device.
@@ -186,7 +186,7 @@ cdef struct Append:             # a reservation of record bytes
     uint32_t block_bytes        # large only
     uint32_t region_offset      # large only
     uint32_t ticket             # large only
-    uint64_t generation         # large only
+    uint64_t generation         # of the region
     char* block_base            # large only: memory of the caller (log_large_free)
 
 cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil

@@ -259,12 +259,13 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
             closed = True
             continue
         if gap:
-            record_void(log.api, log.seed,
+            record_void(log.api, log.seed, buffer.generation,
                         <RecordHeader*>(log.base + buffer.data_offset + buffer.fill), gap)
         out.record = log.base + buffer.data_offset + buffer.fill + gap
         out.location = _location(log, buffer.region, buffer.region_offset + buffer.fill + gap)
         out.buffer = index
         out.region = buffer.region
+        out.generation = buffer.generation
         out.size_bytes = <uint32_t>record_bytes
         buffer.fill = <uint32_t>end
         buffer.record_count += 1
@@ -299,7 +300,8 @@ cdef void log_commit(LogStore* log, Append* append) noexcept nogil:
 cdef void log_abandon(LogStore* log, Append* append) noexcept nogil:
     if append.buffer == NONE32:
         return
-    record_void(log.api, log.seed, <RecordHeader*>append.record, append.size_bytes)
+    record_void(log.api, log.seed, append.generation, <RecordHeader*>append.record,
+                append.size_bytes)
     log_commit(log, append)
 
 
@@ -363,7 +365,8 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     out.size_bytes = <uint32_t>record_bytes
     memset(out.block_base, 0, BLOCK_HEADER_BYTES)
     if gap:
-        record_void(log.api, log.seed, <RecordHeader*>(out.block_base + BLOCK_HEADER_BYTES), gap)
+        record_void(log.api, log.seed, out.generation,
+                    <RecordHeader*>(out.block_base + BLOCK_HEADER_BYTES), gap)
     out.record = out.block_base + BLOCK_HEADER_BYTES + gap
     out.location = _location(log, index, out.region_offset + BLOCK_HEADER_BYTES + gap)
     return Status.STATUS_OK
@@ -545,7 +548,7 @@ cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept 
     """Make FREE regions from `first` on READY that lie in its file; 0 or a negative errno.
 
     What a region holds from an earlier life, where its first block may have been lost, must not
-    come to light again when the first block of this life is: it is erased before it is written to.
+    come to light again when the first block of this life is: it is erased before it is used.
     """
     cdef LogShared* shared = log.shared
     cdef uint32_t file = first // log.regions_per_file, region, count = 0

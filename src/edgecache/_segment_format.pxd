@@ -185,28 +185,30 @@ cdef inline uint64_t record_payload_sum(const XxhashApi* api, uint64_t seed,
                       <uint64_t>record.key_len + record.meta_len + record.body_len, seed)
 
 
-cdef inline uint32_t record_header_sum(const XxhashApi* api, uint64_t seed,
+cdef inline uint32_t record_header_sum(const XxhashApi* api, uint64_t seed, uint64_t generation,
                                        const RecordHeader* record) noexcept nogil:
+    # With the region's generation: where a write was torn, a record that lay there before must not
+    # verify in the place of the new one.
     cdef RecordHeader copy = record[0]
     copy.header_sum = 0
-    return <uint32_t>api.bits64(&copy, RECORD_HEADER_BYTES, seed)
+    return <uint32_t>api.bits64(&copy, RECORD_HEADER_BYTES, seed ^ generation)
 
 
-cdef inline bint record_header_valid(const XxhashApi* api, uint64_t seed,
+cdef inline bint record_header_valid(const XxhashApi* api, uint64_t seed, uint64_t generation,
                                      const RecordHeader* record) noexcept nogil:
     return record.magic == RECORD_MAGIC and record.version == RECORD_VERSION and \
-        record.header_sum == record_header_sum(api, seed, record)
+        record.header_sum == record_header_sum(api, seed, generation, record)
 
 
-cdef inline void record_void(const XxhashApi* api, uint64_t seed, RecordHeader* record,
-                             uint64_t total_bytes) noexcept nogil:
+cdef inline void record_void(const XxhashApi* api, uint64_t seed, uint64_t generation,
+                             RecordHeader* record, uint64_t total_bytes) noexcept nogil:
     """Make `total_bytes` (a multiple of the unit) a filler that a walk steps over."""
     memset(record, 0, RECORD_HEADER_BYTES)
     record.magic = RECORD_MAGIC
     record.version = RECORD_VERSION
     record.flags = RECORD_VOID
     record.body_len = total_bytes - RECORD_HEADER_BYTES
-    record.header_sum = record_header_sum(api, seed, record)
+    record.header_sum = record_header_sum(api, seed, generation, record)
 
 
 cdef inline uint64_t block_header_sum(const XxhashApi* api, uint64_t seed,

@@ -158,7 +158,7 @@ cdef RecordHeader* _load(LogStore* log, uint32_t region, const ScanEntry* entry,
         if begin + size > window.end:
             return NULL
     record = <RecordHeader*>(window.bytes + (begin - window.start))
-    if not record_header_valid(log.api, log.seed, record) or \
+    if not record_header_valid(log.api, log.seed, log.regions[region].generation, record) or \
             record.hash_low != entry.hash_low or record.hash_high != entry.hash_high or \
             record_total_bytes(record) != size:
         return NULL

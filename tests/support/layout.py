@@ -65,13 +65,14 @@ def read_superblock(page: bytes) -> Superblock:
     return Superblock(1 << shift, seed)
 
 
-def read_record(block: bytes, offset: int, seed: int) -> Record:
+def read_record(block: bytes, offset: int, seed: int, generation: int) -> Record:
     fields = RECORD.unpack_from(block, offset)
     magic, version, flags, key_len, meta_len, low, high, sequence, body_len = fields[:9]
     expiry, chunk, header_sum, payload_sum = fields[9:]
     assert (magic, version, chunk) == (0xEC5D, 1, 0)
     header = block[offset : offset + 64]
-    assert header_sum == sum64(header[:52] + bytes(4) + header[56:], seed) & 0xFFFFFFFF
+    plain = header[:52] + bytes(4) + header[56:]
+    assert header_sum == sum64(plain, seed ^ generation) & 0xFFFFFFFF
     start = offset + 64
     end = start + key_len + meta_len + body_len
     total = (end - offset + UNIT - 1) // UNIT * UNIT
@@ -104,7 +105,7 @@ def read_block(region: bytes, offset: int, seed: int) -> Block | None:
     records = []
     position = 64
     while position < index_offset:
-        records.append(read_record(block, position, seed))
+        records.append(read_record(block, position, seed, generation))
         position += records[-1].total
     assert position == index_offset
     live = [record for record in records if not record.flags & VOID]
