@@ -90,6 +90,7 @@ cdef struct SlabState:                  # in the arena
     uint32_t page_epoch                 # pages taken: what a reference meant may have changed
     uint32_t hole_page                  # where the search for a hole goes on
     uint32_t hole_frames_max            # no hole in FRAMES pages is longer (upper bound)
+    uint32_t hole_frames_seen           # the same for the pages before hole_page
     uint32_t partial_pages[SLAB_CLASS_COUNT_MAX]
 
 cdef uint64_t slab_table_bytes(uint64_t area_size_bytes) noexcept nogil

@@ -337,27 +337,33 @@ cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
     return reference
 
 
+# Somewhere a hole may be that long, whether the running search has passed it or not.
+cdef inline void holes_raise(SlabState* state, uint32_t frames) noexcept nogil:
+    state.hole_frames_max = max(state.hole_frames_max, frames)
+    state.hole_frames_seen = max(state.hole_frames_seen, frames)
+
+
 # A part of the pages per call, the next part at the next: a full shard has few holes, and the
 # search must not cost more than the eviction that makes one. The bound on holes is lowered when one
-# call looked at all pages without a find.
+# round, over as many calls as it takes, is through with all pages.
 cdef int64_t hole_look(char* base, SlabState* state, uint32_t frames) noexcept nogil:
     cdef uint32_t first = state.hole_page, end, longest = 0
     cdef int64_t frame
-    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4 or first >= state.page_high:
+    if first == 0 or first >= state.page_high:
         first = 0
+        state.hole_frames_seen = 0
     end = min(first + <uint32_t>HOLE_LOOK_PAGES, state.page_high)
-    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4:
-        end = state.page_high
     frame = hole_find(base, state, frames, 0, first, end, &longest)
+    state.hole_frames_seen = max(state.hole_frames_seen, longest)
     if frame >= 0:
+        # What is left of this hole is seen when the round goes on from its page.
         state.hole_page = <uint32_t>(frame // SLAB_FRAMES_PER_PAGE)
         return frame
     if end < state.page_high:
         # Overlapping, so that a hole across the end is seen whole next time.
         state.hole_page = end - <uint32_t>HOLE_LOOK_PAGES // 4
     else:
-        if first == 0:
-            state.hole_frames_max = longest
+        state.hole_frames_max = state.hole_frames_seen
         state.hole_page = 0
     return -1
 
@@ -383,13 +389,13 @@ cdef uint32_t extent_take(char* base, SlabState* state, uint32_t size_bytes,
     if frame < 0:
         return 0
     # What is left of the last page is a hole that others may use.
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
+    holes_raise(state, HOLE_FRAMES_MAX)
     return extent_place(base, state, <uint64_t>frame, size_bytes)
 
 
 cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
                              uint32_t size_bytes) noexcept nogil:
-    cdef uint32_t frames = size_bytes >> frame_shift(state), length = 0
+    cdef uint32_t frames = size_bytes >> frame_shift(state), length = 0, used_pages, placed
     cdef uint64_t start
     if size_bytes <= slot_bytes_max(state):
         return 0
@@ -397,13 +403,17 @@ cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
                         headroom_pages(state), &length)
     if length < frames:
         return 0
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
-    return extent_place(base, state, start, size_bytes)
+    # The giver told how long its hole is; only what is left of newly taken pages is not known yet.
+    used_pages = state.used_pages
+    placed = extent_place(base, state, start, size_bytes)
+    if state.used_pages != used_pages:
+        holes_raise(state, HOLE_FRAMES_MAX)
+    return placed
 
 
 cdef uint32_t slab_take_at(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
+    holes_raise(state, HOLE_FRAMES_MAX)
     return extent_place(base, state, frame, size_bytes)
 
 
@@ -416,9 +426,9 @@ cdef void extent_give(char* base, SlabState* state, uint32_t reference,
     frames_mark(base, state, frame, size_bytes >> frame_shift(state), False)
     # Two holes where the pages between became free.
     hole_around(base, state, frame, HOLE_FRAMES_MAX, 0, &length)
-    state.hole_frames_max = max(state.hole_frames_max, length)
+    holes_raise(state, length)
     hole_around(base, state, last, HOLE_FRAMES_MAX, 0, &length)
-    state.hole_frames_max = max(state.hole_frames_max, length)
+    holes_raise(state, length)
 
 
 # ---------------------------------------------------------------- both
@@ -476,7 +486,7 @@ cdef void slab_window_close(char* base, SlabState* state, uint32_t page, uint32_
     cdef uint32_t number
     cdef SlabPage* entry
     # Holes of closing pages were not looked at.
-    state.hole_frames_max = HOLE_FRAMES_MAX
+    holes_raise(state, HOLE_FRAMES_MAX)
     for number in range(page, min(page + page_count, state.page_high)):
         entry = slab_page(base, state, number)
         if entry.kind == SLAB_PAGE_FREE or entry.closing == closing:
