@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from edgecache._evict cimport evict_admits
+from edgecache._evict cimport evict_admits, evict_prefetch_insert
 from edgecache._fetch cimport (
     FETCH_FAILED,
     FETCH_FOUND,
@@ -14,7 +14,7 @@ from edgecache._fetch cimport (
     fetch_run,
 )
 from edgecache._flush cimport log_large_write
-from edgecache._index cimport index_prefetch, size_class_of
+from edgecache._index cimport index_prefetch_pair, size_class_of
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -102,9 +102,10 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.existed_expired = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
-    # The bucket is needed only after the record was copied: have it fetched meanwhile. What is read
+    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is read
     # for that without the lock may be outdated, then the wrong line is asked for.
-    index_prefetch(engine.shards.base, &shard.index, hash.low)
+    index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
+    evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 
 
 cdef void _fill_record(Change* self) noexcept nogil:

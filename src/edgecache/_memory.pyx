@@ -18,7 +18,8 @@ from libc.string cimport memcpy, memset
 
 from edgecache._evict cimport (
     EvictKind, EvictNode, evict_area_bytes, evict_check, evict_hit, evict_init, evict_insert,
-    evict_relocate, evict_remove, evict_set_capacity, evict_victim,
+    evict_foresee, evict_prefetch_victim, evict_relocate, evict_remove, evict_set_capacity,
+    evict_victim,
 )
 from edgecache._slab cimport (
     SLAB_FRAMES_PER_PAGE, SLAB_GRANULE_BYTES, SLAB_LINK_OFFSET, SLAB_PAGE_FREE, SLAB_PAGE_SLOTS,
@@ -29,7 +30,7 @@ from edgecache._slab cimport (
 )
 from edgecache._slab_check cimport slab_check
 from edgecache._status cimport STATUS_INVALID, Status
-from edgecache._sync cimport ec_store_u32
+from edgecache._sync cimport ec_prefetch, ec_store_u32
 
 cdef extern from *:
     """
@@ -39,6 +40,7 @@ cdef extern from *:
 
 cdef enum:
     VICTIM_COUNT_MAX = 16               # per allocation of a slot
+    FORESEEN_BYTES_MAX = 2048           # what follows comes by the processor's own prefetch
     ZOMBIE_BIT = 47
     META_BIT = 48
     EXPIRY_BIT = 49
@@ -68,7 +70,12 @@ cdef inline uint64_t item_hash(const MemoryHooks* hooks, RamItem* item) noexcept
 
 cdef uint64_t node_hash(void* context, uint32_t reference) noexcept nogil:
     cdef HashContext* reach = <HashContext*>context
-    reach.hash = item_hash(reach.hooks, memory_item(reach.base, reach.shard, reference))
+    cdef RamItem* item = memory_item(reach.base, reach.shard, reference)
+    if reference == reach.shard.foreseen_reference \
+            and item.version == reach.shard.foreseen_version:
+        reach.hash = reach.shard.foreseen_hash
+    else:
+        reach.hash = item_hash(reach.hooks, item)
     reach.reference = reference
     return reach.hash
 
@@ -180,6 +187,29 @@ cdef inline uint32_t victim_take(char* base, MemoryShard* shard,
             node_hash(&reach, reference)
         victim_close(base, shard, hooks, reference, reach.hash)
     return reference
+
+
+# Victims are cold memory, and one miss after the other would cost more than all the rest of a put.
+# So while one put ends, what the next one will evict is asked for: the item, mostly to be written
+# over, the index and the ghosts that know its hash, and of the item after it the key, for its hash.
+cdef void victim_foresee(char* base, MemoryShard* shard, const MemoryHooks* hooks) noexcept nogil:
+    cdef uint32_t then = 0, offset, end
+    cdef uint32_t reference = evict_foresee(base, &shard.evict, &then)
+    cdef RamItem* item
+    if then:
+        ec_prefetch(memory_item(base, shard, then))
+        ec_prefetch(<char*>memory_item(base, shard, then) + 64)
+    if reference == 0:
+        return
+    item = memory_item(base, shard, reference)
+    shard.foreseen_reference = reference
+    shard.foreseen_version = item.version
+    shard.foreseen_hash = item_hash(hooks, item)
+    evict_prefetch_victim(base, &shard.evict, shard.foreseen_hash)
+    hooks.foresee(hooks.context, shard.foreseen_hash)
+    end = min(item.node.size_bytes, <uint32_t>FORESEEN_BYTES_MAX)
+    for offset in range(128, end, 64):
+        ec_prefetch(<char*>item + offset)
 
 
 cdef uint32_t memory_evict_one(char* base, MemoryShard* shard,
@@ -323,6 +353,7 @@ cdef uint32_t place_by_victims(char* base, MemoryShard* shard, const MemoryHooks
         victim_bytes = memory_item(base, shard, victim).node.size_bytes
         if victim_bytes == size_bytes and shard.slab.page_limit == shard.slab.page_target:
             shard.item_bytes -= size_bytes
+            victim_foresee(base, shard, hooks)
             return victim
         item_give(base, shard, victim)
         if is_extent:

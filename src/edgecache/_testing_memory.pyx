@@ -56,6 +56,7 @@ cdef struct ToyIndex:
     uint32_t* references                # by key number
     uint64_t key_count
     uint64_t mismatch_count             # a hook named an item that the index has elsewhere
+    uint64_t foreseen_count
     uint64_t evicted_bytes
 
 
@@ -74,6 +75,10 @@ cdef inline uint64_t toy_number(ToyIndex* index, uint32_t reference) noexcept no
     cdef uint64_t number = 0
     memcpy(&number, item_key(memory_item(index.base, index.shard, reference)), 8)
     return number
+
+
+cdef void toy_foresee(void* context, uint64_t hash) noexcept nogil:
+    (<ToyIndex*>context).foreseen_count += 1
 
 
 cdef void toy_on_evict(void* context, uint32_t reference, uint64_t hash) noexcept nogil:
@@ -158,6 +163,7 @@ cdef class MemoryHarness:
         self.hooks.on_evict = toy_on_evict
         self.hooks.on_move = toy_on_move
         self.hooks.hash_key = toy_hash
+        self.hooks.foresee = toy_foresee
         self.hooks.context = &self.index
         if memory_init(self.base, self.shard, evict_kind, AREA_OFFSET, area_bytes, budget_bytes,
                        AREA_OFFSET + area_bytes, private_bytes) != STATUS_OK:
