@@ -55,6 +55,7 @@ from edgecache._segment cimport (
 )
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
+from edgecache._slab cimport SLAB_SPAN_BYTES
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
 from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
@@ -188,7 +189,7 @@ cdef class CoreBase:
         """Plan the arena, map it, and lay out what lives in RAM."""
         cdef uint64_t cursor = ARENA_HEADER_BYTES, budget, area_bytes, private_bytes, index_bytes
         cdef uint64_t shard_offset, stride, log_offset = 0, ghost_offset = 0, buffer_offset = 0
-        cdef uint64_t private_offset, index_offset, memory_offset, ghosts_size = 0
+        cdef uint64_t private_offset, index_offset, memory_offset, memory_stride, ghosts_size = 0
         cdef uint32_t number, region_count = 0
         cdef ArenaHeader* header
         cdef Shard* shard
@@ -213,14 +214,20 @@ cdef class CoreBase:
         private_offset = arena_plan(&cursor, private_bytes * shard_count, 4096)
         self.shards.epochs_offset = arena_plan(&cursor, SHARD_EPOCHS * sizeof(uint32_t), 4096)
         index_offset = arena_plan(&cursor, index_bytes * shard_count, 4096)
-        memory_offset = arena_plan(&cursor, area_bytes * shard_count, MEMORY_PAGE_BYTES)
+        # Address space costs nothing: areas that huge pages fit into begin with one.
+        memory_stride = align_up(area_bytes, SLAB_SPAN_BYTES if area_bytes >= 2 * SLAB_SPAN_BYTES
+                                 else MEMORY_PAGE_BYTES)
+        memory_offset = arena_plan(&cursor, memory_stride * shard_count, SLAB_SPAN_BYTES)
         if self.has_disk:
             region_count = self._region_count()
             ghosts_size = ghost_bytes(self.disk_bytes)
             log_offset = arena_plan(&cursor, log_shared_bytes(region_count, self.buffer_count), 64)
             ghost_offset = arena_plan(&cursor, sizeof(GhostTable) + 64 + ghosts_size, 64)
-            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count, 4096)
+            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
+                                       SLAB_SPAN_BYTES)
         self.arena = Arena(align_up(cursor, 4096))
+        if self.has_disk:
+            self.arena.use_huge_pages(buffer_offset, self.buffer_bytes * self.buffer_count)
         header = <ArenaHeader*>self.arena.base
         header.magic = ARENA_MAGIC
         header.abi_hash = self._abi_hash()
@@ -244,7 +251,7 @@ cdef class CoreBase:
             raise_for_status(status, "index layout")
             shard.index.used_bytes_limit = index_bytes
             status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
-                                 memory_offset + number * area_bytes, area_bytes, budget,
+                                 memory_offset + number * memory_stride, area_bytes, budget,
                                  private_offset + number * private_bytes, private_bytes)
             raise_for_status(status, f"RAM tier layout ({budget} bytes a shard)")
         if shard_set_open(&self.shards, self.engine.api, self.seed) != 0:

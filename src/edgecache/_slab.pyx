@@ -22,6 +22,12 @@ cdef extern from *:
     """
     int slab_discard(void* start, size_t size_bytes) noexcept nogil
 
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void* address, size_t length, int advice)
+    enum:
+        MADV_HUGEPAGE
+        MADV_NOHUGEPAGE
+
 # Constants after import, per page size: the sizes of the classes, and the class of a size in
 # granules.
 cdef uint32_t class_bytes[SLAB_PAGE_SIZES][SLAB_CLASS_COUNT_MAX]
@@ -140,10 +146,55 @@ cdef inline void pages_unlink(char* base, SlabState* state, uint32_t* head,
     page.next = 0
 
 
+# ---------------------------------------------------------------- huge pages
+
+cdef inline uint32_t span_pages(const SlabState* state) noexcept nogil:
+    return <uint32_t>(SLAB_SPAN_BYTES >> state.page_shift)
+
+
+cdef inline char* page_address(char* base, const SlabState* state, uint32_t number) noexcept nogil:
+    return base + state.area_offset + (<uint64_t>number << state.page_shift)
+
+
+# A span that is about to be touched for the first time: a huge page costs a third of its 512 faults.
+# Only where the limit leaves room for the whole span, so that the process stays within its budget.
+cdef void span_advise(char* base, SlabState* state, uint32_t number) noexcept nogil:
+    if <uint64_t>page_address(base, state, number) % SLAB_SPAN_BYTES \
+            or number + span_pages(state) > state.page_limit:
+        return
+    if madvise(page_address(base, state, number), SLAB_SPAN_BYTES, MADV_HUGEPAGE) == 0:
+        state.huge_pages = number + span_pages(state)
+
+
+# Memory of free pages goes back. A span that loses some must not be made whole again by the kernel.
+cdef void pages_discard(char* base, SlabState* state, uint32_t first,
+                        uint32_t count) noexcept nogil:
+    cdef uint32_t start = first - first % span_pages(state)
+    cdef uint32_t end = min(first + count, state.huge_pages)
+    if start < end:
+        end += (span_pages(state) - end % span_pages(state)) % span_pages(state)
+        madvise(page_address(base, state, start), <uint64_t>(end - start) << state.page_shift,
+                MADV_NOHUGEPAGE)
+    slab_discard(page_address(base, state, first), <uint64_t>count << state.page_shift)
+
+
+# The limit falls into spans that are not filled yet: what nobody has used goes.
+cdef void spans_cut(char* base, SlabState* state) noexcept nogil:
+    cdef uint32_t first = max(state.page_high, state.page_limit)
+    if state.huge_pages > first:
+        pages_discard(base, state, first, state.huge_pages - first)
+        state.huge_pages = first
+
+
 # Entries below page_high are valid; pages passed over on the way up are free and untouched.
 cdef void page_high_raise(char* base, SlabState* state, uint32_t page_high) noexcept nogil:
     while state.page_high < page_high:
+        if state.page_high % span_pages(state) == 0:
+            span_advise(base, state, state.page_high)
         memset(slab_page(base, state, state.page_high), 0, sizeof(SlabPage))
+        if state.page_high < state.huge_pages:
+            slab_page(base, state, state.page_high).dirty = 1
+            state.dirty_pages += 1
         pages_push(base, state, &state.free_page, state.page_high)
         state.page_high += 1
 
@@ -176,9 +227,9 @@ cdef void page_return(char* base, SlabState* state, uint32_t number) noexcept no
     pages_push(base, state, &state.free_page, number)
     if state.page_limit > state.page_target:
         state.page_limit = max(state.page_target, state.used_pages)
+        spans_cut(base, state)
     if state.used_pages + state.dirty_pages > state.page_limit:
-        slab_discard(base + state.area_offset + (<uint64_t>number << state.page_shift),
-                     page_bytes(state))
+        pages_discard(base, state, number, 1)
         page.dirty = 0
         state.dirty_pages -= 1
 
@@ -197,8 +248,7 @@ cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil:
             state.dirty_pages -= 1
             number += 1
         if number > first:
-            slab_discard(base + state.area_offset + (<uint64_t>first << state.page_shift),
-                         <size_t>(number - first) << state.page_shift)
+            pages_discard(base, state, first, number - first)
             bytes += <uint64_t>(number - first) << state.page_shift
         else:
             number += 1
@@ -208,6 +258,7 @@ cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil:
 cdef void slab_set_limit(char* base, SlabState* state, uint32_t page_limit) noexcept nogil:
     state.page_target = min(page_limit, state.page_count)
     state.page_limit = max(state.page_target, state.used_pages)
+    spans_cut(base, state)
     if state.used_pages + state.dirty_pages > state.page_limit:
         slab_trim(base, state)
 

@@ -21,7 +21,7 @@ from edgecache._memory cimport (
     memory_slot_bytes, memory_unpin,
 )
 from edgecache._slab cimport (
-    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, page_bytes, slab_class_bytes, slab_class_count, slab_page,
+    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, SLAB_SPAN_BYTES, page_bytes, slab_class_bytes, slab_class_count, slab_page,
     slab_rounded_bytes,
 )
 from edgecache._status cimport STATUS_OK
@@ -127,6 +127,7 @@ cdef class MemoryHarness:
     these.
     """
 
+    cdef char* mapping
     cdef char* base
     cdef size_t mapping_bytes
     cdef MemoryShard* shard
@@ -143,12 +144,14 @@ cdef class MemoryHarness:
         area_bytes = (area_bytes or budget_bytes) & ~<uint64_t>65535
         private_bytes = (memory_private_bytes(evict_kind, area_bytes, mean_object_bytes)
                          + 65535) & ~<uint64_t>65535
-        self.mapping_bytes = 2 * AREA_OFFSET + area_bytes + private_bytes
+        self.mapping_bytes = 2 * AREA_OFFSET + area_bytes + private_bytes + SLAB_SPAN_BYTES
         start = mmap(NULL, self.mapping_bytes, PROT_READ | PROT_WRITE,
                      (MAP_SHARED if shared else MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if start == <void*><uintptr_t>-1:
             raise MemoryError
-        self.base = <char*>start
+        self.mapping = <char*>start
+        # As in the arena, where areas begin with a whole huge page.
+        self.base = self.mapping + (-<uint64_t>(self.mapping + AREA_OFFSET) % SLAB_SPAN_BYTES)
         # Old bytes must not matter: page table and policy area start out dirty.
         memset(self.base, 0xA5, 2 * AREA_OFFSET)
         memset(self.base + AREA_OFFSET + area_bytes, 0xA5, private_bytes)
@@ -170,8 +173,8 @@ cdef class MemoryHarness:
             raise ValueError("memory_init refused")
 
     def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, self.mapping_bytes)
+        if self.mapping != NULL:
+            munmap(self.mapping, self.mapping_bytes)
         free(self.index.references)
         free(self.zeros)
 
