@@ -43,7 +43,7 @@ from edgecache._core_base cimport (
 from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport meta_tag_count
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_monotonic_ns, ec_now_coarse_us, ec_now_us
+from edgecache._sync cimport ec_monotonic_ns, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
@@ -78,7 +78,7 @@ cdef class CoreWrite(CoreBlob):
         """Reserve log space, waiting as the policy allows; the Status."""
         cdef Status status
         cdef bint big = change.value_len > LARGE_COPY_BYTES, waited
-        cdef int64_t deadline = ec_monotonic_ns() + self.block_timeout_ns
+        cdef int64_t deadline = 0
         while True:
             if big:
                 with nogil:
@@ -87,6 +87,8 @@ cdef class CoreWrite(CoreBlob):
                 status = change_prepare(change)
             if status != Status.STATUS_AGAIN or not block or not self.block:
                 return <int>status
+            if deadline == 0:
+                deadline = ec_monotonic_ns() + self.block_timeout_ns
             with nogil:
                 waited = log_wait(&self.log, deadline)
             if not waited:
@@ -134,7 +136,8 @@ cdef class CoreWrite(CoreBlob):
         cdef Change change
         cdef ChangeResult result
         cdef Status status = Status.STATUS_OK
-        cdef int64_t now = ec_now_coarse_us()
+        # Only a delete tells whether what it removes was still alive.
+        cdef int64_t now = 0
         if self.is_composite:
             flags |= CHANGE_COMPOSITE
         change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size, flags)

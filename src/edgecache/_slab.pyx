@@ -379,6 +379,12 @@ cdef void frames_mark(char* base, SlabState* state, uint64_t frame, uint32_t fra
         frames -= count
 
 
+# Somewhere a hole may be that long, whether the running search has passed it or not.
+cdef inline void holes_raise(SlabState* state, uint32_t frames) noexcept nogil:
+    state.hole_frames_max = max(state.hole_frames_max, frames)
+    state.hole_frames_seen = max(state.hole_frames_seen, frames)
+
+
 cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
     cdef uint32_t reference = slab_reference(frame << frame_shift(state))
@@ -388,10 +394,15 @@ cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
     return reference
 
 
-# Somewhere a hole may be that long, whether the running search has passed it or not.
-cdef inline void holes_raise(SlabState* state, uint32_t frames) noexcept nogil:
-    state.hole_frames_max = max(state.hole_frames_max, frames)
-    state.hole_frames_seen = max(state.hole_frames_seen, frames)
+# The same in frames of which some may lie in free pages: what is left of the last one is a new hole.
+cdef uint32_t extent_place_new(char* base, SlabState* state, uint64_t frame,
+                               uint32_t size_bytes) noexcept nogil:
+    cdef uint32_t reference = extent_place(base, state, frame, size_bytes), length = 0
+    frame += size_bytes >> frame_shift(state)
+    if frame & 63:
+        hole_around(base, state, frame, HOLE_FRAMES_MAX, 0, &length)
+        holes_raise(state, length)
+    return reference
 
 
 # A part of the pages per call, the next part at the next: a full shard has few holes, and the
@@ -439,14 +450,12 @@ cdef uint32_t extent_take(char* base, SlabState* state, uint32_t size_bytes,
         frame = hole_find(base, state, frames, free_pages, 0, state.page_count, &longest)
     if frame < 0:
         return 0
-    # What is left of the last page is a hole that others may use.
-    holes_raise(state, HOLE_FRAMES_MAX)
-    return extent_place(base, state, <uint64_t>frame, size_bytes)
+    return extent_place_new(base, state, <uint64_t>frame, size_bytes)
 
 
 cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
                              uint32_t size_bytes) noexcept nogil:
-    cdef uint32_t frames = size_bytes >> frame_shift(state), length = 0, used_pages, placed
+    cdef uint32_t frames = size_bytes >> frame_shift(state), length = 0
     cdef uint64_t start
     if size_bytes <= slot_bytes_max(state):
         return 0
@@ -454,16 +463,13 @@ cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
                         headroom_pages(state), &length)
     if length < frames:
         return 0
-    # The giver told how long its hole is; only what is left of newly taken pages is not known yet.
-    used_pages = state.used_pages
-    placed = extent_place(base, state, start, size_bytes)
-    if state.used_pages != used_pages:
-        holes_raise(state, HOLE_FRAMES_MAX)
-    return placed
+    # The giver told how long its hole is.
+    return extent_place_new(base, state, start, size_bytes)
 
 
 cdef uint32_t slab_take_at(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
+    # Its pages were emptied: there may be holes on both sides.
     holes_raise(state, HOLE_FRAMES_MAX)
     return extent_place(base, state, frame, size_bytes)
 
