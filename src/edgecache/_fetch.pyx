@@ -264,7 +264,7 @@ cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil:
         if first == self.prepared_count and not drain and not (
                 is_idle and self.done_count < FETCH_BATCH_PART):
             break
-        # Waiting for a quarter of what is in flight keeps the queue full at few system calls.
+        # Waiting for an eighth of what is in flight keeps the queue full at few system calls.
         if self.in_flight:
-            _collect(self, max(<uint32_t>1, self.in_flight // 4))
+            _collect(self, max(<uint32_t>1, self.in_flight // 8))
     self.prepared_count = 0
