@@ -2,7 +2,6 @@
 
 import threading
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport (
     PyList_CheckExact,
@@ -12,10 +11,10 @@ from cpython.list cimport (
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
+from edgecache._core_batch cimport BatchReader
 from edgecache._core_counters cimport collect_counters
 from edgecache._core_read cimport (
     LOOKUP_DISK,
@@ -26,16 +25,8 @@ from edgecache._core_read cimport (
     take_plain_key,
 )
 from edgecache._core_write cimport CoreWrite
-from edgecache._fetch cimport (
-    FETCH_FOUND,
-    Fetch,
-    FetchState,
-    fetch_free,
-    fetch_init,
-    fetch_run_many,
-)
 from edgecache._flush cimport log_flush
-from edgecache._io cimport IoChannel, IoEngine
+from edgecache._io cimport IoEngine
 from edgecache._segment cimport log_check
 from edgecache._shard cimport (
     Probe,
@@ -46,31 +37,12 @@ from edgecache._shard cimport (
     shard_probe,
 )
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release, ec_monotonic_ns
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_monotonic_ns
 from edgecache._walk cimport Walk, walk_clear, walk_free, walk_memory, walk_region
 
 cdef enum:
-    BATCH_FETCHES = 256
     GET_CHUNK = 64                      # keys hashed, and their memory asked for, ahead
     WALK_FLUSH_NS = 60000000000
-
-
-@cython.final
-@cython.no_gc
-cdef class BatchChannel:
-
-    def __cinit__(self, IoEngine io):
-        cdef int result
-        self.io = io
-        self.channel = NULL
-        result = io.ops.channel_open(io.state, 64, False, &self.channel)
-        if result < 0:
-            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
-
-    def __dealloc__(self):
-        if self.channel != NULL:
-            with nogil:
-                self.io.ops.channel_close(self.channel)
 
 
 cdef class Core(CoreWrite):
@@ -113,13 +85,6 @@ cdef class Core(CoreWrite):
         return probe.ram == 0 and probe.count > 0
 
     # Batches
-
-    cdef IoChannel* channel(self) except NULL:
-        cdef BatchChannel held = getattr(self.channels, "channel", None)
-        if held is None:
-            held = BatchChannel(self.io)
-            self.channels.channel = held
-        return held.channel
 
     def get_many(self, keys):
         """Return the values of `keys` in their order, None for each miss.
@@ -172,59 +137,18 @@ cdef class Core(CoreWrite):
                 Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
                 PyList_SET_ITEM(found, start + index, value)
         if waiting is not None:
-            for start in range(0, len(waiting), BATCH_FETCHES):
-                self.get_batch(found, waiting[start:start + BATCH_FETCHES])
+            self.fetch_many(found, waiting)
         return found
 
-    cdef get_batch(self, list found, list waiting):
+    cdef fetch_many(self, list found, list waiting):
         """Read the (position, key) pairs from disk into `found`."""
-        cdef uint32_t count = <uint32_t>len(waiting), index
-        cdef Fetch* fetches = <Fetch*>malloc(count * sizeof(Fetch))
-        cdef FetchState* states = <FetchState*>calloc(count, sizeof(FetchState))
-        cdef KeyView view
-        cdef Probe probe
-        cdef Shard* shard
-        cdef object _owner, value
-        cdef IoChannel* channel
-        cdef list owners = []
-        try:
-            if fetches == NULL or states == NULL:
-                raise MemoryError("no memory for a batch")
-            memset(fetches, 0, count * sizeof(Fetch))
-            channel = self.channel()
-            for index in range(count):
-                _owner = self.take_key(waiting[index][1], &view)
-                owners.append(_owner)
-                shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
-                ec_lock_acquire(&shard.lock)
-                shard_probe(self.shards.base, shard, view.hash.low, view.data,
-                            <uint32_t>view.size, &probe)
-                ec_lock_release(&shard.lock)
-                fetch_init(&fetches[index], &self.log, &self.shards, view.hash, view.data,
-                           <uint32_t>view.size, &probe, False)
-            with nogil:
-                fetch_run_many(fetches, states, count, channel)
-            for index in range(count):
-                value = None
-                if states[index] == FETCH_FOUND:
-                    value = self.take_fetched(&fetches[index], False)
-                elif fetches[index].was_stale or fetches[index].probe.ram:
-                    # Moved, or promoted by somebody else meanwhile: the slow way finds it.
-                    _owner = self.take_key(waiting[index][1], &view)
-                    value = self.find(waiting[index][1], &view, False)
-                    found[waiting[index][0]] = value
-                    continue
-                if value is None:
-                    shard = shard_at(&self.shards, shard_number(&self.shards,
-                                                                fetches[index].hash.high))
-                    ec_count(&shard.counters.miss_count, 1)
-                found[waiting[index][0]] = value
-        finally:
-            if fetches != NULL:
-                for index in range(count):
-                    fetch_free(&fetches[index])
-            free(fetches)
-            free(states)
+        cdef BatchReader reader = getattr(self.channels, "reader", None)
+        # A finalizer that the collector ran in the middle of a batch may ask for another one.
+        if reader is not None and reader.is_busy:
+            reader = BatchReader(self.io)
+        if reader is None:
+            reader = self.channels.reader = BatchReader(self.io)
+        reader.read(self, found, waiting)
 
     # Walks
 

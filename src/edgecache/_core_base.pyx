@@ -39,6 +39,7 @@ from edgecache._memory cimport (
     memory_init,
     memory_private_bytes,
 )
+from edgecache._read_buffers cimport read_buffers_close
 from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
 from edgecache._recovery cimport recovery_run
 from edgecache._segment cimport (
@@ -341,6 +342,12 @@ cdef class CoreBase:
             result = log.ops.open_file(log.engine, name,
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
             log.files[index] = result if result >= 0 else -1
+            if result >= 0:
+                # A buffered file takes any span, and a sector is as good as a byte.
+                log.read_align_bytes = max(log.read_align_bytes, max(
+                    <uint32_t>512, log.ops.read_alignment(log.engine, <uint32_t>result)))
+        if log.read_align_bytes == 0:
+            log.read_align_bytes = 4096
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(
@@ -475,4 +482,5 @@ cdef class CoreBase:
         free(self.log.dirty)
         free(self.log.footers)
         free(self.log.footer_regions)
+        read_buffers_close(&self.log.read_buffers)
         shard_set_close(&self.shards)

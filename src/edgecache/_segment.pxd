@@ -26,7 +26,9 @@ Lock order: shard lock, then log lock. The log lock is never held across I/O or 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
+from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport Footer, RecordHeader
+from edgecache._spans cimport SpanHints
 from edgecache._status cimport Status
 from edgecache._xxhash cimport XxhashApi
 
@@ -172,6 +174,9 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t failure_limit      # write failures in a row that make the tier read-only
     uint32_t failure_count
     uint32_t registered         # buffers are registered memory
+    uint32_t read_align_bytes   # of offset and length of a read: 512 to 4096
+    ReadBuffers read_buffers
+    SpanHints spans             # of records, by size class
     int64_t flush_interval_ns
     int64_t probe_after_ns      # when read-only: next attempt
     Footer* footers             # block lists of regions not sealed yet, FOOTER_SLOTS of them
@@ -213,7 +218,7 @@ cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
 # success *record points into scratch and *available is how many bytes follow.
 cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
                      char** record, uint64_t* available) noexcept nogil
-# Aligned span that a read of `length` bytes at `location` needs (for engines' requests).
+# Aligned span (see read_align_bytes) that a read of `length` bytes at `location` needs (for engines' requests).
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
                         uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil
 # Copy from a write buffer if the location has not been flushed; False: it is on the device.

@@ -613,10 +613,10 @@ cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint3
     cdef uint32_t region = location_region(log, location)
     cdef uint64_t start = location_offset(log, location)
     cdef uint64_t end = min(start + length, log.region_bytes)
-    cdef uint64_t first = start & ~<uint64_t>(PAGE_BYTES - 1)
+    cdef uint64_t first = start & ~<uint64_t>(log.read_align_bytes - 1)
     file[0] = region // log.regions_per_file
     offset[0] = <uint64_t>(region % log.regions_per_file) * log.region_bytes + first
-    span[0] = <uint32_t>(align_up(end, PAGE_BYTES) - first)
+    span[0] = <uint32_t>(align_up(end, log.read_align_bytes) - first)
     skip[0] = <uint32_t>(start - first)
 
 

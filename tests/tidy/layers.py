@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 # exact name goes before a pattern of another row (`_segment_format` is a format, not a part).
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
-    ("kernels on bytes", ("_hash",)),
+    ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum")),
+    ("shared", ("_status", "_checksum", "_read_buffers")),
     ("formats", ("_meta", "_segment_format", "_evict", "_evict_*")),
     ("io", ("_io", "_io_*")),
     (
@@ -69,7 +69,7 @@ NATIVE_USERS: dict[str, frozenset[str]] = {
 }
 
 # Kernels: whole functions in a header, no module of their own.
-KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug")
+KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans")
 
 # `_testing_*` modules give tests access to internals: they may see anything, nothing sees them.
 TESTING = "_testing*"
