@@ -25,7 +25,7 @@ from edgecache._core_read cimport (
     take_plain_key,
 )
 from edgecache._core_write cimport CoreWrite
-from edgecache._flush cimport log_flush
+from edgecache._flush cimport log_flush, log_settle
 from edgecache._io cimport IoEngine
 from edgecache._segment cimport log_check
 from edgecache._shard cimport (
@@ -43,6 +43,7 @@ from edgecache._walk cimport Walk, walk_clear, walk_free, walk_memory, walk_regi
 cdef enum:
     GET_CHUNK = 64                      # keys hashed, and their memory asked for, ahead
     WALK_FLUSH_NS = 60000000000
+    SETTLE_NS = 60000000000
 
 
 cdef class Core(CoreWrite):
@@ -230,11 +231,11 @@ cdef class Core(CoreWrite):
         finally:
             walk_free(&walk)
 
-    def walk_region(self, uint32_t region, prefix=None, tag=None, bint verify=False):
+    def walk_region(self, uint32_t region, prefix=None, tag=None):
         """As `walk_memory` for the entries of one region: (keys, entries, bytes, corrupt).
 
-        `verify`: check payload sums too and drop what fails. *Cost*: reads the region (for a tag
-        only its tagged blocks), without the GIL. Between `walk_begin` and `walk_end` only.
+        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged blocks),
+        without the GIL. Between `walk_begin` and `walk_end` only.
         """
         cdef Walk walk
         cdef Status status
@@ -243,7 +244,6 @@ cdef class Core(CoreWrite):
         if region >= self.region_count:
             raise IndexError(f"region {region} of {self.region_count}")
         _kept = self.prepare_walk(&walk, prefix, tag)
-        walk.verify = verify
         try:
             with nogil:
                 status = walk_region(&walk, region)
@@ -256,18 +256,22 @@ cdef class Core(CoreWrite):
     def clear_all(self):
         """Forget every entry, durably when it returns. Not between `walk_begin` and `walk_end`.
 
-        *Cost*: waits for the buffers, then writes one page per region and a checkpoint.
+        *Cost*: waits for the buffers, writes one page per region and two checkpoints.
         """
         cdef Status status
         self.check_open()
         with nogil:
             if self.has_disk:
                 ec_lock_acquire(&self.maintenance.lock)
-            status = walk_clear(&self.engine)
+            walk_clear(&self.engine, &self.checkpointer)
             if self.has_disk:
                 ec_lock_release(&self.maintenance.lock)
-        raise_for_status(status, "clear", self.log.shared.last_errno if self.has_disk else 0)
+        if not self.has_disk:
+            return
         self.checkpoint()
+        with nogil:
+            status = log_settle(&self.log, ec_monotonic_ns() + <int64_t>SETTLE_NS)
+        raise_for_status(status, "clear", self.log.shared.last_errno)
 
     def counters(self):
         """Every counter and gauge of the native part by its plain name; see snapshot.py."""

@@ -200,7 +200,7 @@ cdef class CoreWrite(CoreBlob):
                     change_resolve(&change, now)
             elif result == CHANGE_RESERVE:
                 if self.prepare(&change, True) != <int>Status.STATUS_OK:
-                    # The entry goes all the same; after a crash it might be found again.
+                    # The entry goes all the same; the next sync waits for a checkpoint.
                     change.flags |= CHANGE_UNLOGGED
                     self.engine.unlogged_delete_count += 1
             else:

@@ -336,7 +336,7 @@ class Storage(Core):
         return False
 
     def clear(self) -> None:
-        """Delete everything, durably when it returns. *Cost*: a page per region, a checkpoint."""
+        """Delete everything, durably when it returns. *Cost*: a page per region, two checkpoints."""
         self.clear_all()
 
     def scrub(self, *, progress: Progress | None = None) -> ScrubReport:
