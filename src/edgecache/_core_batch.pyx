@@ -100,7 +100,7 @@ cdef class BatchReader:
             if fetch.state != FETCH_FOUND and (fetch.was_stale or fetch.probe.ram):
                 # Moved, or promoted by somebody else meanwhile: the slow way finds it.
                 _owner = core.take_key(self.keys[number], &view)
-                value = core.find(self.keys[number], &view, False)
+                value = core.find_raw(self.keys[number], &view, False)
             else:
                 ec_count(&shard_at(&core.shards, shard_number(
                     &core.shards, fetch.hash.high)).counters.miss_count, 1)
