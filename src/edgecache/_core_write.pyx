@@ -308,7 +308,7 @@ cdef class CoreWrite(CoreBlob):
             if meta_tag_count(meta_data):
                 flags = CHANGE_TAGGED
         if PyBytes_CheckExact(value):
-            if <uint64_t>PyBytes_GET_SIZE(value) > self.max_object_bytes:
+            if self.is_beyond(PyBytes_GET_SIZE(value), &view, meta_len):
                 return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
                               meta_len, expiry, flags, block, 0, 0)
@@ -316,12 +316,17 @@ cdef class CoreWrite(CoreBlob):
             raise TypeError("the value is str; encode it, or use a codec")
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
-            if <uint64_t>source.len > self.max_object_bytes:
+            if self.is_beyond(source.len, &view, meta_len):
                 return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
                               expiry, flags, block, 0, 0)
         finally:
             PyBuffer_Release(&source)
+
+    cdef inline bint is_beyond(self, uint64_t value_len, KeyView* view, uint32_t meta_len) noexcept:
+        """A value that no single entry holds?"""
+        return value_len > self.max_object_bytes or \
+            value_len + <uint64_t>view.size + meta_len > self.largest_entry_bytes
 
     cdef int store_beyond(self, object key, object value, object ttl, object tags, object meta,
                           bint block) except -1:
@@ -333,9 +338,13 @@ cdef class CoreWrite(CoreBlob):
     def put_beyond(self, key, value, ttl, tags, meta):
         """`put` of a value that no single entry holds; the layer that knows objects overrides it.
         """
-        raise errors.ValueTooLargeError(
-            f"the value has {memoryview(value).nbytes} bytes, at most {self.max_object_bytes} fit",
-            hint="raise max_object_size, or split the value")
+        cdef uint64_t size = memoryview(value).nbytes
+        if size > self.object_bytes_limit:
+            raise errors.ValueTooLargeError(
+                f"the value has {size} bytes, `max_object_size` is {self.object_bytes_limit}",
+                hint="raise max_object_size, or split the value")
+        self.shed_counts[SHED_TOO_LARGE] += 1
+        return False
 
     def encode_meta(self, meta, tags):
         """Bytes of a meta with these tags; the Python face overrides it."""
