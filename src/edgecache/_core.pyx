@@ -1,6 +1,7 @@
 """Root: the whole store (see _core.pxd)."""
 
 import threading
+import weakref
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -35,7 +36,7 @@ from edgecache._fetch cimport (
     fetch_run_many,
 )
 from edgecache._flush cimport log_flush, log_settle
-from edgecache._io cimport IoChannel, IoEngine
+from edgecache._io cimport IoEngine
 from edgecache._segment cimport log_check
 from edgecache._shard cimport (
     Probe,
@@ -61,12 +62,25 @@ cdef enum:
 cdef class BatchChannel:
 
     def __cinit__(self, IoEngine io):
-        cdef int result
         self.io = io
         self.channel = NULL
-        result = io.ops.channel_open(io.state, 64, False, &self.channel)
+        self.lock = 0
+
+    cdef int open(self) except -1:
+        cdef int result = self.io.ops.channel_open(self.io.state, 64, False, &self.channel)
         if result < 0:
+            self.channel = NULL
             raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
+        return 0
+
+    cdef void close(self):
+        """Wait for a batch that another thread has under way, and give the channel back."""
+        with nogil:
+            ec_lock_acquire(&self.lock)
+            if self.channel != NULL:
+                self.io.ops.channel_close(self.channel)
+                self.channel = NULL
+            ec_lock_release(&self.lock)
 
     def __dealloc__(self):
         if self.channel != NULL:
@@ -79,15 +93,21 @@ cdef class Core(CoreWrite):
     def __init__(self, dict options, IoEngine io=None):
         CoreWrite.__init__(self, options, io)
         self.channels = threading.local()
+        self.channel_references = set()
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.
 
         *Cost*: blocks until the device took what is buffered.
         """
-        # The channels of this thread's batches hold a ring each; others go with their threads.
-        self.channels = threading.local()
+        cdef BatchChannel held
         CoreWrite.close(self)
+        # The channels of batches hold a ring each, one per thread that ever read one.
+        for reference in list(self.channel_references or ()):
+            held = reference()
+            if held is not None:
+                held.close()
+        self.channels = threading.local()
 
     @property
     def shard_count(self):
@@ -115,12 +135,18 @@ cdef class Core(CoreWrite):
 
     # Batches
 
-    cdef IoChannel* channel(self) except NULL:
+    cdef BatchChannel channel(self):
+        """The channel of this thread; its lock is to be held while it is in use."""
         cdef BatchChannel held = getattr(self.channels, "channel", None)
         if held is None:
             held = BatchChannel(self.io)
             self.channels.channel = held
-        return held.channel
+            self.channel_references.add(weakref.ref(held, self.channel_references.discard))
+        if held.channel == NULL:
+            # Known before it is open, and opened in a store that is: `close` misses none.
+            self.check_open()
+            held.open()
+        return held
 
     def get_many(self, keys):
         """Return the values of `keys` in their order, None for each miss.
@@ -186,13 +212,14 @@ cdef class Core(CoreWrite):
         cdef Probe probe
         cdef Shard* shard
         cdef object _owner, value
-        cdef IoChannel* channel
+        cdef BatchChannel held
+        cdef bint is_closed
         cdef list owners = []
         try:
             if fetches == NULL or states == NULL:
                 raise MemoryError("no memory for a batch")
             memset(fetches, 0, count * sizeof(Fetch))
-            channel = self.channel()
+            held = self.channel()
             for index in range(count):
                 _owner = self.take_key(waiting[index][1], &view)
                 owners.append(_owner)
@@ -204,7 +231,13 @@ cdef class Core(CoreWrite):
                 fetch_init(&fetches[index], &self.log, &self.shards, view.hash, view.data,
                            <uint32_t>view.size, &probe, False)
             with nogil:
-                fetch_run_many(fetches, states, count, channel)
+                ec_lock_acquire(&held.lock)
+                is_closed = held.channel == NULL
+                if not is_closed:
+                    fetch_run_many(fetches, states, count, held.channel)
+                ec_lock_release(&held.lock)
+            if is_closed:
+                self.check_open()
             for index in range(count):
                 value = None
                 if states[index] == FETCH_FOUND:

@@ -139,7 +139,7 @@ class Storage(Core):
         )
 
     def _give_back(self) -> None:
-        """Undo a start that failed."""
+        """Close the engine, then let others have the root: see invariant 1."""
         if self._engine is not None:
             self._engine.close()
         if self._claim is not None:
@@ -158,9 +158,10 @@ class Storage(Core):
         return self._is_closing
 
     def close(self) -> None:
-        """Flush, checkpoint, stop and give everything back. Idempotent.
+        """Flush, checkpoint, stop and give back every thread, descriptor and ring. Idempotent.
 
-        No other thread may be inside a method of the store. In a child of fork() it does nothing.
+        What other threads and loops have under way ends with StoreClosedError, or as if it had come
+        earlier: a put may be lost then. In a child of fork() it does nothing.
 
         *Cost*: blocks until the device took what is buffered, and a checkpoint is written.
         """
@@ -176,8 +177,7 @@ class Storage(Core):
                     attachment.detach()
                 super().close()
             finally:
-                if self._claim is not None:
-                    self._claim.release()
+                self._give_back()
 
     def __enter__(self) -> Self:
         return self
@@ -336,7 +336,13 @@ class Storage(Core):
         return False
 
     def clear(self) -> None:
-        """Delete everything, durably when it returns. *Cost*: a page per region, two checkpoints."""
+        """Delete everything, durably when it returns.
+
+        Raises:
+            DiskIOError: Nothing is found any more, but after a crash some of it may be.
+
+        *Cost*: writes a page per region and two checkpoints.
+        """
         self.clear_all()
 
     def scrub(self, *, progress: Progress | None = None) -> ScrubReport:

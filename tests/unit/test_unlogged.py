@@ -1,4 +1,4 @@
-"""Changes that the log has no room for, or that are refused late, do not come back after a crash."""
+"""What the log had no room for, or was refused late, does not come back after a crash."""
 
 from __future__ import annotations
 
