@@ -372,7 +372,7 @@ cdef Status _load_file(Checkpointer* self, uint64_t number, CheckpointHeader* he
 
 
 cdef bint _is_unwritten(LogStore* log, uint32_t file, const char* page) noexcept nogil:
-    """Is there no header yet? One is zeroed before its parts are written, and written after them."""
+    """Is there no header (yet)? It is zeroed before the parts are written, and written last."""
     cdef const uint64_t* words = <const uint64_t*>page
     cdef uint32_t index
     if log.ops.file_size(log.engine, file) == 0:

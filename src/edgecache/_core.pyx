@@ -343,8 +343,8 @@ cdef class Core(CoreWrite):
     def walk_region(self, uint32_t region, prefix=None, tag=None):
         """As `walk_memory` for the entries of one region: (keys, entries, bytes, corrupt).
 
-        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged blocks),
-        without the GIL. Between `walk_begin` and `walk_end` only.
+        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged
+        blocks), without the GIL. Between `walk_begin` and `walk_end` only.
         """
         cdef Walk walk
         cdef Status status
