@@ -157,7 +157,7 @@ class Storage(ObjectFace, Purges, Core):
         )
 
     def _give_back(self) -> None:
-        """Undo a start that failed."""
+        """Close the engine, then let others have the root: see invariant 1."""
         if self._engine is not None:
             self._engine.close()
         if self._claim is not None:
@@ -176,9 +176,10 @@ class Storage(ObjectFace, Purges, Core):
         return self._is_closing
 
     def close(self) -> None:
-        """Flush, checkpoint, stop and give everything back. Idempotent.
+        """Flush, checkpoint, stop and give back every thread, descriptor and ring. Idempotent.
 
-        No other thread may be inside a method of the store. In a child of fork() it does nothing.
+        What other threads and loops have under way ends with StoreClosedError, or as if it had come
+        earlier: a put may be lost then. In a child of fork() it does nothing.
 
         *Cost*: blocks until the device took what is buffered, and a checkpoint is written.
         """
@@ -195,8 +196,7 @@ class Storage(ObjectFace, Purges, Core):
                 self._close_objects()
                 super().close()
             finally:
-                if self._claim is not None:
-                    self._claim.release()
+                self._give_back()
 
     def _close_objects(self) -> None:
         objects: ObjectManager | None = getattr(self, "_objects", None)
