@@ -154,11 +154,16 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t file_count
     int32_t* files              # index in the engine's file table, -1: not open
     uint32_t* dirty             # per file: writes since the last sync
-    uint32_t sync_lock          # held across fdatasync: a sleeping lock, never under another
+    uint32_t sync_lock          # held by the thread that leads a sync, across its I/O; only tried
+    uint32_t sync_round         # syncs begun; under the log lock
+    uint32_t sync_words[2]      # futexes: those who wait for an even round, for an odd one
+    uint32_t sync_waiting       # how many of both
+    uint32_t sync_failure_count
+    uint32_t flusher_timed      # the flusher wakes up by itself before any buffer is too old
     uint32_t direct
     uint64_t synced_ticket      # buffers up to this ticket are durable
-    uint64_t large_written_count    # large blocks written, and how many of them a sync covered
-    uint64_t large_synced_count
+    uint64_t extra_written_count    # large blocks and erasures, and how many of them a sync covered
+    uint64_t extra_synced_count
     uint64_t large_count        # large blocks reserved and not given back (invariant 8)
     uint64_t large_floor
     uint64_t large_ticket_floor     # tickets of large blocks that were not given back are higher

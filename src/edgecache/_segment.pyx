@@ -248,8 +248,9 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         if index == NONE32:
             status = _open_buffer_locked(log, head, record_bytes + 2 * PAGE_BYTES
                                          + 2 * BLOCK_HEADER_BYTES)
-            # An idle flusher has no timer: it must learn that a buffer ages now.
-            opened = status == Status.STATUS_OK
+            # An idle flusher has no timer: it must learn that a buffer ages now. One that has wakes
+            # up for an older buffer, and looks at this one then.
+            opened = status == Status.STATUS_OK and not log.flusher_timed
             continue
         buffer = &log.buffers[index]
         gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
