@@ -31,7 +31,12 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
-from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
+from edgecache._maintenance cimport (
+    maintenance_checkpoint,
+    maintenance_prewrite,
+    maintenance_start,
+    maintenance_stop,
+)
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -71,6 +76,7 @@ cdef enum:
     SHARD_BYTES_MIN = 33554432      # of the memory budget; fewer bytes, fewer shards
     SHARD_COUNT_MAX = 64
     REGIONS_PER_FILE_BYTES = 1073741824
+    PREWRITE_BYTES = 4194304        # as many durable puts as come while the next are prewritten
     CLOSE_NS = 30000000000          # longest wait for the last flush
 
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
@@ -304,6 +310,7 @@ cdef class CoreBase:
                                              <uint64_t>REGIONS_PER_FILE_BYTES // log.region_bytes)
         log.file_count = (region_count + log.regions_per_file - 1) // log.regions_per_file
         log.failure_limit = 3
+        log.prewrite_start = NONE32
         log.shared.region_count = region_count
         log.shared.free_count = region_count
         log.shared.buffer_count = self.buffer_count
@@ -362,6 +369,8 @@ cdef class CoreBase:
         self.checkpointer.last_record_count = log.shared.counters.record_count
         with nogil:
             log_prepare(log, self.reclaimer.ready_target)
+        # In memory there is no file system that could gain.
+        log.prewrite_bytes = PREWRITE_BYTES if log.direct and self.io.name != "memory" else 0
         self.maintenance.log = log
         self.maintenance.reclaimer = &self.reclaimer
         self.maintenance.checkpointer = &self.checkpointer
@@ -415,6 +424,16 @@ cdef class CoreBase:
             with nogil:
                 status = maintenance_checkpoint(&self.maintenance, 0)
             raise_for_status(status, "checkpoint", self.log.shared.last_errno)
+
+    def prewrite(self, uint64_t ahead_bytes):
+        """Write zeroes in front of the open regions now, at most so many bytes: for tests.
+
+        *Cost*: blocks on the device.
+        """
+        self.check_open()
+        if self.has_disk:
+            with nogil:
+                maintenance_prewrite(&self.maintenance, ahead_bytes)
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.

@@ -268,6 +268,25 @@ cdef Status _settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
     return Status.STATUS_OK
 
 
+cdef void _ask_for_prewriting(LogStore* log) noexcept nogil:
+    """Somebody syncs: let the space ahead be written before it is needed (see _prewrite.pxd)."""
+    cdef uint32_t head, region
+    cdef uint64_t used, end = log.region_bytes - FOOTER_BYTES
+    cdef bint wanted = False
+    ec_lock_acquire(&log.shared.lock)
+    for head in range(LOG_COUNT):
+        region = log.shared.heads[head].region
+        if region == NONE32 or log.regions[region].written_bytes == 0:
+            continue
+        used = log.regions[region].written_bytes + log.buffer_bytes
+        wanted |= log.regions[region].touched_bytes < min(end, used + log.prewrite_bytes // 2) \
+            and used < end
+    log.prewrite_wanted = wanted
+    ec_lock_release(&log.shared.lock)
+    if wanted:
+        log_wake(&log.shared.reclaim_word)
+
+
 cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef Status status = log_sync_quiet(log, deadline_ns)
     if status == Status.STATUS_TIMEOUT:
@@ -281,6 +300,8 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     ec_lock_release(&log.shared.lock)
     if status == Status.STATUS_OK:
         status = _settle(log, deadline_ns)
+    if log.prewrite_bytes and not log.prewrite_wanted:
+        _ask_for_prewriting(log)
     return status
 
 
@@ -350,11 +371,12 @@ cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
     while True:
         # Before the looks that follow: a wake-up after them changes the word, and the wait returns.
         seen = ec_load_u32(&log.sync_words[round_number & 1])
+        # First: a later round that succeeds does not bring back what a failed one lost.
+        if ec_load_u32(&log.sync_failure_count) != failures:
+            return Status.STATUS_IO_ERROR
         if ec_load_u64(&log.synced_ticket) >= target and \
                 ec_load_u64(&log.extra_synced_count) >= extra:
             return Status.STATUS_OK
-        if ec_load_u32(&log.sync_failure_count) != failures:
-            return Status.STATUS_IO_ERROR
         if ec_lock_try(&log.sync_lock):
             round_number = log.sync_round
             status = _sync_round(log, deadline_ns)

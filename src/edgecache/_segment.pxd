@@ -26,7 +26,7 @@ Lock order: shard lock, then log lock. The log lock is never held across I/O or 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
-from edgecache._segment_format cimport Footer, RecordHeader
+from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._status cimport Status
 from edgecache._xxhash cimport XxhashApi
 
@@ -68,7 +68,7 @@ cdef struct Region:
     uint32_t in_flight          # blocks handed out and not done (a large one: not in the index)
     uint32_t unsynced           # 1: written since the last sync; 2: that sync is running
     uint32_t failure_count      # reclaims that could not read it
-    uint32_t zero
+    uint32_t touched_bytes      # file space up to here was written in this or an earlier life
     uint64_t record_count
     uint64_t hit_count
 
@@ -172,6 +172,11 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint64_t loss_reported      # ... and how many of them a sync has told about
     uint64_t retired_settled    # regions that were retired when the last checkpoint was begun
     uint32_t settle_attempts    # checkpoints tried
+    uint64_t prewrite_bytes     # how far zeroes are written ahead while somebody syncs; 0: never
+    uint64_t prewritten_bytes
+    uint32_t prewrite_wanted    # the maintenance thread has been asked
+    uint32_t prewrite_region    # being prewritten ...
+    uint32_t prewrite_start     # ... from here on; NONE32: nothing is
     uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
@@ -251,6 +256,12 @@ cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil
 cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
                                 uint32_t region, uint32_t region_offset, uint32_t ticket,
                                 uint64_t generation) noexcept nogil
+
+# No block may be placed in this region from this offset on, now. Under the log lock.
+cdef inline uint64_t log_place_limit(const LogStore* log, uint32_t region) noexcept nogil:
+    if log.prewrite_start != NONE32 and log.prewrite_region == region:
+        return log.prewrite_start
+    return log.region_bytes - FOOTER_BYTES
 
 cdef inline uint32_t location_region(const LogStore* log, uint64_t location) noexcept nogil:
     return <uint32_t>((location << 6) / log.region_bytes)
