@@ -31,12 +31,7 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
-from edgecache._maintenance cimport (
-    maintenance_checkpoint,
-    maintenance_prewrite,
-    maintenance_start,
-    maintenance_stop,
-)
+from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -424,16 +419,6 @@ cdef class CoreBase:
             with nogil:
                 status = maintenance_checkpoint(&self.maintenance, 0)
             raise_for_status(status, "checkpoint", self.log.shared.last_errno)
-
-    def prewrite(self, uint64_t ahead_bytes):
-        """Write zeroes in front of the open regions now, at most so many bytes: for tests.
-
-        *Cost*: blocks on the device.
-        """
-        self.check_open()
-        if self.has_disk:
-            with nogil:
-                maintenance_prewrite(&self.maintenance, ahead_bytes)
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.

@@ -1,8 +1,9 @@
 """Test hooks of the region log: states that otherwise last for microseconds."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from edgecache._core_base cimport CoreBase
+from edgecache._maintenance cimport maintenance_prewrite
 from edgecache._segment cimport LOG_SMALL, NONE32, log_wake
 from edgecache._sync cimport (
     ec_add_u32,
@@ -11,6 +12,12 @@ from edgecache._sync cimport (
     ec_lock_acquire,
     ec_lock_release,
 )
+
+
+def prewrite(CoreBase core, uint64_t ahead_bytes):
+    """What the maintenance thread does while somebody syncs, now and on this thread."""
+    with nogil:
+        maintenance_prewrite(&core.maintenance, ahead_bytes)
 
 
 def prewrite_begin(CoreBase core, uint32_t start):

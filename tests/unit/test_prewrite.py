@@ -34,9 +34,9 @@ def test_prewriting_between_puts_changes_no_record(seed: int) -> None:
         if generator.random() < 0.4:
             core.sync()
         if generator.random() < 0.5:
-            core.prewrite(generator.choice((4096, 64 * KIB, MIB)))
+            log.prewrite(core, generator.choice((4096, 64 * KIB, MIB)))
     core.sync()
-    core.prewrite(MIB)
+    log.prewrite(core, MIB)
     assert core.check() == []
     # Nothing from RAM, nothing from a write buffer.
     core.abandon()
@@ -68,7 +68,7 @@ def test_prewriting_beside_putting_threads_changes_no_record() -> None:
     def prewrite() -> None:
         try:
             while not ended.is_set():
-                core.prewrite(128 * KIB)
+                log.prewrite(core, 128 * KIB)
         except BaseException as error:
             failures.append(error)
 
@@ -124,7 +124,7 @@ def test_a_device_that_refuses_zeroes_loses_nothing() -> None:
     assert core.put(b"key", b"value")
     core.sync()
     io.fail(disk, "write", errno.EIO)
-    core.prewrite(MIB)
+    log.prewrite(core, MIB)
     assert core.put(b"other", b"value")
     core.sync()
     core.abandon()
