@@ -107,8 +107,8 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.existed_expired = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
-    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is read
-    # for that without the lock may be outdated, then the wrong line is asked for.
+    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
+    # read for that without the lock may be outdated, then the wrong lines are asked for.
     index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
     evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 

@@ -213,6 +213,7 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
     cdef LogShared* shared = log.shared
     cdef WriteBuffer* buffer
     cdef uint32_t index, region = shared.heads[head].region
+    cdef uint64_t limit
     cdef Status status
     for index in range(shared.buffer_count):
         if log.buffers[index].state == BUFFER_FREE:
@@ -225,13 +226,17 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
         if status != Status.STATUS_OK:
             return status
         region = shared.heads[head].region
+    limit = log_place_limit(log, region)
+    if limit < log.regions[region].written_bytes + room_bytes and \
+            limit < log.region_bytes - FOOTER_BYTES:
+        return Status.STATUS_AGAIN
     buffer = &log.buffers[index]
     buffer.state = BUFFER_ACTIVE
     buffer.log = head
     buffer.region = region
     buffer.generation = log.regions[region].generation
     buffer.region_offset = log.regions[region].written_bytes
-    buffer.capacity = <uint32_t>min(log.buffer_bytes, <uint64_t>_region_room(log, region))
+    buffer.capacity = <uint32_t>min(log.buffer_bytes, limit - log.regions[region].written_bytes)
     buffer.fill = BLOCK_HEADER_BYTES
     buffer.record_count = 0
     buffer.opened_ns = ec_monotonic_ns()
@@ -260,8 +265,9 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         if index == NONE32:
             status = _open_buffer_locked(log, head, record_bytes + 2 * PAGE_BYTES
                                          + 2 * BLOCK_HEADER_BYTES)
-            # An idle flusher has no timer: it must learn that a buffer ages now.
-            opened = status == Status.STATUS_OK
+            # An idle flusher has no timer: it must learn that a buffer ages now. One that has wakes
+            # up for an older buffer, and looks at this one then.
+            opened = status == Status.STATUS_OK and not log.flusher_timed
             continue
         buffer = &log.buffers[index]
         gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
@@ -343,6 +349,9 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                 _region_room(log, index) < block_bytes:
             status = _open_region_locked(log, head)
             index = shared.heads[head].region
+    if status == Status.STATUS_OK and \
+            log.regions[index].written_bytes + block_bytes > log_place_limit(log, index):
+        status = Status.STATUS_AGAIN
     if status == Status.STATUS_OK:
         region = &log.regions[index]
         out.region = index
@@ -494,6 +503,8 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     cdef LogShared* shared = log.shared
     ec_lock_acquire(&shared.lock)
     shared.used_bytes -= log.regions[region].written_bytes
+    log.regions[region].touched_bytes = max(log.regions[region].touched_bytes,
+                                            log.regions[region].written_bytes)
     log.regions[region].written_bytes = 0
     log.regions[region].block_count = 0
     log.regions[region].record_count = 0
