@@ -14,7 +14,7 @@ from edgecache._fetch cimport (
     fetch_free,
     fetch_init,
 )
-from edgecache._io cimport IoChannel, IoEngine
+from edgecache._io cimport IoEngine
 from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
@@ -64,6 +64,7 @@ cdef class BatchReader:
         """Read the (position, key) pairs from disk into `found`."""
         cdef Py_ssize_t next_pair = 0, total = len(waiting)
         cdef uint32_t index, done
+        cdef uint32_t _place
         self.is_busy = True
         with nogil:
             # Without the GIL: who closes the channel holds the lock, and needs the GIL afterwards.
@@ -75,7 +76,7 @@ cdef class BatchReader:
                 self.open()
             while next_pair < total or self.batch.in_flight:
                 # As many as the queue is deep: what is done meanwhile is taken while they run.
-                for index in range(FETCH_BATCH_DEPTH):
+                for _place in range(FETCH_BATCH_DEPTH):
                     if next_pair == total or self.free_count == 0:
                         break
                     self.prepare(core, waiting[next_pair])

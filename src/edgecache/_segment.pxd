@@ -238,7 +238,8 @@ cdef bint log_is_settled(LogStore* log) noexcept nogil
 # success *record points into scratch and *available is how many bytes follow.
 cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
                      char** record, uint64_t* available) noexcept nogil
-# Aligned span (see read_align_bytes) that a read of `length` bytes at `location` needs (for engines' requests).
+# Span, aligned to read_align_bytes, that a read of `length` bytes at `location` needs (for engines'
+# requests).
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
                         uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil
 # Copy from a write buffer if the location has not been flushed; False: it is on the device.
