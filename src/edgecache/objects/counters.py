@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 COUNTED = (
     "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
     "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
-    "too_large",
+    "too_large", "own_puts", "own_deletes",
 )  # fmt: skip
 
 
@@ -26,6 +26,8 @@ class Counters:
     purged_evictions: int = 0
     engine_evictions: int = 0
     too_large: int = 0
+    own_puts: int = 0
+    own_deletes: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, count: int = 1) -> None:

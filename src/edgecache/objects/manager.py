@@ -63,6 +63,7 @@ class ObjectManager:
     def __init__(
         self,
         backend: Backend,
+        counters: Counters,
         *,
         chunk_bytes: int,
         capacity_bytes: int,
@@ -74,7 +75,7 @@ class ObjectManager:
         is_atomic: bool,
     ) -> None:
         self.backend = backend
-        self.counters = Counters()
+        self.counters = counters
         self.object_bytes_max = object_bytes_max
         self.capacity_bytes = capacity_bytes
         self.chunk_bytes = chunk_bytes
