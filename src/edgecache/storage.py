@@ -202,8 +202,16 @@ class Storage(ObjectFace, Purges, Core):
 
     def _close_objects(self) -> None:
         objects: ObjectManager | None = getattr(self, "_objects", None)
-        if objects is not None:
+        if objects is None:
+            return
+        # Weak references to a store that is being collected are dead already.
+        objects.backend.hold(self)
+        try:
             objects.close()
+        except StoreClosedError:
+            return  # abandoned: what was not stored is lost, as in a crash
+        finally:
+            objects.backend.hold(None)
 
     def __enter__(self) -> Self:
         return self

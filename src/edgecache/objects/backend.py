@@ -73,6 +73,9 @@ class Backend(Protocol):
 
     @property
     def part_bytes_max(self) -> int: ...
+    def hold(self, engine: Engine | None) -> None:
+        """Use this engine until `hold(None)`: the store is closing. No-op for others."""
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
@@ -111,19 +114,23 @@ class LogBackend:
     *Thread-safety*: every method, any thread.
     """
 
-    __slots__ = ("_counters", "_engine", "part_bytes_max")
+    __slots__ = ("_counters", "_engine", "_held", "part_bytes_max")
 
     def __init__(self, engine: Engine, counters: Counters) -> None:
         # Weak: the store holds this object.
         self._engine = weakref.ref(engine)
+        self._held: Engine | None = None
         self._counters = counters
         self.part_bytes_max = engine.value_bytes_max
 
     def _open(self) -> Engine:
-        engine = self._engine()
+        engine = self._held or self._engine()
         if engine is None:
             raise StoreClosedError("the store is closed", hint="open it again")
         return engine
+
+    def hold(self, engine: Engine | None) -> None:
+        self._held = engine
 
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
         return self.put_entry(part_key(object_id, number), data, PART_META, None)
