@@ -28,7 +28,8 @@ class Counters:
     too_large: int = 0
     own_puts: int = 0
     own_deletes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    # Reentrant: a reader that is collected while its thread counts something counts, too.
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, name: str, count: int = 1) -> None:
         """Count."""
