@@ -1,8 +1,7 @@
 """Root: the whole store. `Core` is what storage.py builds on; see _core_base.pxd for the first
 part."""
 
-from libc.stdint cimport uint32_t
-
+from edgecache._core_batch cimport BatchReader
 from edgecache._core_write cimport CoreWrite
 from edgecache._walk cimport Walk
 
