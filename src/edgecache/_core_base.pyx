@@ -31,6 +31,7 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
+from edgecache._io_align cimport IO_SECTOR_BYTES
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
@@ -53,6 +54,7 @@ from edgecache._segment cimport (
     WriteBuffer,
     log_prepare,
     log_shared_bytes,
+    log_take_file,
 )
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
@@ -337,6 +339,8 @@ cdef class CoreBase:
         if log.files == NULL or log.dirty == NULL or log.footers == NULL or \
                 log.footer_regions == NULL:
             raise MemoryError("no memory for the file table")
+        # A buffered file takes any span, and a sector is as good as a byte.
+        log.read_align_bytes = IO_SECTOR_BYTES
         for index in range(log.file_count):
             log.files[index] = -1
         for index in range(FOOTER_SLOTS):
@@ -358,13 +362,8 @@ cdef class CoreBase:
             snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
             result = log.ops.open_file(log.engine, name,
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
-            log.files[index] = result if result >= 0 else -1
             if result >= 0:
-                # A buffered file takes any span, and a sector is as good as a byte.
-                log.read_align_bytes = max(log.read_align_bytes, max(
-                    <uint32_t>512, log.ops.read_alignment(log.engine, <uint32_t>result)))
-        if log.read_align_bytes == 0:
-            log.read_align_bytes = 4096
+                log_take_file(log, index, <uint32_t>result)
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(
