@@ -278,6 +278,15 @@ class Objects(RuleBasedStateMachine):
         self.writers.clear()
         self.store.close()
         self.open()
+        self.forget_evicted()
+
+    def forget_evicted(self) -> None:
+        """The head of an unfinished object that is known to the disk alone may be evicted there."""
+        for key in list(self.unfinished):
+            found = self.store.availability(key)
+            if found is None or found.is_finalized:
+                assert not self.is_lossless()
+                del self.unfinished[key]
 
     @rule()
     def crash(self) -> None:
@@ -291,6 +300,7 @@ class Objects(RuleBasedStateMachine):
         self.writers.clear()
         self.store.abandon()
         self.open()
+        self.forget_evicted()
 
     @invariant()
     def what_is_published_is_read(self) -> None:

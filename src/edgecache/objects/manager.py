@@ -214,7 +214,8 @@ class ObjectManager:
 
     def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
         with self._publish_lock:
-            old = self.backend.get_head(key)
+            # Asked first: most keys are new, and looking for them would count a miss.
+            old = self.backend.get_head(key) if self.backend.has_head(key) else None
             if not self.backend.put_head(key, value, meta, ttl):
                 return False
         if old is not None:
@@ -376,7 +377,7 @@ class ObjectManager:
     def purge(self, key: bytes, kind: PurgeType) -> bool:
         """Delete a published object and an unfinished one; whether there was any."""
         with self._publish_lock:
-            stored = self.backend.get_head(key)
+            stored = self.backend.get_head(key) if self.backend.has_head(key) else None
             existed = self.backend.delete_head(key)
         if stored is not None:
             self.doom_head(stored)
