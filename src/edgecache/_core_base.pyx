@@ -76,8 +76,7 @@ cdef enum:
     REGIONS_PER_FILE_BYTES = 1073741824
     PREWRITE_BYTES = 4194304        # as many durable puts as come while the next are prewritten
     CLOSE_NS = 30000000000          # longest wait for the last flush
-    BLOCK_ROOM_BYTES = 12288        # of a block of one record: headers, index entry, alignment
-    KEY_META_BYTES_MAX = 81920      # the longest key (composite) and the longest meta
+    RECORD_ROOM_BYTES = 98304       # the longest key and meta, headers, index entry and alignment
 
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
 cdef object LIVE = weakref.WeakSet()
@@ -276,14 +275,10 @@ cdef class CoreBase:
     cdef _limit_values(self):
         """What one entry may hold: a region takes it with all that stands around it, or a shard."""
         if self.has_disk:
-            self.largest_entry_bytes = self.log.region_bytes - FOOTER_BYTES - BLOCK_ROOM_BYTES
+            self.largest_value_bytes = self.log.region_bytes - FOOTER_BYTES - RECORD_ROOM_BYTES
         else:
-            self.largest_entry_bytes = max(self.engine.shard_budget_bytes // 4,
+            self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
                                            <uint64_t>MEMORY_PAGE_BYTES // 2)
-        self.largest_value_bytes = self.largest_entry_bytes - \
-            min(self.largest_entry_bytes // 2, <uint64_t>KEY_META_BYTES_MAX)
-        self.object_bytes_limit = self.max_object_bytes
-        self.max_object_bytes = min(self.max_object_bytes, self.largest_entry_bytes)
 
     cdef uint64_t _abi_hash(self):
         cdef uint64_t sizes[8]
