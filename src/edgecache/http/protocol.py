@@ -199,7 +199,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         block = request.block
         if request.minor == 1:
             if not block.has_host:
-                raise bad("HTTP/1.1 needs a Host", "host")
+                raise bad("the Host field is missing", "host")
         elif block.is_chunked:
             raise bad("HTTP/1.0 has no transfer codings", "transfer_encoding")
         if request.target[0] != 47 and block.has_host:

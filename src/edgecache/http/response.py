@@ -102,7 +102,7 @@ class Response:
 def render_head(status: int, fields: Iterable[tuple[str, str]], length: int | None) -> bytes:
     """Return status line and fields; Content-Length when `length` is known and may be sent."""
     lines = [render_field(name, value) for name, value in fields]
-    if length is not None and status != 204 and status >= 200 and (status != 304 or length):
+    if length is not None and status >= 200 and status not in (204, 304):
         lines.append(b"Content-Length: %d\r\n" % length)
     return b"".join([STATUS_LINES[status], *lines])
 
