@@ -110,12 +110,18 @@ class Answering:
             response = await answer
         except Exception as error:
             response = self._answer_to(error)
-        if response is None or self.transport.is_closing():
+        if response is None:
             return
-        if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
-            self._emit(request, response)
-        else:
-            await self._stream(request, response)
+        try:
+            if self.transport.is_closing():
+                return
+            if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
+                self._emit(request, response)
+            else:
+                await self._stream(request, response)
+        finally:
+            if response.release is not None:
+                response.release()
         self.task = None
         if self.phase == CLOSING:
             return

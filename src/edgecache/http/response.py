@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias
@@ -57,12 +57,13 @@ class Response:
         body: bytes, buffers, an asynchronous iterator, or a range of a file.
         length: Size of the content of an iterator; None: not known, it is sent chunked.
         head: All of the head but Date, Connection and the empty line, instead of `fields`.
+        release: Called once content that is not bytes was sent, or will not be sent.
 
     Raises:
         ArgumentError: A field cannot be sent.
     """
 
-    __slots__ = ("body", "head", "length", "must_close", "status")
+    __slots__ = ("body", "head", "length", "must_close", "release", "status")
 
     def __init__(
         self,
@@ -72,9 +73,11 @@ class Response:
         *,
         length: int | None = None,
         head: bytes | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.status = status
         self.must_close = False
+        self.release = release
         if isinstance(body, bytes):
             length = len(body)
         elif isinstance(body, FileRange):
@@ -93,6 +96,7 @@ class Response:
         self = cls.__new__(cls)
         self.status = status
         self.must_close = False
+        self.release = None
         self.body = body
         self.length = len(body)
         self.head = head
