@@ -59,11 +59,16 @@ class Response:
         head: All of the head but Date, Connection and the empty line, instead of `fields`.
         release: Called once content that is not bytes was sent, or will not be sent.
 
+    `must_close` may be set to end the connection behind the answer.
+
     Raises:
         ArgumentError: A field cannot be sent.
     """
 
-    __slots__ = ("body", "head", "length", "must_close", "release", "status")
+    # Not slots: what most answers leave as it is costs nothing when one is made.
+    must_close = False
+    release: Callable[[], None] | None = None
+    length: int | None = None
 
     def __init__(
         self,
@@ -76,8 +81,8 @@ class Response:
         release: Callable[[], None] | None = None,
     ) -> None:
         self.status = status
-        self.must_close = False
-        self.release = release
+        if release is not None:
+            self.release = release
         if isinstance(body, bytes):
             length = len(body)
         elif isinstance(body, FileRange):
@@ -95,10 +100,7 @@ class Response:
         """Make an answer of a head that was rendered before, Content-Length included."""
         self = cls.__new__(cls)
         self.status = status
-        self.must_close = False
-        self.release = None
         self.body = body
-        self.length = len(body)
         self.head = head
         return self
 

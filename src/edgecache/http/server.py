@@ -186,7 +186,7 @@ class HttpServer:
             timeout_s: After which connections that are left are aborted.
         """
         shared = self._running()
-        shared.is_draining = True
+        shared.begin_draining()
         await self._stop_listening()
         for connection in list(shared.connections):
             if connection.is_idle:

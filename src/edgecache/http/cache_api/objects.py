@@ -23,7 +23,7 @@ from edgecache.http.cache_api.answers import (
     error_for,
     partial_fields,
 )
-from edgecache.http.cache_api.keys import decode_key
+from edgecache.http.cache_api.keys import KEY_BYTES_MAX, decode_key
 from edgecache.http.cache_api.options import PutOptions
 from edgecache.http.cache_api.reading import answer_found, judge_change, wanted_range
 from edgecache.http.cache_api.store import EntryStore, Found
@@ -70,16 +70,15 @@ class ObjectDoor:
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         target = request.target
-        if (
-            request.method == b"GET"
-            and self._is_open
-            and not request.block.has_conditions
-            and target.startswith(self._prefix)
-            and b"%" not in target
-            and b"?" not in target
-        ):
+        if request.method == b"GET" and self._is_open and not request.block.has_conditions:
             key = target[self._skip :]
-            if 0 < len(key) <= 8192:
+            # Anything but a plain short path with the prefix takes the long way.
+            if (
+                0 < len(key) <= KEY_BYTES_MAX
+                and b"%" not in key
+                and b"?" not in key
+                and target.startswith(self._prefix)
+            ):
                 answer = self._ready(request, key)
                 if answer is not None:
                     return answer
