@@ -161,12 +161,15 @@ class Request:
         body: None when there is no content, or when it was discarded (GET and HEAD).
         peer: Address of the client as the transport gives it: (host, port, ...), or "" for a Unix
             socket.
+        started_s: When it was handed over; only where answers are timed.
         scheme: "http" or "https".
     """
 
     __slots__ = (
         "block", "body", "keep_alive", "method", "minor", "peer", "scheme", "started_s", "target",
     )  # fmt: skip
+
+    started_s: float
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, block: Block, peer: object, scheme: str
@@ -178,9 +181,7 @@ class Request:
         self.peer = peer
         self.scheme = scheme
         self.body: BodyReader | None = None
-        connection = block.connection
-        self.keep_alive = b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
-        self.started_s = 0.0
+        self.keep_alive: bool = block.keeps if minor else block.keeps_old
 
     @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:
