@@ -130,17 +130,24 @@ class ObjectDoor:
         wanted = wanted_range(request, query)
         is_known, found = self._entries.find_now(key)
         if not is_known:
-            return self._get_later(request, key, wanted)
-        return NOT_FOUND if found is None else answer_found(request, found, wanted)
+            return self._guard(self._find_later(request, key, wanted))
+        if found is not None:
+            return answer_found(request, found, wanted)
+        if wanted is not None and self._entries.has_partials:
+            return self._guard(self._partial(request, key, wanted))
+        return NOT_FOUND
 
-    async def _get_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+    async def _guard(self, answer: Awaitable[Response]) -> Response:
         try:
-            found = await self._entries.find(key)
-            if found is not None:
-                return answer_found(request, found, wanted)
-            return await self._partial(request, key, wanted)
+            return await answer
         except EdgeCacheError as error:
             return error_for(error)
+
+    async def _find_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+        found = await self._entries.find(key)
+        if found is not None:
+            return answer_found(request, found, wanted)
+        return await self._partial(request, key, wanted)
 
     async def _partial(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
         """Answer a range of an object that is not complete, if all of the range is there."""
@@ -243,13 +250,10 @@ class ObjectDoor:
     def _delete(self, request: Request, key: bytes, query: bytes | None) -> Awaitable[Response]:
         if query:
             raise RequestError("a DELETE has no parameters", reason="query")
-        return self._delete_later(request, key)
+        return self._guard(self._delete_later(request, key))
 
     async def _delete_later(self, request: Request, key: bytes) -> Response:
-        try:
-            refused = await self._check(request, key)
-            if refused is not None:
-                return refused
-            return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND
-        except EdgeCacheError as error:
-            return error_for(error)
+        refused = await self._check(request, key)
+        if refused is not None:
+            return refused
+        return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND
