@@ -20,13 +20,14 @@ from edgecache.http.cache_api.answers import (
     NO_CONTENT,
     NOT_FOUND,
     SHED,
+    entry_fields,
     error_for,
     partial_fields,
 )
 from edgecache.http.cache_api.keys import KEY_BYTES_MAX, decode_key
 from edgecache.http.cache_api.options import PutOptions
 from edgecache.http.cache_api.reading import answer_found, judge_change, wanted_range
-from edgecache.http.cache_api.store import EntryStore, Found
+from edgecache.http.cache_api.store import PIECE_BYTES, EntryStore
 from edgecache.http.cache_api.stored import content_etag, facts_of, make_meta
 from edgecache.http.cache_api.tokens import TokenRules
 from edgecache.http.failures import RequestError
@@ -72,37 +73,43 @@ class ObjectDoor:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        target = request.target
-        if request.method == b"GET" and self._is_open and not request.block.has_conditions:
-            key = target[self._skip :]
-            # Anything but a plain short path with the prefix takes the long way.
-            if (
-                0 < len(key) <= KEY_BYTES_MAX
-                and PERCENT not in key
-                and QUESTION not in key
-                and target.startswith(self._prefix)
-            ):
-                answer = self._ready(request, key)
-                if answer is not None:
-                    return answer
+        if request.method == b"GET" and not request.block.has_conditions:
+            answer = self.instant(request.target)
+            if isinstance(answer, tuple):
+                return Response.ready(200, *answer)
+            if answer is not None:
+                return answer
         return self._route(request)
 
-    def _ready(self, request: Request, key: bytes) -> Response | None:
-        """Return the answer to a plain GET that RAM can give; None: the disk must be asked."""
-        if self._needs_disk(key):
+    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+        """Return the answer to a plain GET that RAM can give; None: take the long way."""
+        key = target[self._skip :]
+        if (
+            PERCENT in key
+            or QUESTION in key
+            or not 0 < len(key) <= KEY_BYTES_MAX
+            or not self._is_open
+            or not target.startswith(self._prefix)
+            or self._needs_disk(key)
+        ):
             return None
         found = self._read_entry(key)
         if found is None:
             return NOT_FOUND if self._entries.is_certain else None
         value, encoded = found[:2]
-        if type(value) is not bytes:  # the head of an object
-            return None
         known = self._heads.get(encoded)
         if known is not None and known[0] == len(value):
-            return Response.ready(200, known[1], value)
+            return known[1], value
+        if type(value) is not bytes:  # the head of an object
+            return None
         facts = facts_of(Meta.decode(encoded) if encoded else None)
-        answer = answer_found(request, Found(facts, len(value), "memory", value), None)
-        if facts.etag is not None and facts.fresh_until == FRESH_FOREVER:
+        etag = facts.etag
+        if not facts.is_fresh:
+            return NOT_FOUND
+        fields = entry_fields(facts, etag or content_etag(value), len(value), "memory")
+        answer = Response(200, fields, value)
+        is_small = len(value) <= PIECE_BYTES
+        if is_small and etag is not None and facts.fresh_until == FRESH_FOREVER:
             # The head follows from meta and size alone, and so does that it may be served.
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
