@@ -283,9 +283,9 @@ class HttpProtocol(Answering, asyncio.Protocol):
         request.body = self.reader
         self.request = request
         self.wants_continue = block.expects_continue and request.minor == 1
+        self.arm()
         if position < len(data):
             position = self._take_body(data, position)
-        self.arm()
         self.dispatch(request)
         return position
 
