@@ -218,7 +218,11 @@ class HttpProtocol(Answering, asyncio.Protocol):
         shared = self.shared
         answer: tuple[bytes, bytes] | Response | None = None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
-            answer = shared.instant(target)
+            try:
+                answer = shared.instant(target)
+            except Exception:
+                # The handler proper meets it again, and knows what to answer.
+                answer = None
             if (
                 isinstance(answer, tuple)
                 and self.answered_count + 1 < shared.limits.requests_per_connection_max
