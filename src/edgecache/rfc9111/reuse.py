@@ -174,4 +174,4 @@ def may_serve_on_failure(
         if stale_us < 0:
             return True
         allowed_s = max(allowed_s, stored.stale_on_disconnect_s)
-    return stale_us < allowed_s * SECOND_US
+    return allowed_s > 0 and stale_us < allowed_s * SECOND_US
