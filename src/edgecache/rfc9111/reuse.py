@@ -74,17 +74,16 @@ def decide(
     """
     if now_us < stored.response_us:
         now_us = stored.response_us
-    left_us = stored.fresh_until_us - now_us
+    age_us = now_us - stored.response_us + stored.initial_age_us
+    left_us = stored.lifetime_s * SECOND_US - age_us
     if left_us > 0 and facts is PLAIN and not stored.flags & _SLOW:
-        age_s = (now_us + stored.age_offset_us) // SECOND_US
-        return Reuse(_HIT, b"", age_s, left_us // SECOND_US)
-    return _decide(stored, facts, now_us, left_us, is_covered)
+        return Reuse(_HIT, b"", age_us // SECOND_US, left_us // SECOND_US)
+    return _decide(stored, facts, age_us, left_us, is_covered)
 
 
 def _decide(
-    stored: StoredPolicy, facts: RequestFacts, now_us: int, left_us: int, is_covered: bool
+    stored: StoredPolicy, facts: RequestFacts, age_us: int, left_us: int, is_covered: bool
 ) -> Reuse:
-    age_us = now_us + stored.age_offset_us
     age_s, ttl_s = age_us // SECOND_US, left_us // SECOND_US
     if not facts.may_reuse:
         return Reuse(Action.BYPASS, FWD_REQUEST, age_s, ttl_s)

@@ -25,12 +25,13 @@ VARY_NAMES_MAX = 32
 Selecting = tuple[tuple[bytes, bytes | None], ...]
 """Selecting fields and their normalised values, sorted by name; None where a request has none."""
 
+_MEMO_VALUE_BYTES_MAX = 256
 _SORTED = frozenset((b"accept", b"accept-charset", b"accept-encoding", b"te", b"prefer"))
 _LOWERED = frozenset((b"accept-charset", b"accept-encoding", b"accept-language", b"te"))
 _LISTS = _SORTED | _LOWERED | {b"cache-control", b"connection", b"via", b"forwarded"}
 
 
-@lru_cache(maxsize=1024)
+@memoised
 def _parse_vary(value: bytes) -> tuple[bytes, ...] | None:
     names = split_list(value)[0]
     if b"*" in names:
@@ -47,7 +48,6 @@ def vary_names(headers: Headers) -> tuple[bytes, ...] | None:
     return () if value is None else _parse_vary(value)
 
 
-@memoised
 def _tidy_member(member: bytes) -> bytes:
     """Drop white space around the semicolons of `type/subtype;q=0.5`, lower the part before."""
     if b'"' in member:
@@ -60,14 +60,21 @@ def normalise(name: bytes, value: bytes, rules: Rules = SAFE) -> bytes:
     """Return the value in a form that all values of the same meaning share, as far as is known."""
     if name not in _LISTS:
         return value.strip(OWS)
+    is_sorted = name in _SORTED or (name == b"accept-language" and rules.sorts_languages)
+    make = _normal_list if len(value) <= _MEMO_VALUE_BYTES_MAX else _normal_list.__wrapped__
+    return make(value, name in _LOWERED, name == b"accept", is_sorted)
+
+
+@lru_cache(maxsize=4096)
+def _normal_list(value: bytes, is_lowered: bool, is_media: bool, is_sorted: bool) -> bytes:
     members, is_closed = split_list(value)
     if not is_closed:
         return value.strip(OWS)
-    if name in _LOWERED:
+    if is_lowered:
         members = [_tidy_member(member.lower()) for member in members]
-    elif name == b"accept":
+    elif is_media:
         members = [_tidy_member(member) for member in members]
-    if name in _SORTED or (name == b"accept-language" and rules.sorts_languages):
+    if is_sorted:
         members.sort()
     return b",".join(members)
 
