@@ -103,6 +103,21 @@ def choose_encoding(value: bytes | None, supported: tuple[bytes, ...]) -> bytes 
     return None
 
 
+def reduced_request(request: Headers, rules: Rules) -> Headers:
+    """Return the request with Accept-Encoding reduced as `Rules.accept_encodings` says.
+
+    What tells variants apart is what must be forwarded, or a variant would hold a coding that
+    another request of the same variant does not accept.
+    """
+    value = request.combined(b"accept-encoding")
+    if value is None or not rules.accept_encodings:
+        return request
+    coding = choose_encoding(value, rules.accept_encodings)
+    if coding is None:
+        return request.without((b"accept-encoding",))
+    return request.replacing(b"accept-encoding", coding)
+
+
 def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> Selecting:
     """Return what the request gives for the fields that a response varies by."""
     found = []
