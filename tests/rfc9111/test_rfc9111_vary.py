@@ -10,6 +10,7 @@ from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.rules import LETTER, SAFE, Rules
 from edgecache.rfc9111.vary import (
     choose_encoding,
+    inherited,
     is_selected,
     most_recent,
     reduced_request,
@@ -168,3 +169,17 @@ def test_what_is_forwarded_is_what_tells_variants_apart(
     names = [b"accept-encoding"]
     assert selecting(names, forwarded, rules) == selecting(names, headers(value), rules)
     assert reduced_request(headers(value), SAFE) == headers(value)
+
+
+def test_9111_4_1_a_response_without_vary_takes_the_names_of_the_newest_that_has_any() -> None:
+    known = [
+        store(f"{FRESH}Vary: A", request="A: 1", date="Date: {-9}"),
+        store(f"{FRESH}Vary: B", request="B: 1", date="Date: {-5}"),
+        store(FRESH, date="Date: {-1}"),
+    ]
+    pairs = [(stored.policy, stored.selecting) for stored in known]
+    request = headers("A: 2\nB: 3")
+    assert inherited((), pairs, request, SAFE) == ((b"b", b"3"),)
+    own = ((b"c", None),)
+    assert inherited(own, pairs, request, SAFE) == own
+    assert inherited((), pairs[2:], request, SAFE) == ()

@@ -134,7 +134,9 @@ class Freshened(NamedTuple):
     drops: bool
 
 
-_OF_THE_REQUEST = frozenset(("authorization", "request-no-store", "request-content"))
+_OF_THE_REQUEST = frozenset(
+    ("authorization", "cookie", "request-no-store", "request-content"),
+)
 
 
 def freshen(stored: StoredResponse, exchange: Exchange, rules: Rules = SAFE) -> Freshened:

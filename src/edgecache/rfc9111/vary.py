@@ -130,6 +130,27 @@ def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> 
     return tuple(found)
 
 
+def inherited(
+    own: Selecting, known: Iterable[tuple[StoredPolicy, Selecting]], request: Headers, rules: Rules
+) -> Selecting:
+    """Return the selecting values to store a response with.
+
+    Origins exist that send Vary on some responses of a URI only. A response without it takes the
+    names of the most recent that has any (section 4.1), so that it does not answer everybody.
+
+    Args:
+        own: What `assess` found.
+        known: Policies and selecting values of what is stored for the URI.
+        request: Header section of the request.
+        rules: The operator's choices.
+    """
+    varying = [(policy, values) for policy, values in known if values]
+    if own or not varying:
+        return own
+    newest = varying[most_recent(policy for policy, _ in varying)][1]
+    return selecting([name for name, _ in newest], request, rules)
+
+
 def variance_input(values: Selecting) -> bytes:
     """Return bytes that are equal for matching requests only, for hashing.
 
