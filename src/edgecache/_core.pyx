@@ -17,9 +17,11 @@ from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_counters cimport collect_counters
+from edgecache._core_lower cimport lower_hash
 from edgecache._core_read cimport (
     LOOKUP_DISK,
     LOOKUP_HIT,
+    LOOKUP_MISS,
     FrontEntry,
     KeyView,
     LookupResult,
@@ -110,7 +112,14 @@ cdef class Core(CoreWrite):
         ec_lock_acquire(&shard.lock)
         shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
         ec_lock_release(&shard.lock)
+        if self.lower is not None and probe.ram == 0:
+            return self.lower.contains(lower_hash(view.hash))
         return probe.ram == 0 and probe.count > 0
+
+    @property
+    def has_lower(self):
+        """Whether the tier below RAM is one of files."""
+        return self.lower is not None
 
     # Batches
 
@@ -160,7 +169,8 @@ cdef class Core(CoreWrite):
                     value = <object>entry.value
                 else:
                     value = self.lookup_memory(key, &views[index], &probe, False, &result)
-                    if result == LOOKUP_DISK:
+                    if result == LOOKUP_DISK or (self.lower is not None and
+                                                 result == LOOKUP_MISS):
                         waiting = [] if waiting is None else waiting
                         waiting.append((start + index, key))
                         continue
@@ -171,7 +181,11 @@ cdef class Core(CoreWrite):
                 # The slot holds None, which is immortal in effect: it need not be released first.
                 Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
                 PyList_SET_ITEM(found, start + index, value)
-        if waiting is not None:
+        if waiting is not None and self.lower is not None:
+            for start, key in waiting:
+                value = self.take_key(key, &views[0])
+                found[start] = self.find(key, &views[0], False)
+        elif waiting is not None:
             for start in range(0, len(waiting), BATCH_FETCHES):
                 self.get_batch(found, waiting[start:start + BATCH_FETCHES])
         return found
@@ -329,6 +343,16 @@ cdef class Core(CoreWrite):
         finally:
             walk_free(&walk)
 
+    def walk_lower(self, prefix=None, tag=None, progress=None):
+        """Keys of the live entries of the lower tier that have this prefix and this tag (bytes)."""
+        self.check_open()
+        return [] if self.lower is None else self.lower.walk(prefix, tag, progress)
+
+    def scrub_lower(self, progress=None):
+        """(entries, bytes, corrupt) of the lower tier; None: there is none."""
+        self.check_open()
+        return None if self.lower is None else self.lower.scrub(progress)
+
     def clear_all(self):
         """Forget every entry, durably when it returns. Not between `walk_begin` and `walk_end`.
 
@@ -336,6 +360,14 @@ cdef class Core(CoreWrite):
         """
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            # With all keys locked: nothing is promoted or entered in between.
+            with self.lower.lock_all():
+                self.lower.clear()
+                with nogil:
+                    walk_clear(&self.engine)
+            self.lower.sync()
+            return
         with nogil:
             if self.has_disk:
                 ec_lock_acquire(&self.maintenance.lock)
@@ -355,6 +387,8 @@ cdef class Core(CoreWrite):
         cdef int result
         cdef list broken = []
         self.check_open()
+        if self.lower is not None:
+            broken += self.lower.check()
         for number in range(self.shards.count):
             result = shard_check(&self.shards, shard_at(&self.shards, number))
             if result:

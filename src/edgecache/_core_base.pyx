@@ -111,17 +111,20 @@ cdef class CoreBase:
                 block_timeout_s, max_object_bytes, checkpoint_interval_s, small_share, reinsert,
                 write_budget_bytes, namespace, default_ttl_s, queue_depth, locked_bytes, direct,
                 progress. Sizes are bytes, times seconds.
-            io: An engine over the locked root directory; None: the cache lives in RAM only.
+                With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
+            io: An engine over the locked root directory; None: the cache lives in RAM, with or
+                without a lower tier.
         """
         if self.state != STORE_NEW:
             raise errors.StoreClosedError("a store is opened once", hint="make a new one")
         self.io = io
         self.has_disk = io is not None
+        self.lower = options.get("lower")
         self._take_options(options)
         if self.has_disk:
             self._open_superblock(options["region_bytes"])
         else:
-            self.seed = int.from_bytes(os.urandom(8), "little")
+            self.seed = options.get("seed") or int.from_bytes(os.urandom(8), "little")
         if self.is_composite:
             self.seed ^= KEY_COMPOSITE_SEED
         self._lay_out(options["shards"])
@@ -404,6 +407,8 @@ cdef class CoreBase:
         """Write a checkpoint of the index now. *Cost*: blocks; copies and writes the index."""
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            self.lower.checkpoint()
         if self.has_disk:
             with nogil:
                 status = maintenance_checkpoint(&self.maintenance, 0)
@@ -430,6 +435,8 @@ cdef class CoreBase:
                     maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
         self._free()
+        if self.lower is not None:
+            self.lower.close()
 
     def abandon(self):
         """Stop without flushing or a checkpoint, as a crash would: for tests."""
@@ -441,6 +448,8 @@ cdef class CoreBase:
             with nogil:
                 maintenance_stop(&self.maintenance)
         self._free()
+        if self.lower is not None:
+            self.lower.abandon()
 
     cdef _free(self):
         """Give back process-local memory and files; the arena goes with its last user."""

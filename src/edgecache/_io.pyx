@@ -179,8 +179,7 @@ cdef void io_file_perform(IoFileSystem* fs, IoFile* file, IoRequest* request) no
 
 # ---- names ---------------------------------------------------------------------------------------
 
-cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noexcept nogil:
-    """Descriptor of the directory above the last component (perhaps fs.root), or -errno."""
+cdef int io_parent_open(IoFileSystem* fs, const char* name, const char** leaf) noexcept nogil:
     cdef char[256] component
     cdef int directory = fs.root
     cdef int below
@@ -199,7 +198,7 @@ cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noex
         below = ec_openat(directory, component, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
         if below < 0:
             below = -errno
-        parent_close(fs, directory)
+        io_parent_close(fs, directory)
         if below < 0:
             return below
         directory = below
@@ -209,7 +208,7 @@ cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noex
     return directory
 
 
-cdef inline void parent_close(IoFileSystem* fs, int directory) noexcept nogil:
+cdef void io_parent_close(IoFileSystem* fs, int directory) noexcept nogil:
     if directory != fs.root:
         c_close(directory)
 
@@ -224,13 +223,13 @@ cdef int directory_open(IoFileSystem* fs, const char* name) noexcept nogil:
         # A fresh description: a duplicate would share its read position with other listers.
         directory = ec_openat(fs.root, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
         return directory if directory >= 0 else -errno
-    parent = parent_open(fs, name, &leaf)
+    parent = io_parent_open(fs, name, &leaf)
     if parent < 0:
         return parent
     directory = ec_openat(parent, leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
     if directory < 0:
         directory = -errno
-    parent_close(fs, parent)
+    io_parent_close(fs, parent)
     return directory
 
 
@@ -355,13 +354,13 @@ cdef int file_open(void* engine, const char* name, int flags) noexcept nogil:
         elif descriptor < 0 and errno != EAGAIN:     # EAGAIN: a rename ran meanwhile
             return -errno
     if descriptor < 0:
-        parent = parent_open(fs, name, &leaf)
+        parent = io_parent_open(fs, name, &leaf)
         if parent < 0:
             return parent
         descriptor = ec_openat(parent, leaf, mode, 0o600)
         if descriptor < 0:
             descriptor = -errno
-        parent_close(fs, parent)
+        io_parent_close(fs, parent)
         if descriptor < 0:
             return descriptor
     if c_fstat(descriptor, &status) != 0 or not ec_is_regular(&status):
@@ -502,13 +501,13 @@ cdef int name_unlink(void* engine, const char* name) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
     cdef const char* leaf = NULL
     cdef int parent, result
-    parent = parent_open(fs, name, &leaf)
+    parent = io_parent_open(fs, name, &leaf)
     if parent < 0:
         return parent
     result = 0 if c_unlinkat(parent, leaf, 0) == 0 else -errno
     if result == -EISDIR:
         result = 0 if c_unlinkat(parent, leaf, AT_REMOVEDIR) == 0 else -errno
-    parent_close(fs, parent)
+    io_parent_close(fs, parent)
     return result
 
 
@@ -517,18 +516,18 @@ cdef int name_rename(void* engine, const char* source, const char* target) noexc
     cdef const char* source_leaf = NULL
     cdef const char* target_leaf = NULL
     cdef int source_parent, target_parent, result
-    source_parent = parent_open(fs, source, &source_leaf)
+    source_parent = io_parent_open(fs, source, &source_leaf)
     if source_parent < 0:
         return source_parent
-    target_parent = parent_open(fs, target, &target_leaf)
+    target_parent = io_parent_open(fs, target, &target_leaf)
     if target_parent < 0:
-        parent_close(fs, source_parent)
+        io_parent_close(fs, source_parent)
         return target_parent
     result = 0
     if c_renameat(source_parent, source_leaf, target_parent, target_leaf) != 0:
         result = -errno
-    parent_close(fs, source_parent)
-    parent_close(fs, target_parent)
+    io_parent_close(fs, source_parent)
+    io_parent_close(fs, target_parent)
     return result
 
 
@@ -536,11 +535,11 @@ cdef int name_make_directory(void* engine, const char* name) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
     cdef const char* leaf = NULL
     cdef int parent, result
-    parent = parent_open(fs, name, &leaf)
+    parent = io_parent_open(fs, name, &leaf)
     if parent < 0:
         return parent
     result = 0 if c_mkdirat(parent, leaf, 0o700) == 0 else -errno
-    parent_close(fs, parent)
+    io_parent_close(fs, parent)
     return result
 
 

@@ -61,6 +61,7 @@ cdef enum JournalKind:
     JOURNAL_LINK = 0
     JOURNAL_UNLINK = 1
     JOURNAL_RENAME = 2
+    JOURNAL_EXCHANGE = 3
 
 cdef enum PowerMode:
     POWER_DROP = 0                  # only what was synced is left
@@ -299,6 +300,12 @@ cdef inline uint64_t page_used_bytes(const Page* page) noexcept nogil:
             found += BLOCK_BYTES
     return found
 
+cdef inline uint64_t node_used_bytes(const Node* node) noexcept nogil:
+    cdef uint64_t index, found = 0
+    for index in range(node.page_count):
+        found += page_used_bytes(&node.pages[index])
+    return found
+
 # ---- file content --------------------------------------------------------------------------------
 
 cdef inline int64_t node_read(const Node* node, uint64_t offset, char* buffer,
@@ -481,6 +488,10 @@ cdef inline void journal_apply(Image* image, JournalRecord* record) noexcept nog
         if link[0] != NULL and link[0].node == record.node and (
                 record.node.durable_entries == NULL):
             entry_remove(image, link, False)
+    elif record.kind == JOURNAL_EXCHANGE:
+        target = entry_find(&record.target_parent.durable_entries, record.target_name)
+        if link[0] != NULL and link[0].node == record.node and target[0] != NULL:
+            link[0].node, target[0].node = target[0].node, link[0].node
     elif link[0] != NULL and link[0].node == record.node:
         target = entry_find(&record.target_parent.durable_entries, record.target_name)
         if target[0] != NULL:
@@ -713,6 +724,32 @@ cdef inline int rename_locked(Image* image, const char* source, const char* targ
         entry_remove(image, replaced, True)
     entry_move(entry_find(&parent.entries, leaf), &target_parent.entries, target_leaf)
     return 0
+
+cdef inline int exchange_locked(Image* image, const char* source,
+                                const char* target) noexcept nogil:
+    cdef Node* parent = NULL
+    cdef Node* target_parent = NULL
+    cdef const char* leaf = NULL
+    cdef const char* target_leaf = NULL
+    cdef Entry* first
+    cdef Entry* second
+    cdef int result = path_find(image, source, &parent, &leaf)
+    if result == 0:
+        result = path_find(image, target, &target_parent, &target_leaf)
+    if result < 0:
+        return result
+    first = entry_find(&parent.entries, leaf)[0]
+    second = entry_find(&target_parent.entries, target_leaf)[0]
+    if first == NULL or second == NULL:
+        return -ENOENT
+    if (first.node.is_directory and node_is_below(target_parent, first.node)) or (
+            second.node.is_directory and node_is_below(parent, second.node)):
+        return -EINVAL
+    result = journal_add(image, JOURNAL_EXCHANGE, parent, leaf, first.node, target_parent,
+                         target_leaf)
+    if result == 0:
+        first.node, second.node = second.node, first.node
+    return result
 
 cdef inline int make_directory_locked(Image* image, const char* name) noexcept nogil:
     cdef Node* parent = NULL

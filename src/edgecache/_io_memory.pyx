@@ -288,6 +288,16 @@ cdef int64_t memory_file_size(void* engine, uint32_t index) noexcept nogil:
     return engine_leave(state, -EBADF if file == NULL else <int64_t>file.node.size_bytes)
 
 
+cdef int64_t memory_allocated_bytes(void* engine, uint32_t index) noexcept nogil:
+    cdef MemoryState* state = <MemoryState*>engine
+    cdef MemoryFile* file
+    cdef int64_t result = engine_enter(state, FAULT_SIZE)
+    if result < 0:
+        return result
+    file = file_find(state, index)
+    return engine_leave(state, -EBADF if file == NULL else <int64_t>node_used_bytes(file.node))
+
+
 cdef int allocate_locked(Image* image, MemoryFile* file, uint64_t size_bytes) noexcept nogil:
     cdef uint64_t index = 0, end
     cdef Page* page
@@ -352,6 +362,13 @@ cdef int memory_rename(void* engine, const char* source, const char* target) noe
     if result < 0:
         return result
     return <int>engine_leave(state, rename_locked(state.image, source, target))
+
+
+cdef int memory_exchange(void* engine, const char* source, const char* target) noexcept nogil:
+    cdef MemoryState* state = <MemoryState*>engine
+    cdef int result = engine_enter(state, FAULT_RENAME)
+    return result if result < 0 else <int>engine_leave(
+        state, exchange_locked(state.image, source, target))
 
 
 cdef int memory_make_directory(void* engine, const char* name) noexcept nogil:
@@ -765,6 +782,8 @@ def open_memory(object disk, int queue_depth):
     engine.ops.truncate = memory_truncate
     engine.ops.unlink = memory_unlink
     engine.ops.rename = memory_rename
+    engine.ops.exchange = memory_exchange
+    engine.ops.allocated_bytes = memory_allocated_bytes
     engine.ops.make_directory = memory_make_directory
     engine.ops.sync_directory = memory_sync_directory
     engine.ops.list_directory = memory_list_directory

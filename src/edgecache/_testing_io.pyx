@@ -76,6 +76,12 @@ cdef class Driver:
     def rename(self, bytes source, bytes target):
         return self.engine.ops.rename(self.engine.state, source, target)
 
+    def exchange(self, bytes source, bytes target):
+        return self.engine.ops.exchange(self.engine.state, source, target)
+
+    def allocated_bytes(self, uint32_t file):
+        return self.engine.ops.allocated_bytes(self.engine.state, file)
+
     def make_directory(self, bytes name):
         return self.engine.ops.make_directory(self.engine.state, name)
 

@@ -197,6 +197,8 @@ class AsyncStorage:
     async def get(self, key: Key, default: object = None) -> object:
         """As `Storage.get`. *Cost*: a RAM hit does not suspend; a disk hit is one read."""
         value: object = self._peek(key)
+        if value is NotImplemented and self._store.has_lower:
+            return await self._run(self._store.get, key, default)
         if value is NotImplemented:
             loop = asyncio.get_running_loop()
             value = await self._reader(loop).read(loop, key)
@@ -207,7 +209,11 @@ class AsyncStorage:
         wanted = list(several_keys(keys))
         found: list[Any] = [self._peek(key) for key in wanted]
         waiting = [place for place, value in enumerate(found) if value is NotImplemented]
-        if waiting:
+        if waiting and self._store.has_lower:
+            values = await self._run(self._store.get_many, [wanted[place] for place in waiting])
+            for place, value in zip(waiting, values, strict=True):
+                found[place] = value
+        elif waiting:
             loop = asyncio.get_running_loop()
             reader = self._reader(loop)
             futures = [reader.read(loop, wanted[place]) for place in waiting]
@@ -288,7 +294,7 @@ class AsyncStorage:
 
     async def delete(self, key: Key) -> bool:
         """As `Storage.delete`. *Cost*: suspends only when keys must be compared on disk."""
-        if self._needs_disk(key):
+        if self._needs_disk(key) or self._store.has_lower:
             return await self._run(self._store.delete, key)
         return self._store.delete(key)
 

@@ -1,0 +1,821 @@
+"""Objects of the file layout on an I/O engine (see _files.pxd)."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EBADMSG, EEXIST, EIO, ENAMETOOLONG, ENOENT, ENOMEM
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from edgecache._files_format cimport (
+    BODY_FILE_BYTES,
+    FILE_CHUNK_BYTES,
+    FILE_MAGIC,
+    FILE_SUM_BYTES,
+    FILE_VERSION,
+    FileHead,
+    file_chunk_count,
+    file_chunk_sum,
+    file_head_bytes,
+    file_head_check,
+    file_head_key,
+    file_head_seal,
+    file_head_sums,
+)
+from edgecache._hash cimport KEY_COMPOSITE_SEED
+from edgecache._io cimport (
+    IO_OPEN_CREATE,
+    IO_OPEN_EXCLUSIVE,
+    IO_OPEN_READ,
+    IO_OPEN_WRITE,
+    IO_SYNC,
+    IoChannel,
+    IoEngine,
+    IoRequest,
+)
+from edgecache._status cimport Status, raise_for_status
+from edgecache._xxhash cimport xxhash_api
+
+CORRUPT = -EBADMSG
+CHUNK_BYTES = FILE_CHUNK_BYTES
+KEEP_BODY_FILE_BYTES = BODY_FILE_BYTES
+
+cdef enum:
+    SYNC_DEPTH = 64
+    LIST_ROOM_BYTES = 65536
+    LIST_TRIES = 8
+
+
+# ---- whole transfers ---------------------------------------------------------------------------
+
+cdef int tree_name(char* out, const char* directory, const char* leaf,
+                   uint64_t number) noexcept nogil:
+    """`directory/leaf`, with `.number` behind it unless that is 0. 0 or -ENAMETOOLONG."""
+    cdef int length
+    if number == 0:
+        length = snprintf(out, OBJECT_NAME_BYTES, b"%s/%s", directory, leaf)
+    else:
+        length = snprintf(out, OBJECT_NAME_BYTES, b"%s/%s.%u", directory, leaf,
+                          <unsigned int>number)
+    return 0 if 0 < length < OBJECT_NAME_BYTES else -ENAMETOOLONG
+
+
+cdef int64_t tree_write(const Tree* tree, uint32_t file, uint64_t offset, const char* data,
+                        uint64_t size_bytes) noexcept nogil:
+    cdef uint64_t done = 0
+    cdef uint32_t part
+    cdef int64_t moved
+    while done < size_bytes:
+        part = <uint32_t>min(size_bytes - done, <uint64_t>TRANSFER_BYTES)
+        moved = tree.ops.write(tree.engine, file, offset + done, data + done, part)
+        if moved < 0:
+            return moved
+        done += part
+    return 0
+
+
+cdef int64_t tree_read(const Tree* tree, uint32_t file, uint64_t offset, char* data,
+                       uint64_t size_bytes) noexcept nogil:
+    """0, -EBADMSG when the file ends before, or a negative errno."""
+    cdef uint64_t done = 0
+    cdef uint32_t part
+    cdef int64_t moved
+    while done < size_bytes:
+        part = <uint32_t>min(size_bytes - done, <uint64_t>TRANSFER_BYTES)
+        moved = tree.ops.read(tree.engine, file, offset + done, data + done, part)
+        if moved < 0:
+            return moved
+        if moved < part:
+            return -EBADMSG
+        done += part
+    return 0
+
+
+cdef int64_t tree_write_file(const Tree* tree, const char* name, const char* data,
+                             uint64_t size_bytes) noexcept nogil:
+    """Make a new file of these bytes; the space it takes, or a negative errno."""
+    cdef int64_t result
+    cdef int file = tree.ops.open_file(tree.engine, name,
+                                       IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_EXCLUSIVE)
+    if file < 0:
+        return file
+    result = tree_write(tree, <uint32_t>file, 0, data, size_bytes)
+    if result == 0:
+        result = tree.ops.allocated_bytes(tree.engine, <uint32_t>file)
+    tree.ops.close_file(tree.engine, <uint32_t>file)
+    return result
+
+
+cdef int64_t tree_load(const Tree* tree, const char* name, uint64_t limit_bytes,
+                       char** out) noexcept nogil:
+    """Read a whole small file into memory of malloc; its size or a negative errno."""
+    cdef int64_t size, result
+    cdef int file = tree.ops.open_file(tree.engine, name, IO_OPEN_READ)
+    if file < 0:
+        return file
+    size = tree.ops.file_size(tree.engine, <uint32_t>file)
+    result = size
+    if size >= 0 and <uint64_t>size > limit_bytes:
+        result = -EBADMSG
+    if result >= 0:
+        out[0] = <char*>malloc(<size_t>size + 1)
+        result = -ENOMEM if out[0] == NULL else tree_read(tree, <uint32_t>file, 0, out[0],
+                                                          <uint64_t>size)
+    tree.ops.close_file(tree.engine, <uint32_t>file)
+    return result if result < 0 else size
+
+
+# ---- heads, metas and bodies -------------------------------------------------------------------
+
+cdef int64_t tree_load_head(const Tree* tree, const char* directory,
+                            FileHead** out) noexcept nogil:
+    """Read and verify a head; 0 or a negative errno. `out` is memory of malloc, perhaps of -errno.
+    """
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef char* data = NULL
+    cdef int64_t size = tree_name(name, directory, b"meta_internal.bin", 0)
+    if size == 0:
+        size = tree_load(tree, name, <uint64_t>1 << 32, &data)
+    out[0] = <FileHead*>data
+    if size < 0:
+        return size
+    return 0 if file_head_check(tree.api, tree.seed, <FileHead*>data, <uint64_t>size) \
+        else -EBADMSG
+
+
+cdef int64_t tree_read_meta(const Tree* tree, const char* directory, const FileHead* head,
+                            char* out) noexcept nogil:
+    """Read and verify the meta into head.meta_len bytes; 0 or a negative errno."""
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef char* data = NULL
+    cdef int64_t size = tree_name(name, directory, b"meta_header.bin", 0)
+    if head.meta_len == 0:
+        return 0
+    if size == 0:
+        size = tree_load(tree, name, head.meta_len, &data)
+    if size >= 0:
+        if size != head.meta_len or tree.api.bits64(data, <size_t>size, tree.seed) != head.meta_sum:
+            size = -EBADMSG
+        else:
+            memcpy(out, data, <size_t>size)
+    free(data)
+    return size if size < 0 else 0
+
+
+cdef int64_t tree_body_transfer(const Tree* tree, const char* directory, const FileHead* head,
+                                uint64_t offset, char* data, uint64_t size_bytes) noexcept nogil:
+    """Read bytes of the body, from as many files as they lie in; nothing is verified."""
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef uint64_t number, place, part
+    cdef int64_t result = 0
+    cdef int file
+    while size_bytes > 0 and result == 0:
+        number = offset // head.body_file_bytes
+        place = offset % head.body_file_bytes
+        part = min(size_bytes, head.body_file_bytes - place)
+        result = tree_name(name, directory, b"body.bin", number)
+        if result < 0:
+            break
+        file = tree.ops.open_file(tree.engine, name, IO_OPEN_READ)
+        if file < 0:
+            return file
+        result = tree_read(tree, <uint32_t>file, place, data, part)
+        tree.ops.close_file(tree.engine, <uint32_t>file)
+        offset += part
+        data += part
+        size_bytes -= part
+    return result
+
+
+cdef int64_t tree_read_chunks(const Tree* tree, const char* directory, const FileHead* head,
+                              uint64_t first, uint64_t end, char* data) noexcept nogil:
+    """Read and verify whole chunks [first, end) of the body; 0 or a negative errno."""
+    cdef uint64_t begin = first * head.chunk_bytes, number, size
+    cdef char sum[FILE_SUM_BYTES]
+    cdef char* sums = file_head_sums(<FileHead*>head)
+    cdef uint64_t length = min(end * head.chunk_bytes, head.body_len) - begin
+    cdef int64_t result = tree_body_transfer(tree, directory, head, begin, data, length)
+    if result < 0:
+        return result
+    for number in range(first, end):
+        size = min(<uint64_t>head.chunk_bytes, head.body_len - number * head.chunk_bytes)
+        file_chunk_sum(tree.api, tree.seed, data, size, sum)
+        if not sums_equal(sum, sums + number * FILE_SUM_BYTES):
+            return -EBADMSG
+        data += size
+    return 0
+
+
+cdef inline bint sums_equal(const char* first, const char* second) noexcept nogil:
+    cdef int index
+    for index in range(FILE_SUM_BYTES):
+        if first[index] != second[index]:
+            return False
+    return True
+
+
+cdef int64_t tree_check_body_size(const Tree* tree, const char* directory,
+                                  const FileHead* head) noexcept nogil:
+    """Do the files of the body have the sizes that the head says? 0 or a negative errno.
+
+    Before memory is asked for: a size that is only claimed must not take any.
+    """
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef uint64_t number, left = head.body_len, part
+    cdef uint64_t count = max(<uint64_t>1, (head.body_len + head.body_file_bytes - 1)
+                              // head.body_file_bytes)
+    cdef int64_t size
+    cdef int file
+    for number in range(count):
+        part = min(left, head.body_file_bytes)
+        left -= part
+        size = tree_name(name, directory, b"body.bin", number)
+        if size < 0:
+            return size
+        file = tree.ops.open_file(tree.engine, name, IO_OPEN_READ)
+        if file < 0:
+            return file
+        size = tree.ops.file_size(tree.engine, <uint32_t>file)
+        tree.ops.close_file(tree.engine, <uint32_t>file)
+        if size < 0:
+            return size
+        if <uint64_t>size != part:
+            return -EBADMSG
+    return 0
+
+
+cdef int tree_unlink_leaf(const Tree* tree, const char* directory, const char* leaf,
+                          uint64_t number) noexcept nogil:
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef int result = tree_name(name, directory, leaf, number)
+    return result if result < 0 else tree.ops.unlink(tree.engine, name)
+
+
+cdef int tree_unlink_object(const Tree* tree, const char* directory) noexcept nogil:
+    """Remove an object directory and its files; 0 or an errno but -ENOENT."""
+    cdef uint64_t number
+    # The head first: without it the rest is garbage, whatever happens now.
+    cdef int failed = tree_unlink_leaf(tree, directory, b"meta_internal.bin", 0)
+    cdef int result = tree_unlink_leaf(tree, directory, b"meta_header.bin", 0)
+    if result < 0 and result != -ENOENT:
+        failed = result
+    for number in range(BODY_FILES_MAX):
+        result = tree_unlink_leaf(tree, directory, b"body.bin", number)
+        if result == -ENOENT:
+            break
+        if result < 0:
+            failed = result
+    result = tree.ops.unlink(tree.engine, directory)
+    if failed == 0 or failed == -ENOENT:
+        failed = result
+    return 0 if failed == -ENOENT else failed
+
+
+cdef FileHead* head_new(const Tree* tree, const char* key, uint32_t key_len, uint64_t body_len,
+                        const char* meta, uint32_t meta_len) noexcept nogil:
+    """A zeroed head with key, meta and sizes filled in; NULL without memory."""
+    cdef uint64_t chunks = file_chunk_count(body_len, FILE_CHUNK_BYTES)
+    cdef FileHead* head = <FileHead*>calloc(1, file_head_bytes(key_len, chunks))
+    if head == NULL:
+        return NULL
+    head.magic = FILE_MAGIC
+    head.version = FILE_VERSION
+    head.chunk_bytes = FILE_CHUNK_BYTES
+    head.body_file_bytes = BODY_FILE_BYTES
+    head.body_len = body_len
+    head.chunk_count = chunks
+    head.key_len = key_len
+    head.meta_len = meta_len
+    head.meta_sum = tree.api.bits64(meta, meta_len, tree.seed)
+    memcpy(file_head_key(head), key, key_len)
+    return head
+
+
+cdef int64_t tree_write_metas(const Tree* tree, const char* directory, FileHead* head,
+                              const char* meta) noexcept nogil:
+    """Seal the head and write it and the meta; the space both take, or a negative errno."""
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef int64_t space = 0, result
+    file_head_seal(tree.api, tree.seed, head)
+    if head.meta_len > 0:
+        result = tree_name(name, directory, b"meta_header.bin", 0)
+        if result == 0:
+            result = tree_write_file(tree, name, meta, head.meta_len)
+        if result < 0:
+            return result
+        space = result
+    result = tree_name(name, directory, b"meta_internal.bin", 0)
+    if result == 0:
+        result = tree_write_file(tree, name, <char*>head,
+                                 file_head_bytes(head.key_len, head.chunk_count))
+    return result if result < 0 else space + result
+
+
+cdef int64_t tree_write_object(const Tree* tree, const char* directory, FileHead* head,
+                               const char* body, const char* meta) noexcept nogil:
+    """Write a whole object; the space it takes, or a negative errno with nothing left behind."""
+    cdef char name[OBJECT_NAME_BYTES]
+    cdef uint64_t number, offset
+    cdef int64_t space = 0, result = tree.ops.make_directory(tree.engine, directory)
+    if result < 0:
+        return result
+    for number in range(head.chunk_count):
+        offset = number * head.chunk_bytes
+        file_chunk_sum(tree.api, tree.seed, body + offset,
+                       min(<uint64_t>head.chunk_bytes, head.body_len - offset),
+                       file_head_sums(head) + number * FILE_SUM_BYTES)
+    result = tree_name(name, directory, b"body.bin", 0)
+    if result == 0:
+        result = tree_write_file(tree, name, body, head.body_len)
+    if result >= 0:
+        space = result
+        result = tree_write_metas(tree, directory, head, meta)
+    if result < 0:
+        tree_unlink_object(tree, directory)
+        return result
+    return space + result
+
+
+# ---- the Python face ---------------------------------------------------------------------------
+
+cdef bytes hash_bytes(uint64_t low, uint64_t high):
+    """A key hash as its name on disk reads: high half first, big-endian."""
+    cdef unsigned char text[16]
+    cdef int index
+    for index in range(8):
+        text[index] = <unsigned char>(high >> (56 - 8 * index))
+        text[8 + index] = <unsigned char>(low >> (56 - 8 * index))
+    return PyBytes_FromStringAndSize(<char*>text, 16)
+
+
+cdef int place_hash(FileHead* head, bytes hash16) except -1:
+    head.hash_high = int.from_bytes(hash16[:8], "big")
+    head.hash_low = int.from_bytes(hash16[8:], "big")
+    return 0
+
+
+@cython.final
+cdef class ObjectFiles:
+
+    def __cinit__(self, IoEngine engine not None, uint64_t seed):
+        self.engine = engine
+        self.tree.ops = &engine.ops
+        self.tree.engine = engine.state
+        self.tree.api = xxhash_api()
+        self.tree.seed = seed
+
+    cdef object take_head(self, const FileHead* head):
+        return (hash_bytes(head.hash_low, head.hash_high),
+                PyBytes_FromStringAndSize(file_head_key(<FileHead*>head), head.key_len),
+                head.sequence, head.expiry_us, head.created_us, head.body_len, head.flags)
+
+    def hash_of(self, bytes key not None, bint is_composite):
+        """The 16 bytes that name a stored key on disk."""
+        cdef const char* data = key
+        cdef uint64_t seed = self.tree.seed ^ KEY_COMPOSITE_SEED if is_composite else self.tree.seed
+        hash = self.tree.api.bits128(data, <size_t>PyBytes_GET_SIZE(key), seed)
+        return hash_bytes(hash.low, hash.high)
+
+    def write_object(self, bytes name not None, bytes hash16 not None, bytes key not None, value,
+                     bytes meta not None, uint64_t sequence, int64_t expiry_us, int64_t created_us,
+                     uint32_t flags):
+        """Write a whole object into the new directory `name`.
+
+        Returns:
+            The bytes that its files take on the device, or a negative errno.
+        """
+        cdef Py_buffer source
+        cdef FileHead* head
+        cdef const char* directory = name
+        cdef const char* meta_data = meta
+        cdef const char* key_data = key
+        cdef uint32_t key_len = <uint32_t>PyBytes_GET_SIZE(key)
+        cdef uint32_t meta_len = <uint32_t>PyBytes_GET_SIZE(meta)
+        cdef int64_t result = -ENOMEM
+        PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                head = head_new(&self.tree, key_data, key_len, <uint64_t>source.len, meta_data,
+                                meta_len)
+                if head != NULL:
+                    head.sequence = sequence
+                    head.expiry_us = expiry_us
+                    head.created_us = created_us
+                    head.flags = <unsigned short>flags
+            if head != NULL:
+                place_hash(head, hash16)
+                with nogil:
+                    result = tree_write_object(&self.tree, directory, head,
+                                               <const char*>source.buf, meta_data)
+                    free(head)
+        finally:
+            PyBuffer_Release(&source)
+        return result
+
+    def write_metas(self, bytes name not None, bytes hash16 not None, bytes key not None,
+                    uint64_t body_len, bytes sums not None, bytes meta not None, uint64_t sequence,
+                    int64_t expiry_us, int64_t created_us, uint32_t flags,
+                    uint64_t body_file_bytes):
+        """Write head and meta beside a body that is there; the space they take, or -errno.
+
+        Args:
+            sums: The sums of all chunks of the body, 16 bytes each.
+            body_file_bytes: Where the body goes on in the next file.
+        """
+        cdef const char* directory = name
+        cdef const char* meta_data = meta
+        cdef const char* key_data = key
+        cdef int64_t result
+        cdef FileHead* head = head_new(&self.tree, key_data, <uint32_t>PyBytes_GET_SIZE(key),
+                                       body_len, meta_data, <uint32_t>PyBytes_GET_SIZE(meta))
+        if head == NULL:
+            return -ENOMEM
+        if <uint64_t>PyBytes_GET_SIZE(sums) != head.chunk_count * FILE_SUM_BYTES:
+            free(head)
+            return -EBADMSG
+        head.sequence = sequence
+        head.expiry_us = expiry_us
+        head.created_us = created_us
+        head.flags = <unsigned short>flags
+        head.body_file_bytes = body_file_bytes
+        place_hash(head, hash16)
+        memcpy(file_head_sums(head), PyBytes_AS_STRING(sums), <size_t>PyBytes_GET_SIZE(sums))
+        with nogil:
+            result = tree_write_metas(&self.tree, directory, head, meta_data)
+            free(head)
+        return result
+
+    def read_object(self, bytes name not None):
+        """Read and verify a whole object.
+
+        Returns:
+            (hash, key, sequence, expiry_us, created_us, body size, flags, body, meta), or a
+            negative errno: CORRUPT for whatever does not verify.
+        """
+        cdef FileHead* head = NULL
+        cdef const char* directory = name
+        cdef char* body_data
+        cdef char* meta_data
+        cdef int64_t result
+        cdef object body, meta
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &head)
+            if result == 0:
+                result = tree_check_body_size(&self.tree, directory, head)
+        try:
+            if result < 0:
+                return result
+            body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>head.body_len)
+            meta = PyBytes_FromStringAndSize(NULL, head.meta_len)
+            body_data = PyBytes_AS_STRING(body)
+            meta_data = PyBytes_AS_STRING(meta)
+            with nogil:
+                result = tree_read_meta(&self.tree, directory, head, meta_data)
+                if result == 0:
+                    result = tree_read_chunks(&self.tree, directory, head, 0, head.chunk_count,
+                                              body_data)
+            if result < 0:
+                return result
+            return (*self.take_head(head), body, meta)
+        finally:
+            free(head)
+
+    def read_range(self, bytes name not None, uint64_t offset, uint64_t length):
+        """Read and verify a part of a body: (sequence, key, bytes), or a negative errno.
+
+        Clipped at the end of the body. *Cost*: reads whole chunks, one at a time.
+        """
+        cdef FileHead* head = NULL
+        cdef const char* directory = name
+        cdef char* chunk = NULL
+        cdef char* target
+        cdef uint64_t first, number, begin, end
+        cdef int64_t result
+        cdef object found
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &head)
+            if result == 0:
+                result = tree_check_body_size(&self.tree, directory, head)
+        try:
+            if result < 0:
+                return result
+            offset = min(offset, head.body_len)
+            length = min(length, head.body_len - offset)
+            found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+            target = PyBytes_AS_STRING(found)
+            with nogil:
+                chunk = <char*>malloc(head.chunk_bytes)
+                result = -ENOMEM if chunk == NULL else 0
+                first = offset // head.chunk_bytes
+                for number in range(first, file_chunk_count(offset + length, head.chunk_bytes)
+                                    if length else first):
+                    if result < 0:
+                        break
+                    result = tree_read_chunks(&self.tree, directory, head, number, number + 1,
+                                              chunk)
+                    begin = max(offset, number * head.chunk_bytes)
+                    end = min(offset + length, (number + 1) * <uint64_t>head.chunk_bytes)
+                    if result == 0:
+                        memcpy(target + (begin - offset), chunk + (begin - number
+                                                                   * head.chunk_bytes),
+                               end - begin)
+                free(chunk)
+            if result < 0:
+                return result
+            return (head.sequence, PyBytes_FromStringAndSize(file_head_key(head), head.key_len),
+                    found)
+        finally:
+            free(head)
+
+    def read_head(self, bytes name not None):
+        """Read and verify a head, and the sizes of the body's files.
+
+        Returns:
+            (hash, key, sequence, expiry_us, created_us, body size, flags), or a negative errno.
+        """
+        cdef FileHead* head = NULL
+        cdef const char* directory = name
+        cdef int64_t result
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &head)
+            if result == 0:
+                result = tree_check_body_size(&self.tree, directory, head)
+        try:
+            return result if result < 0 else self.take_head(head)
+        finally:
+            free(head)
+
+    def read_meta(self, bytes name not None):
+        """Read and verify the meta: (sequence, key, meta), or a negative errno."""
+        cdef FileHead* head = NULL
+        cdef const char* directory = name
+        cdef char* data
+        cdef int64_t result
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &head)
+        try:
+            if result < 0:
+                return result
+            meta = PyBytes_FromStringAndSize(NULL, head.meta_len)
+            data = PyBytes_AS_STRING(meta)
+            with nogil:
+                result = tree_read_meta(&self.tree, directory, head, data)
+            if result < 0:
+                return result
+            return (head.sequence, PyBytes_FromStringAndSize(file_head_key(head), head.key_len),
+                    meta)
+        finally:
+            free(head)
+
+    def space_of(self, bytes name not None):
+        """The bytes that a file takes on the device, or a negative errno."""
+        cdef const char* path = name
+        cdef int64_t result
+        cdef int file
+        with nogil:
+            result = file = self.tree.ops.open_file(self.tree.engine, path, IO_OPEN_READ)
+            if file >= 0:
+                result = self.tree.ops.allocated_bytes(self.tree.engine, <uint32_t>file)
+                self.tree.ops.close_file(self.tree.engine, <uint32_t>file)
+        return result
+
+    def write_at(self, bytes name not None, uint64_t offset, data):
+        """Write bytes of a file, which is made if needed; 0 or a negative errno."""
+        cdef Py_buffer source
+        cdef const char* path = name
+        cdef int64_t result
+        cdef int file
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                result = file = self.tree.ops.open_file(self.tree.engine, path,
+                                                        IO_OPEN_WRITE | IO_OPEN_CREATE)
+                if file >= 0:
+                    result = tree_write(&self.tree, <uint32_t>file, offset,
+                                        <const char*>source.buf, <uint64_t>source.len)
+                    self.tree.ops.close_file(self.tree.engine, <uint32_t>file)
+        finally:
+            PyBuffer_Release(&source)
+        return result
+
+    def read_at(self, bytes name not None, uint64_t offset, uint64_t length):
+        """Read exactly these bytes of a file: bytes, or a negative errno. Nothing is verified."""
+        cdef const char* path = name
+        cdef int64_t result
+        cdef int file
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+        cdef char* data = PyBytes_AS_STRING(found)
+        with nogil:
+            result = file = self.tree.ops.open_file(self.tree.engine, path, IO_OPEN_READ)
+            if file >= 0:
+                result = tree_read(&self.tree, <uint32_t>file, offset, data, length)
+                self.tree.ops.close_file(self.tree.engine, <uint32_t>file)
+        return result if result < 0 else found
+
+    def load(self, bytes name not None, uint64_t limit_bytes):
+        """Read a whole small file: bytes, or a negative errno."""
+        cdef const char* path = name
+        cdef char* data = NULL
+        cdef int64_t size
+        with nogil:
+            size = tree_load(&self.tree, path, limit_bytes, &data)
+        try:
+            return size if size < 0 else PyBytes_FromStringAndSize(data, size)
+        finally:
+            free(data)
+
+    def save(self, bytes name not None, bytes data not None):
+        """Make a new file of these bytes, durable by itself; 0 or a negative errno."""
+        cdef const char* path = name
+        cdef const char* content = data
+        cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(data)
+        cdef int64_t result
+        cdef int file
+        with nogil:
+            result = file = self.tree.ops.open_file(
+                self.tree.engine, path, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_EXCLUSIVE)
+            if file >= 0:
+                result = tree_write(&self.tree, <uint32_t>file, 0, content, size)
+                if result == 0:
+                    result = self.tree.ops.sync(self.tree.engine, <uint32_t>file)
+                self.tree.ops.close_file(self.tree.engine, <uint32_t>file)
+        return result
+
+    def sum_of(self, data):
+        """The 16 bytes that verify a chunk."""
+        cdef Py_buffer source
+        cdef char out[FILE_SUM_BYTES]
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                file_chunk_sum(self.tree.api, self.tree.seed, <const char*>source.buf,
+                               <uint64_t>source.len, out)
+        finally:
+            PyBuffer_Release(&source)
+        return PyBytes_FromStringAndSize(out, FILE_SUM_BYTES)
+
+    # Names. All return 0 or a negative errno.
+
+    def unlink(self, bytes name not None):
+        """Remove a file or an empty directory."""
+        cdef const char* path = name
+        cdef int result
+        with nogil:
+            result = self.tree.ops.unlink(self.tree.engine, path)
+        return result
+
+    def unlink_object(self, bytes name not None):
+        """Remove an object directory with its files."""
+        cdef const char* path = name
+        cdef int result
+        with nogil:
+            result = tree_unlink_object(&self.tree, path)
+        return result
+
+    def rename(self, bytes source not None, bytes target not None):
+        """Move a file or directory; a file replaces, a directory needs a free or empty target."""
+        cdef const char* first = source
+        cdef const char* second = target
+        cdef int result
+        with nogil:
+            result = self.tree.ops.rename(self.tree.engine, first, second)
+        return result
+
+    def exchange(self, bytes source not None, bytes target not None):
+        """Swap two names in one step."""
+        cdef const char* first = source
+        cdef const char* second = target
+        cdef int result
+        with nogil:
+            result = self.tree.ops.exchange(self.tree.engine, first, second)
+        return result
+
+    def make_directory(self, bytes name not None):
+        """Make a directory: 1; 0: it was there; or a negative errno."""
+        cdef const char* path = name
+        cdef int result
+        with nogil:
+            result = self.tree.ops.make_directory(self.tree.engine, path)
+        return 1 if result == 0 else (0 if result == -EEXIST else result)
+
+    def sync_directory(self, bytes name not None):
+        """Make the names in a directory durable; b"" is the root."""
+        cdef const char* path = name
+        cdef int result
+        with nogil:
+            result = self.tree.ops.sync_directory(self.tree.engine, path)
+        return result
+
+    def list_directory(self, bytes name not None):
+        """The names in a directory, unsorted: a list, or a negative errno."""
+        cdef const char* path = name
+        cdef int64_t needed = LIST_ROOM_BYTES, room
+        cdef char* out = NULL
+        cdef int _try
+        try:
+            for _try in range(LIST_TRIES):
+                room = needed
+                free(out)
+                out = <char*>malloc(<size_t>room)
+                if out == NULL:
+                    return -ENOMEM
+                with nogil:
+                    needed = self.tree.ops.list_directory(self.tree.engine, path, out,
+                                                          <uint64_t>room)
+                if needed < 0:
+                    return needed
+                if needed <= room:
+                    names = PyBytes_FromStringAndSize(out, needed).split(b"\0")
+                    names.pop()
+                    return names
+            return -EIO         # it grew faster than it could be listed
+        finally:
+            free(out)
+
+
+@cython.final
+cdef class FileSyncer:
+
+    def __cinit__(self, IoEngine engine not None):
+        cdef int result
+        self.engine = engine
+        self.channel = NULL
+        self.tree.ops = &engine.ops
+        self.tree.engine = engine.state
+        result = engine.ops.channel_open(engine.state, SYNC_DEPTH, False, &self.channel)
+        if result < 0:
+            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
+
+    def sync(self, list names not None):
+        """Make the bytes of files durable; per name 0 or a negative errno.
+
+        *Cost*: up to 64 requests in flight, so that the file system can join them.
+        """
+        cdef list outcomes = []
+        cdef Py_ssize_t start
+        if self.channel == NULL:
+            return [-EIO] * len(names)
+        for start in range(0, len(names), SYNC_DEPTH):
+            outcomes += self._sync_some(names[start:start + SYNC_DEPTH])
+        return outcomes
+
+    def _sync_some(self, list names):
+        cdef IoRequest requests[SYNC_DEPTH]
+        cdef IoRequest* waiting[SYNC_DEPTH]
+        cdef IoRequest* done[SYNC_DEPTH]
+        cdef int files[SYNC_DEPTH]
+        cdef const char* path
+        cdef uint32_t count = <uint32_t>len(names), index, sent = 0, back = 0
+        cdef int taken = 0
+        for index in range(count):
+            path = names[index]
+            memset(&requests[index], 0, sizeof(IoRequest))
+            with nogil:
+                files[index] = self.tree.ops.open_file(self.tree.engine, path, IO_OPEN_WRITE)
+            requests[index].operation = IO_SYNC
+            requests[index].buffer_index = -1
+            requests[index].result = files[index] if files[index] < 0 else -EIO
+            if files[index] >= 0:
+                requests[index].file = <uint32_t>files[index]
+                waiting[sent] = &requests[index]
+                sent += 1
+        with nogil:
+            index = 0
+            while index < sent or back > 0:
+                if index < sent:
+                    taken = self.tree.ops.submit(self.channel, &waiting[index], sent - index)
+                    if taken < 0:
+                        sent = index        # those not taken keep -EIO
+                    else:
+                        index += <uint32_t>taken
+                        back += <uint32_t>taken
+                if back > 0:
+                    taken = self.tree.ops.reap(self.channel, done, SYNC_DEPTH, 1, -1)
+                    if taken < 0:
+                        break
+                    back -= <uint32_t>taken
+            if back > 0:
+                # A broken channel: closing it waits, so that nothing here is in use any more.
+                self.tree.ops.channel_close(self.channel)
+                self.channel = NULL
+                for index in range(count):
+                    requests[index].result = -EIO
+            for index in range(count):
+                if files[index] >= 0:
+                    self.tree.ops.close_file(self.tree.engine, <uint32_t>files[index])
+        return [requests[index].result for index in range(count)]
+
+    def close(self):
+        """Give the channel back. Idempotent."""
+        cdef IoChannel* channel = self.channel
+        self.channel = NULL
+        if channel != NULL:
+            with nogil:
+                self.tree.ops.channel_close(channel)
+
+    def __dealloc__(self):
+        if self.channel != NULL:
+            with nogil:
+                self.tree.ops.channel_close(self.channel)
