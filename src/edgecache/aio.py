@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from edgecache._core_blob import Blob
     from edgecache._io_memory import MemoryDisk
+    from edgecache.files import FileTier
     from edgecache.metrics import EdgeCacheCollector, StatsSnapshot
 
 __all__ = ["AsyncStorage"]
@@ -133,6 +134,11 @@ class AsyncStorage:
     def config(self) -> Config:
         """The settings that it was opened with."""
         return self._store.config
+
+    @property
+    def files(self) -> FileTier | None:
+        """As `Storage.files`; its methods block."""
+        return self._store.files
 
     @property
     def closed(self) -> bool:

@@ -8,6 +8,8 @@ import re
 ROOT_FILE = b"files.edge"
 ROOT_FILE_COPY = b"files.edge.copy"
 ORDER_FILE = b"order.edge"
+# There while a store is open, and after a crash.
+OPEN_MARK = b"open.edge"
 TEMPORARY = b"tmp"
 LOG_ROOT_FILE = b"superblock"
 

@@ -27,7 +27,7 @@ from edgecache.errors import (
     NoSpaceError,
     StoreClosedError,
 )
-from edgecache.files.names import object_name, parent_name
+from edgecache.files.names import TEMPORARY, object_name, parent_name
 from edgecache.files.order import save_order
 from edgecache.files.removal import remove_tree
 from edgecache.files.state import Change, TierState
@@ -111,12 +111,14 @@ class Publisher:
                 self._wake.wait(left_s)
             return self._outcome
 
-    def stop(self, *, flush: bool) -> None:
-        """End the thread, after a last round or at once. Idempotent."""
+    def stop(self, *, flush: bool) -> bool:
+        """End the thread, after a last round or at once; whether everything is durable."""
+        is_clean = flush
         if flush and self._thread.is_alive():
             try:
                 self.sync()
             except EdgeCacheError:
+                is_clean = False
                 _log.warning("closing: not everything could be written", exc_info=True)
         with self._wake:
             self._is_stopping = True
@@ -124,6 +126,7 @@ class Publisher:
         self._thread.join()
         with self._wake:
             self._wake.notify_all()
+        return is_clean
 
     # The thread
 
@@ -265,7 +268,8 @@ class Publisher:
         # Unless others are in it; the publisher alone moves objects there, so nobody comes now.
         is_gone = state.files.unlink(parent) == 0
         state.fan_out -= is_gone
-        self._unsynced.add(parent[:2] if is_gone else parent)
+        # Of a parent that is gone, the move out of it is made durable by where it went.
+        self._unsynced.update((TEMPORARY, parent[:2]) if is_gone else (parent,))
         return 0
 
     def _publish(self, hash16: bytes, change: Change) -> int:

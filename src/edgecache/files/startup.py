@@ -24,7 +24,10 @@ NOT_AN_OBJECT = frozenset(
     )
 )  # fmt: skip
 KNOWN = frozenset(
-    (b"lock", names.ROOT_FILE, names.ROOT_FILE_COPY, names.ORDER_FILE, names.TEMPORARY)
+    (
+        b"lock", names.ROOT_FILE, names.ROOT_FILE_COPY, names.ORDER_FILE, names.OPEN_MARK,
+        names.TEMPORARY,
+    )
 )
 
 _log = logging.getLogger("edgecache.files")
@@ -41,6 +44,8 @@ def load_tree(state: TierState, progress: Progress | None) -> None:
     begin_s = time.monotonic()
     report = state.report
     _remove_orphans(state)
+    # After a crash names may be seen that are not durable yet.
+    was_open = state.files.save(names.OPEN_MARK, b"") != 0
     found: list[Found] = []
     listed = state.files.list_directory(b"")
     tops = [] if isinstance(listed, int) else sorted(listed)
@@ -48,10 +53,15 @@ def load_tree(state: TierState, progress: Progress | None) -> None:
     report.foreign = sum(not names.FAN_OUT.match(name) and name not in KNOWN for name in tops)
     tops = [name for name in tops if names.FAN_OUT.match(name)]
     for number, top in enumerate(tops, 1):
-        for name in _objects(state, top):
+        for name in _objects(state, top, was_open):
             _look_at(state, name, found)
+        if was_open:
+            state.files.sync_directory(top)
         if progress is not None:
             progress(number, len(tops))
+    if was_open:
+        state.files.sync_directory(names.TEMPORARY)
+        state.files.sync_directory(b"")
     _enter(state, found)
     report.duration_us = int((time.monotonic() - begin_s) * 1e6)
     _log.info(
@@ -70,7 +80,7 @@ def _remove_orphans(state: TierState) -> None:
         state.report.orphans += 1
 
 
-def _objects(state: TierState, top: bytes) -> Iterator[bytes]:
+def _objects(state: TierState, top: bytes, was_open: bool) -> Iterator[bytes]:
     """The names of objects below one directory of the root; what cannot be one is removed."""
     for middle in _listed(state, top):
         inner = b"%b/%b" % (top, middle)
@@ -83,6 +93,8 @@ def _objects(state: TierState, top: bytes) -> Iterator[bytes]:
                 yield name
             else:
                 _discard(state, name)
+        if was_open:
+            state.files.sync_directory(inner)
 
 
 def _listed(state: TierState, name: bytes) -> list[bytes]:

@@ -110,8 +110,9 @@ class FileTier:
         """Publish, sync and stop; idempotent. What cannot be written is lost and logged."""
         if not self._is_closed:
             self._is_closed = True
-            self._publisher.stop(flush=True)
-            self._publisher.save_order()
+            is_clean = self._publisher.stop(flush=True)
+            if self._publisher.save_order() == 0 and is_clean:
+                self._files.unlink(names.OPEN_MARK)
             self._engine.close()
 
     def abandon(self) -> None:
