@@ -24,6 +24,9 @@ from edgecache._xxhash cimport Hash128
 
 # The key hash as its name on disk.
 cdef bytes lower_hash(Hash128 hash)
+# Version of the key's RAM item; 0: there is none.
+cdef uint32_t lower_ram_version(CoreBase store, Hash128 hash, const char* key,
+                                uint32_t key_len) noexcept
 # Make a value the RAM tier's, or only remove what it has when there is no room for it. Whoever
 # calls holds the key's lock.
 cdef bint lower_store_ram(CoreBase store, Hash128 hash, const char* key, uint32_t key_len,

@@ -18,8 +18,9 @@ from edgecache._change cimport (
 )
 from edgecache._core_base cimport CoreBase
 from edgecache._evict cimport evict_admits
-from edgecache._shard cimport Shard, shard_at, shard_number
-from edgecache._sync cimport ec_now_coarse_us
+from edgecache._memory cimport memory_item
+from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_now_coarse_us
 from edgecache._xxhash cimport Hash128
 
 
@@ -30,6 +31,19 @@ cdef bytes lower_hash(Hash128 hash):
         text[index] = <unsigned char>(hash.high >> (56 - 8 * index))
         text[8 + index] = <unsigned char>(hash.low >> (56 - 8 * index))
     return PyBytes_FromStringAndSize(<char*>text, 16)
+
+
+cdef uint32_t lower_ram_version(CoreBase store, Hash128 hash, const char* key,
+                                uint32_t key_len) noexcept:
+    cdef Shard* shard = shard_at(&store.shards, shard_number(&store.shards, hash.high))
+    cdef Probe probe
+    cdef uint32_t version = 0
+    ec_lock_acquire(&shard.lock)
+    shard_probe(store.shards.base, shard, hash.low, key, key_len, &probe)
+    if probe.ram:
+        version = memory_item(store.shards.base, &shard.memory, probe.ram).version
+    ec_lock_release(&shard.lock)
+    return version
 
 
 cdef bint lower_store_ram(CoreBase store, Hash128 hash, const char* key, uint32_t key_len,

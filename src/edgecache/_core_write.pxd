@@ -29,5 +29,5 @@ cdef class CoreWrite(CoreBlob):
     cdef bint remove(self, KeyView* view) except -1
     cdef int store_lower(self, KeyView* view, const char* value, uint64_t value_len,
                          const char* meta, uint32_t meta_len, int64_t expiry_us, uint32_t flags,
-                         uint64_t expected_sequence) except -1
+                         uint32_t expected_version, uint64_t expected_sequence) except -1
     cdef bint remove_ram(self, KeyView* view) except -1

@@ -45,7 +45,7 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
     CoreBase,
 )
-from edgecache._core_lower cimport lower_hash, lower_store_ram
+from edgecache._core_lower cimport lower_hash, lower_ram_version, lower_store_ram
 from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport meta_tag_count
 from edgecache._status cimport Status, raise_for_status
@@ -149,7 +149,7 @@ cdef class CoreWrite(CoreBlob):
             if not block:
                 return WOULD_BLOCK
             return self.store_lower(view, value, value_len, meta, meta_len, expiry_us, flags,
-                                    expected_location)
+                                    expected_version, expected_location)
         if self.is_composite:
             flags |= CHANGE_COMPOSITE
         change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size, flags)
@@ -200,7 +200,7 @@ cdef class CoreWrite(CoreBlob):
 
     cdef int store_lower(self, KeyView* view, const char* value, uint64_t value_len,
                          const char* meta, uint32_t meta_len, int64_t expiry_us, uint32_t flags,
-                         uint64_t expected_sequence) except -1:
+                         uint32_t expected_version, uint64_t expected_sequence) except -1:
         """`store` for a lower tier: written there without a lock, then entered there and in RAM."""
         cdef bytes hash16 = lower_hash(view.hash)
         cdef object ticket, source
@@ -214,7 +214,11 @@ cdef class CoreWrite(CoreBlob):
         finally:
             source.release()
         with self.lower.lock(hash16):
-            if flags & CHANGE_IF_SAME and self.lower.sequence(hash16) != expected_sequence:
+            # A version that only RAM has is told by its own number: the tier below has none for it.
+            if flags & CHANGE_IF_SAME and (
+                    self.lower.sequence(hash16) != expected_sequence or
+                    (expected_sequence == 0 and expected_version != lower_ram_version(
+                        self, view.hash, view.data, <uint32_t>view.size))):
                 self.lower.drop(ticket)
                 return NOT_SAME
             if not self.lower.enter(ticket):
@@ -305,6 +309,20 @@ cdef class CoreWrite(CoreBlob):
                             PyBytes_AS_STRING(meta), <uint32_t>PyBytes_GET_SIZE(meta), expiry_us,
                             flags, True, version, location)
         return None if result == NOT_SAME else result == STORED
+
+    def put_encoded(self, key, bytes value not None, bytes meta not None, int64_t expiry_us):
+        """Put what `read_entry` of another store returned; True, or False: shed and counted."""
+        cdef KeyView view
+        cdef object _owner
+        cdef uint32_t flags = 0
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        self.check_size(PyBytes_GET_SIZE(value))
+        if PyBytes_GET_SIZE(meta) and meta_tag_count(PyBytes_AS_STRING(meta)):
+            flags |= CHANGE_TAGGED
+        return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value),
+                          PyBytes_AS_STRING(meta), <uint32_t>PyBytes_GET_SIZE(meta), expiry_us,
+                          flags, True, 0, 0) == STORED
 
     def expiry_at(self, ttl):
         """When a lifetime of `ttl` seconds from now ends, in us since the epoch; 0: never."""

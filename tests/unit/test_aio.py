@@ -19,14 +19,15 @@ from edgecache._core import Core
 from edgecache._io_memory import MemoryDisk
 from edgecache._testing_io import hold, release
 
-ENGINES = ("memory", "threads", "auto")
+ENGINES = ("memory", "threads", "auto", "files")
 
 # Names of the engine that layers above it use; no part of the API.
 ENGINE_NAMES = {
     "abandon", "check", "clear_all", "counters", "encode_meta", "needs_disk", "peek",
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
-    "walk_memory", "walk_region", "attach",
+    "walk_memory", "walk_region", "attach", "has_lower", "put_encoded", "scrub_lower",
+    "walk_lower",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
 NOT_AWAITED = {"memoize", "config", "closed"}
@@ -35,6 +36,11 @@ NOT_AWAITED = {"memoize", "config", "closed"}
 def config_of(engine: str, root: Path) -> Config:
     if engine == "memory":
         return Config(io="memory", memory="2MiB", disk="64MiB", shards=1)
+    if engine == "files":
+        return Config(
+            root=str(root), memory="2MiB", disk="256MiB", shards=1, layout="files",
+            flush_interval=0.01,
+        )  # fmt: skip
     return Config.from_dict(
         {"root": str(root), "io": engine, "memory": "2MiB", "disk": "64MiB", "shards": 1}
     )
