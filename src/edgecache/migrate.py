@@ -182,9 +182,9 @@ def all_keys(store: Storage) -> Iterator[bytes]:
     store.walk_begin()
     try:
         for shard in range(store.shard_count):
-            yield from store.walk_memory(shard)
+            yield from store.walk_memory(shard, b"")
         for region in range(store.region_count):
-            yield from store.walk_region(region)[0]
+            yield from store.walk_region(region, b"")[0]
         yield from store.walk_lower()
     finally:
         store.walk_end()

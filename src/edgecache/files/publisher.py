@@ -248,6 +248,7 @@ class Publisher:
             if code == 0:
                 with state.mutex:
                     del state.changes[hash16]
+                    state.publishing -= bool(change.place)
         if code and change.place:
             self._give_up(hash16, change, code)
         return code

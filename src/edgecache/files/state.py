@@ -111,8 +111,8 @@ class TierState:
 
     __slots__ = (
         "budget_bytes", "changes", "counters", "discards", "failures", "fan_out", "files", "index",
-        "key_locks", "last_errno", "mutex", "next_probe_s", "places", "report", "reserved_bytes",
-        "room", "trash_bytes",
+        "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing", "report",
+        "reserved_bytes", "room", "trash_bytes",
     )  # fmt: skip
 
     def __init__(self, files: ObjectFiles, budget_bytes: int) -> None:
@@ -121,6 +121,7 @@ class TierState:
         self.budget_bytes = budget_bytes
         self.places = Places()
         self.changes: dict[bytes, Change] = {}
+        self.publishing = 0  # changes that publish something
         self.discards: list[tuple[int, int]] = []  # (place, bytes) that nobody wants any more
         self.reserved_bytes = 0
         self.trash_bytes = 0
@@ -142,9 +143,9 @@ class TierState:
     @property
     def kept_bytes(self) -> int:
         """What it takes when everything that is to be removed is."""
-        return (
-            int(self.index.used_bytes) + self.reserved_bytes + self.fan_out * names.FAN_OUT_BYTES
-        )
+        # What is to be published may need two directories above it.
+        directories = self.fan_out + 2 * self.publishing
+        return int(self.index.used_bytes) + self.reserved_bytes + directories * names.FAN_OUT_BYTES
 
     @property
     def is_read_only(self) -> bool:
@@ -195,6 +196,8 @@ class TierState:
                 if before.place:
                     self.discards.append((before.place, before.space))
                     self.trash_bytes += before.space
+                self.publishing -= bool(before.place)
+            self.publishing += bool(place)
             if place or published or before is not None:
                 self.changes[hash16] = Change(place, sequence, space, published, leaves)
 

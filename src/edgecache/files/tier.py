@@ -236,7 +236,7 @@ class FileTier:
             + names.blocks(len(key) + 256 + size // 250_000)
             + names.blocks(len(meta))
             + names.overhead_bytes(bool(meta))
-            + names.FAN_OUT_BYTES
+            + 2 * names.FAN_OUT_BYTES
         )
         ticket.shed = self.reserve(needed)
         if ticket.shed:
