@@ -1,9 +1,9 @@
 """Root: the RAM tier over a lower tier that is a Python object (layout "files").
 
-`CoreBase.lower` is None or has these methods (`edgecache.files.FileTier`); a hash is the 16 bytes of
-`lower_hash`, a key the bytes that are hashed:
+`CoreBase.lower` is None or has these methods (`edgecache.files.FileTier`); a hash is the 16 bytes
+of `lower_hash`, a key the bytes that are hashed:
 
-    lock(hash) -> context manager       of the key: its version in the tier and in RAM change together
+    lock(hash) -> context manager       of a key: its versions here and in RAM change together
     contains(hash) -> bool              no I/O
     exists(hash) -> bool                as that, and not expired; no I/O
     sequence(hash) -> int               of the current version; 0: there is none

@@ -1,9 +1,9 @@
 """Objects of the file layout on an I/O engine: writing, reading and verifying their files.
 
 An object is a directory with `body.bin` (and `body.bin.1` ... for what lies beyond 8 TiB),
-`meta_internal.bin` (the head, `_files_format.pxd`) and, when it has a meta, `meta_header.bin`. Names
-are relative to the root of the engine. Nothing here knows which object is current: that is the
-business of `edgecache.files`.
+`meta_internal.bin` (the head, `_files_format.pxd`) and, when it has a meta, `meta_header.bin`.
+Names are relative to the root of the engine. Nothing here knows which object is current: that is
+the business of `edgecache.files`.
 
 Invariants:
 
@@ -13,23 +13,9 @@ Invariants:
    chunk of the body by its own. Anything else is -EBADMSG.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-
 from edgecache._files_format cimport FileHead
-from edgecache._io cimport IoChannel, IoEngine, IoEngineOps
-from edgecache._xxhash cimport XxhashApi
-
-cdef enum:
-    OBJECT_NAME_BYTES = 192
-    # Of one system call, so that a killed process or a fault does not wait for more.
-    TRANSFER_BYTES = 8388608
-    BODY_FILES_MAX = 64
-
-cdef struct Tree:                       # process-local
-    const IoEngineOps* ops
-    void* engine
-    const XxhashApi* api
-    uint64_t seed
+from edgecache._files_tree cimport Tree
+from edgecache._io cimport IoChannel, IoEngine
 
 cdef class ObjectFiles:
     """The files of objects below the root of one engine.

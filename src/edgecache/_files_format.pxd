@@ -1,5 +1,6 @@
-"""Kernel: meta_internal.bin, the head of an object of the file layout. Normative: docs/format-files.md.
+"""Kernel: meta_internal.bin, the head of an object of the file layout.
 
+Normative: docs/format-files.md.
 All integers are little-endian.
 
     FileHead, 128 bytes                                            (docs/format-files.md, "Head")

@@ -2,10 +2,10 @@
 
     report = migrate(detect_config("old"), detect_config("old").replace(root="new", layout="files"))
 
-Every live entry is read from the source, put into the target with its meta and its expiry, and, after
-the target was closed and opened again, read back from there and compared byte for byte. What the
-target has already is not written again, so an interrupted migration is finished by running it again.
-The source keeps everything.
+Every live entry is read from the source, put into the target with its meta and its expiry, and,
+after the target was closed and opened again, read back from there and compared byte for byte. What
+the target has already is not written again, so an interrupted migration is finished by running it
+again. The source keeps everything.
 """
 
 from __future__ import annotations
@@ -254,9 +254,8 @@ class RichBar:
     """A bar per phase, drawn by rich."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
-        from rich.progress import TimeRemainingColumn
 
         self._shown = RichProgress(
             TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(),
@@ -303,8 +302,7 @@ def _make_bar() -> Bar:
 def target_config(
     source: Config, root: str, layout: str, disk: str | None = None, **changes: object
 ) -> Config:
-    """Return a configuration for the target: room for what the source has, unless `disk` is given.
-    """
+    """Return a configuration for a target; by default with room for what the source has."""
     size: object = disk
     if disk is None:
         with Storage(source) as store:
@@ -329,7 +327,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("source", help="root directory of the cache")
     parser.add_argument("target", help="root directory to make")
-    parser.add_argument("--to", choices=("log", "files"), required=True, help="layout of the target")
+    parser.add_argument(
+        "--to", choices=("log", "files"), required=True, help="layout of the target"
+    )
     parser.add_argument("--disk", help='disk budget of the target, such as "100GiB"')
     parser.add_argument("--namespace", default="", help="namespace of the entries")
     return parser.parse_args(argv)

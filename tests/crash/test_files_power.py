@@ -33,9 +33,7 @@ def store_of(rng: random.Random) -> dict[str, Any]:
 
 
 def torture(seed: int, disk: MemoryDisk, keys: int) -> Tortured:
-    return Tortured(
-        seed, disk=disk, keys=keys, store=store_of(random.Random(seed)), layout="files"
-    )
+    return Tortured(seed, disk=disk, keys=keys, store=store_of(random.Random(seed)), layout="files")
 
 
 def exercise(store: Tortured, steps: int) -> None:

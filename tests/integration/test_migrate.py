@@ -46,9 +46,7 @@ def read_all(config: Config, keys: list[str]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("source", "target"), LAYOUTS)
-def test_every_entry_arrives_with_meta_and_expiry(
-    tmp_path: Path, source: str, target: str
-) -> None:
+def test_every_entry_arrives_with_meta_and_expiry(tmp_path: Path, source: str, target: str) -> None:
     values = fill(tmp_path / "old", source)
     old = detect_config(tmp_path / "old")
     assert old.layout == source

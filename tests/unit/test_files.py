@@ -22,8 +22,8 @@ LEAVES = ("body.bin", "meta_internal.bin", "meta_header.bin")
 
 def config_of(root: Path | None, **changes: object) -> Config:
     options: dict[str, object] = {
-        "root": root and str(root), "layout": "files", "memory": "1MiB", "disk": "64MiB", "shards": 1,
-        "flush_interval": 0.005,
+        "root": root and str(root), "layout": "files", "memory": "1MiB", "disk": "64MiB",
+        "shards": 1, "flush_interval": 0.005,
     }  # fmt: skip
     return Config.from_dict({**options, **changes})
 
@@ -98,7 +98,7 @@ def test_without_an_exchange_an_overwrite_still_works(tmp_path: Path) -> None:
             assert store.put("key", b"%d" % number)
             store.sync()
         assert store.counters()["exchange_fallbacks"] == 4
-        assert [p / "body.bin" for p in objects_in(root)][0].read_bytes() == b"4"
+        assert (objects_in(root)[0] / "body.bin").read_bytes() == b"4"
     with Storage(config_of(root)) as store:
         assert store.get("key") == b"4"
 
@@ -434,9 +434,7 @@ def test_reading_while_others_replace_and_delete_is_never_wrong(tmp_path: Path) 
 # A sick disk
 
 
-@pytest.mark.parametrize(
-    ("code", "reason"), [(errno.ENOSPC, "no_space"), (errno.EIO, "io_error")]
-)
+@pytest.mark.parametrize(("code", "reason"), [(errno.ENOSPC, "no_space"), (errno.EIO, "io_error")])
 def test_a_write_that_fails_is_shed_by_its_reason(code: int, reason: str) -> None:
     disk = MemoryDisk()
     config = Config(io="memory", layout="files", memory="1MiB", disk="64MiB")
@@ -472,9 +470,7 @@ def test_a_disk_that_keeps_failing_is_read_only_and_comes_back() -> None:
 
 def test_a_sync_that_fails_says_so_and_brings_no_older_value_back() -> None:
     disk = MemoryDisk()
-    config = Config(
-        io="memory", layout="files", memory="1MiB", disk="64MiB", flush_interval=3600
-    )
+    config = Config(io="memory", layout="files", memory="1MiB", disk="64MiB", flush_interval=3600)
     with Storage(config, disk=disk) as store:
         assert store.put("key", b"old")
         store.sync()
@@ -513,7 +509,13 @@ def test_a_range_is_read_and_a_body_can_be_sent(tmp_path: Path) -> None:
         assert store.put("key", body)
         tier = tier_of(store)
         hash16 = tier.hash_of(b"key")
-        for start, length in ((0, 10), (4 * MIB - 3, 7), (9 * MIB, 100), (len(body), 5), (0, 1 << 40)):
+        for start, length in (
+            (0, 10),
+            (4 * MIB - 3, 7),
+            (9 * MIB, 100),
+            (len(body), 5),
+            (0, 1 << 40),
+        ):
             assert tier.read_range(hash16, b"key", start, length) == body[start : start + length]
         for _ in range(2):
             descriptor, offset, size = tier.open_range(b"key")
@@ -575,8 +577,9 @@ def test_a_body_goes_on_in_further_files(tmp_path: Path) -> None:
             "body.bin", "body.bin.1", "body.bin.2", "meta_internal.bin",
         }  # fmt: skip
         assert store.get("key") == body
-        assert tier.read_range(tier.hash_of(b"key"), b"key", 8 * MIB - 9, 30) == (
-            body[8 * MIB - 9 : 8 * MIB + 21]
+        assert (
+            tier.read_range(tier.hash_of(b"key"), b"key", 8 * MIB - 9, 30)
+            == (body[8 * MIB - 9 : 8 * MIB + 21])
         )
         with pytest.raises(errors.EntryNotFoundError):
             tier.open_range(b"key")
@@ -618,5 +621,3 @@ def test_touch_and_soft_purge_over_what_only_ram_has(tmp_path: Path) -> None:
         assert tier.exists(tier.hash_of(b"key"))
         assert store.purge_tag("tag", soft=True) == 1
         assert store.get("key") is None
-
-

@@ -43,5 +43,3 @@ def load_order(files: ObjectFiles) -> tuple[int, list[tuple[bytes, int]]]:
         return 0, []
     starts = range(HEADER.size, len(body), ENTRY_BYTES)
     return sequence, [(body[start : start + 16], body[start + 16]) for start in starts]
-
-

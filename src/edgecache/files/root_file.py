@@ -25,6 +25,7 @@ VERSION = 1
 FIELDS = struct.Struct("<8sIIQQ16s")
 SUM_BYTES = 16
 SUM_SEED = 0
+UNREADABLE = (errno.EIO, errno.EACCES, errno.ENOMEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +76,10 @@ def open_root(engine: IoEngine) -> LayoutRoot:
             found="log",
             hint="use layout: log, or convert it with `edgecache migrate`",
         )
-    for outcome in found:
-        if isinstance(outcome, int) and -outcome in (errno.EIO, errno.EACCES, errno.ENOMEM):
-            # Not a damaged root but a sick disk: to write a new seed would lose every object.
-            if not any(seeds):
-                raise DiskIOError("cannot read the root file", errno=-outcome)
+    sick = [-code for code in found if isinstance(code, int) and -code in UNREADABLE]
+    if sick and not any(seeds):
+        # Not a damaged root but a sick disk: to write a new seed would lose every object.
+        raise DiskIOError("cannot read the root file", errno=sick[0])
     known = next((seed for seed in seeds if seed is not None), None)
     seed = int.from_bytes(os.urandom(8), "little") | 1 if known is None else known
     if None in seeds:

@@ -25,7 +25,11 @@ NOT_AN_OBJECT = frozenset(
 )  # fmt: skip
 KNOWN = frozenset(
     (
-        b"lock", names.ROOT_FILE, names.ROOT_FILE_COPY, names.ORDER_FILE, names.OPEN_MARK,
+        b"lock",
+        names.ROOT_FILE,
+        names.ROOT_FILE_COPY,
+        names.ORDER_FILE,
+        names.OPEN_MARK,
         names.TEMPORARY,
     )
 )
@@ -125,10 +129,7 @@ def _look_at(state: TierState, name: bytes, found: list[Found]) -> None:
         return
     hash16, key, sequence, expiry_us, _, body_len, flags = head
     is_composite = bool(flags & FLAG_COMPOSITE)
-    if (
-        name[6:] != hash16.hex().encode()
-        or state.files.hash_of(key, is_composite) != hash16
-    ):
+    if name[6:] != hash16.hex().encode() or state.files.hash_of(key, is_composite) != hash16:
         _discard(state, name)
         return
     if expiry_us and expiry_us <= time.time_ns() // 1000:

@@ -5,8 +5,8 @@ Invariants (`mutex` guards the plain fields, the key locks guard what concerns o
 1. `changes` has, for each key whose object on disk is not what the index says, what is to be done:
    publish a directory of `tmp`, or remove what is published. The publisher alone does it, under the
    key's lock, and takes the change out when it is done.
-2. `used_bytes` is what this tier takes on the device, or will take at once: current versions, writes
-   on their way, what waits to be removed, and the directories above the objects.
+2. `used_bytes` is what this tier takes on the device, or will take at once: current versions,
+   writes on their way, what waits to be removed, and the directories above the objects.
 3. Lock order: key lock, mutex. The mutex is never held across I/O.
 """
 

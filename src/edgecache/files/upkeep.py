@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edgecache.errors import MetaFormatError
 from edgecache.files.startup import NOT_AN_OBJECT
 from edgecache.files.state import FLAG_TAGGED
-from edgecache.errors import MetaFormatError
 from edgecache.meta import Meta
 
 if TYPE_CHECKING:
