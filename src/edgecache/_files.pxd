@@ -37,3 +37,4 @@ cdef class FileSyncer:
     cdef Tree tree
     cdef IoEngine engine
     cdef IoChannel* channel
+    cdef bint has_syncfs

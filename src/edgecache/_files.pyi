@@ -9,6 +9,7 @@ __test__: dict[str, str]
 CORRUPT: int
 CHUNK_BYTES: int
 KEEP_BODY_FILE_BYTES: int
+SYNCFS_REPORTS: bool
 
 # Where a result is `... | int`, an int is a negative errno.
 _Head = tuple[bytes, bytes, int, int, int, int, int]
@@ -70,5 +71,6 @@ class ObjectFiles:
 @final
 class FileSyncer:
     def __new__(cls, engine: IoEngine) -> FileSyncer: ...
+    def sync_all(self) -> int: ...
     def sync(self, names: list[bytes]) -> list[int]: ...
     def close(self) -> None: ...
