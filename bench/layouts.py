@@ -2,9 +2,10 @@
 
     python -m bench.layouts [--megabytes 64] [--repeat 3] [--sizes 1KiB,16KiB] [--json out.json]
 
-Per size and layout: puts until a sync is over, gets of what is on disk only (from the page cache for
-files, by O_DIRECT for regions, as each layout does by default), and bytes on disk per byte of value.
-The layouts take turns; shown are medians, and the ratio of files to log (times: below 1 is faster).
+Per size and layout: puts until a sync is over, gets of what is on disk only (from the page cache
+for files, by O_DIRECT for regions, as each layout does by default), and bytes on disk per byte of
+value. The layouts take turns; shown are medians, and the ratio of files to log (times: below 1 is
+faster).
 """
 
 from __future__ import annotations

@@ -232,7 +232,8 @@ class Publisher:
         except OSError as error:
             return [-(error.errno or errno.EIO)] * len(names)
         if outcomes and outcomes[0] == -errno.EIO:
-            self._take_syncer().close()  # perhaps the channel is broken: the next round takes a new one
+            # Perhaps the channel is broken: the next round takes a new one.
+            self._take_syncer().close()
             self._syncer = None
         return outcomes
 
@@ -371,12 +372,14 @@ class Publisher:
         if code:
             self._state.last_errno = code
             self._outdated.append((name, space))
+            self._state.is_stuck = True
             return
         self._count_removed(space)
 
     def _count_removed(self, space: int) -> None:
         with self._state.room:
             self._state.trash_bytes -= space
+            self._state.is_stuck = False
             self._state.room.notify_all()
 
     def _save_order_if_due(self, has_news: bool) -> None:

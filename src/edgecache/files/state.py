@@ -111,7 +111,7 @@ class TierState:
 
     __slots__ = (
         "budget_bytes", "changes", "counters", "discards", "failures", "fan_out", "files", "index",
-        "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing", "report",
+        "is_stuck", "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing", "report",
         "reserved_bytes", "room", "trash_bytes",
     )  # fmt: skip
 
@@ -131,6 +131,7 @@ class TierState:
         self.key_locks = [threading.RLock() for _ in range(LOCK_COUNT)]
         self.mutex = threading.Lock()
         self.room = threading.Condition(self.mutex)  # something was removed
+        self.is_stuck = False  # the last removal failed: room will not come by waiting
         self.failures = 0
         self.last_errno = 0
         self.next_probe_s = 0.0

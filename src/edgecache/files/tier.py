@@ -362,6 +362,9 @@ class FileTier:
                     return ""
                 now_s = time.monotonic()
                 deadline_s = deadline_s or now_s + self._block_timeout_s
+                if state.is_stuck:
+                    self._publisher.kick(urgent=True)
+                    return "io_error"
                 if now_s >= deadline_s:
                     return "backpressure"
                 self._publisher.kick(urgent=True)
