@@ -111,8 +111,8 @@ class TierState:
 
     __slots__ = (
         "budget_bytes", "changes", "counters", "discards", "failures", "fan_out", "files", "index",
-        "is_stuck", "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing", "report",
-        "reserved_bytes", "room", "trash_bytes",
+        "is_stuck", "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing",
+        "report", "reserved_bytes", "room", "trash_bytes",
     )  # fmt: skip
 
     def __init__(self, files: ObjectFiles, budget_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -44,6 +45,7 @@ class ObjectWriter:
             self._place = state.places.take()
         self._name = state.places.name(self._place)
         _raise_for(state.files.make_directory(self._name), "cannot begin an object")
+        self._process = os.getpid()
         self._is_open = True
 
     @property
@@ -214,7 +216,8 @@ class ObjectWriter:
         return names.BODY if number == 0 else b"%b.%d" % (names.BODY, number)
 
     def __del__(self) -> None:
-        if getattr(self, "_is_open", False):
+        # A child of fork() must not wait for a lock that another thread of its parent held.
+        if getattr(self, "_is_open", False) and self._process == os.getpid():
             self.abort()
 
 
