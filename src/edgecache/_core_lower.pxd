@@ -9,7 +9,8 @@ of `lower_hash`, a key the bytes that are hashed:
     sequence(hash) -> int               of the current version; 0: there is none
     get(hash, key) -> (value, meta, expiry_us, sequence) | None
     write(hash, key, value, meta, expiry_us, flags) -> ticket        the new version, not yet seen
-    enter(ticket), drop(ticket)         make it the current one (under the lock), or give it up
+    enter(ticket) -> bool               make it the current one (under the lock); False: shed
+    drop(ticket)                        give it up, unless it was entered
     delete(hash, was_in_ram) -> bool             whether there was a live one (under the lock)
     sync(), flush(), clear(), checkpoint(), close(), abandon(), counters() -> dict, check() -> list
 

@@ -213,13 +213,23 @@ cdef class CoreWrite(CoreBlob):
                 (1 if flags & CHANGE_TAGGED else 0) | (2 if self.is_composite else 0))
         finally:
             source.release()
+        # The ticket is entered or dropped, also when a signal's handler raises in between.
+        try:
+            return self.enter_lower(view, hash16, ticket, value, value_len, meta, meta_len,
+                                    expiry_us, flags, expected_version, expected_sequence)
+        finally:
+            self.lower.drop(ticket)
+
+    cdef int enter_lower(self, KeyView* view, bytes hash16, object ticket, const char* value,
+                         uint64_t value_len, const char* meta, uint32_t meta_len,
+                         int64_t expiry_us, uint32_t flags, uint32_t expected_version,
+                         uint64_t expected_sequence) except -1:
         with self.lower.lock(hash16):
             # A version that only RAM has is told by its own number: the tier below has none for it.
             if flags & CHANGE_IF_SAME and (
                     self.lower.sequence(hash16) != expected_sequence or
                     (expected_sequence == 0 and expected_version != lower_ram_version(
                         self, view.hash, view.data, <uint32_t>view.size))):
-                self.lower.drop(ticket)
                 return NOT_SAME
             if not self.lower.enter(ticket):
                 # Shed: the older version went with it, here as there.

@@ -44,8 +44,8 @@ class Ticket:
     """A version that is written and not entered yet."""
 
     __slots__ = (
-        "body_len", "expiry_us", "flags", "hash16", "leaves", "place", "reserved", "sequence",
-        "shed", "space",
+        "body_len", "expiry_us", "flags", "hash16", "is_entered", "leaves", "place", "reserved",
+        "sequence", "shed", "space",
     )  # fmt: skip
 
     def __init__(self, hash16: bytes, body_len: int, expiry_us: int, flags: int) -> None:
@@ -56,6 +56,7 @@ class Ticket:
         self.place = self.sequence = self.space = self.reserved = 0
         self.leaves: tuple[bytes, ...] = ()
         self.shed = ""
+        self.is_entered = False
 
 
 class FileTier:
@@ -263,6 +264,7 @@ class FileTier:
         The caller holds the key's lock.
         """
         state = self.state
+        ticket.is_entered = True
         self.release(ticket.reserved)
         if ticket.shed:
             state.counters.count_shed(ticket.shed)
@@ -284,7 +286,10 @@ class FileTier:
         return True
 
     def drop(self, ticket: Ticket) -> None:
-        """Give a written version up."""
+        """Give a written version up, unless it was entered."""
+        if ticket.is_entered:
+            return
+        ticket.is_entered = True
         self.release(ticket.reserved)
         if ticket.place:
             with self.state.mutex:
@@ -312,11 +317,16 @@ class FileTier:
         *Cost*: copies the body.
         """
         hash16 = self.hash_of(key, flags)
-        with self.lock(hash16):
+        while True:
             found = self.get(hash16, key)
             if found is None:
                 return False
-            return self.enter(self.write(hash16, key, found[0], meta, found[2], flags))
+            # Written without the lock: room may have to be made by taking that of another key.
+            ticket = self.write(hash16, key, found[0], meta, found[2], flags)
+            with self.lock(hash16):
+                if self.sequence(hash16) == found[3]:
+                    return self.enter(ticket)
+            self.drop(ticket)  # replaced meanwhile: its body is another one now
 
     def delete(self, hash16: bytes, was_in_ram: bool = False) -> bool:
         """Remove an object; whether there was a live one. The caller holds the key's lock."""
