@@ -99,7 +99,8 @@ def main() -> None:
         row = measure(size, count, arguments.repeat)
         rows.append(row)
         cells = "".join(
-            f"{row[name]['log']:>12.2f}{row[name]['files']:>12.2f}{row[name]['files_to_log']:>10.2f}"
+            f"{row[name]['log']:>12.2f}{row[name]['files']:>12.2f}"
+            f"{row[name]['files_to_log']:>10.2f}"
             for name, _ in MEASURES
         )
         print(f"{text:>9} {count:>8}{cells}", flush=True)

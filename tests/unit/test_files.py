@@ -243,6 +243,17 @@ def test_a_root_of_the_other_layout_is_refused(tmp_path: Path) -> None:
             assert store.get("key") == b"value"
 
 
+def test_a_directory_of_somebody_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / "root" / "ab" / "important"
+    theirs.parent.mkdir(parents=True, mode=0o700)
+    theirs.write_bytes(b"data")
+    theirs.chmod(0o600)
+    theirs.parent.parent.chmod(0o700)
+    with pytest.raises(errors.UnsafePathError):
+        Storage(config_of(tmp_path / "root"))
+    assert theirs.read_bytes() == b"data"
+
+
 def test_a_lost_root_file_is_replaced_by_its_copy(tmp_path: Path) -> None:
     root = tmp_path / "root"
     fill(root, {"key": b"value"})

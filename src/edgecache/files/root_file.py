@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from edgecache._files import ObjectFiles
 from edgecache._io import IoEngine
-from edgecache.errors import DiskIOError, FormatVersionError, NoSpaceError
+from edgecache.errors import DiskIOError, FormatVersionError, NoSpaceError, UnsafePathError
 from edgecache.files.names import (
+    FAN_OUT,
     LOG_ROOT_FILE,
     ROOT_FILE,
     ROOT_FILE_COPY,
@@ -63,6 +64,7 @@ def open_root(engine: IoEngine) -> LayoutRoot:
 
     Raises:
         FormatVersionError: The root has the other layout, or another version.
+        UnsafePathError: It is no root, and has files where objects would lie.
         DiskIOError, NoSpaceError: A new root file cannot be written.
     """
     files = ObjectFiles(engine, SUM_SEED)
@@ -76,6 +78,8 @@ def open_root(engine: IoEngine) -> LayoutRoot:
             found="log",
             hint="use layout: log, or convert it with `edgecache migrate`",
         )
+    if is_new:
+        _refuse_foreign(files)
     sick = [-code for code in found if isinstance(code, int) and -code in UNREADABLE]
     if sick and not any(seeds):
         # Not a damaged root but a sick disk: to write a new seed would lose every object.
@@ -88,6 +92,16 @@ def open_root(engine: IoEngine) -> LayoutRoot:
             kind = NoSpaceError if failed in (errno.ENOSPC, errno.EDQUOT) else DiskIOError
             raise kind("cannot write the root file of the cache root", errno=failed)
     return LayoutRoot(seed, known is None and not is_new)
+
+
+def _refuse_foreign(files: ObjectFiles) -> None:
+    """Opening removes what is no object: not of a directory that is somebody else's."""
+    listed = files.list_directory(b"")
+    if not isinstance(listed, int) and any(FAN_OUT.match(name) for name in listed):
+        raise UnsafePathError(
+            "the directory is no cache root, and it has files where objects would lie",
+            hint="point `root` to an empty directory",
+        )
 
 
 def _parse(files: ObjectFiles, data: bytes | int) -> int | None:
