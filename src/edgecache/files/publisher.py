@@ -155,7 +155,8 @@ class Publisher:
         """Wait for something to do; False: the tier is being closed."""
         with self._wake:
             while not self._is_stopping:
-                left = bool(self._state.changes or self._state.discards or self._outdated)
+                state = self._state
+                left = bool(state.changes or state.discards or self._outdated or self._unsynced)
                 if self._has_work:
                     if not self._is_urgent:
                         self._wake.wait(self._interval_s)
