@@ -62,10 +62,10 @@ class OriginRequest:
                 parts += (name, b": ", value, b"\r\n")
         if isinstance(self.body, bytes):
             parts.append(b"Content-Length: %d\r\n" % len(self.body))
-        elif self.body is not None and self.body_bytes is None:
-            parts.append(b"Transfer-Encoding: chunked\r\n")
-        elif self.body is not None:
+        elif self.body is not None and self.body_bytes is not None:
             parts.append(b"Content-Length: %d\r\n" % self.body_bytes)
+        elif self.body is not None:
+            parts.append(b"Transfer-Encoding: chunked\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
 

@@ -241,7 +241,8 @@ class DynamicOrigins:
     is_tls: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.hosts, str) or not self.hosts:
+        given: object = self.hosts
+        if isinstance(given, str) or not given:
             raise refuse("dynamic.hosts", "needs at least one name or pattern")
         check_range("dynamic", self, servers_max=(1, 1_000_000))
 
