@@ -33,12 +33,14 @@ QUICK = Timeouts(connect_s=5, send_s=5, first_byte_s=0.2, between_bytes_s=0.2, t
 
 
 def get(target: bytes = b"/x", method: bytes = b"GET", **options: object) -> OriginRequest:
-    return OriginRequest(method, target, [(b"Host", b"example.org")], **options)  # type: ignore[arg-type]
+    fields = [(b"Host", b"example.org")]
+    return OriginRequest(method, target, fields, **options)  # type: ignore[arg-type]
 
 
 def group_of(*origins: ScriptedOrigin, **options: object) -> OriginGroup:
     options.setdefault("retries", 0)
-    config = UpstreamConfig(servers=tuple(o.url for o in origins), **options)  # type: ignore[arg-type]
+    servers = tuple(origin.url for origin in origins)
+    config = UpstreamConfig(servers=servers, **options)  # type: ignore[arg-type]
     return OriginGroup("test", config, Resolver())
 
 

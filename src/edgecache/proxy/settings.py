@@ -193,7 +193,8 @@ class UpstreamConfig:
     transfer_coding: str = "strict"
 
     def __post_init__(self) -> None:
-        if isinstance(self.servers, str) or not self.servers:
+        given: object = self.servers
+        if isinstance(given, str) or not given:
             raise refuse("upstream.servers", "needs at least one server")
         object.__setattr__(self, "servers", tuple(self.servers))
         for url in self.servers:
