@@ -23,6 +23,7 @@ from edgecache._core_read cimport (
     FrontEntry,
     KeyView,
     LookupResult,
+    ObjectHead,
     take_plain_key,
 )
 from edgecache._core_write cimport CoreWrite
@@ -36,6 +37,8 @@ from edgecache._fetch cimport (
 )
 from edgecache._flush cimport log_flush
 from edgecache._io cimport IoChannel, IoEngine
+from edgecache._memory cimport RamItem, item_has_meta, item_meta, item_meta_len, memory_item
+from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
 from edgecache._segment cimport log_check
 from edgecache._shard cimport (
     Probe,
@@ -99,9 +102,11 @@ cdef class Core(CoreWrite):
         return self.log.shared.region_count if self.has_disk else 0
 
     def needs_disk(self, key):
-        """Would `get` or `delete` of this key read the disk? Counts nothing."""
+        """Would `get` or `delete` of this key read the disk, or many entries? Counts nothing."""
         cdef KeyView view
         cdef Probe probe
+        cdef RamItem* item
+        cdef bint is_object = False
         cdef object _owner
         cdef Shard* shard
         self.check_open()
@@ -109,8 +114,17 @@ cdef class Core(CoreWrite):
         shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         ec_lock_acquire(&shard.lock)
         shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        if probe.ram:
+            item = memory_item(self.shards.base, &shard.memory, probe.ram)
+            is_object = item_has_meta(item) and \
+                meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT)
         ec_lock_release(&shard.lock)
-        return probe.ram == 0 and probe.count > 0
+        return is_object or (probe.ram == 0 and probe.count > 0)
+
+    @property
+    def value_bytes_max(self):
+        """The largest value that one entry can hold, key and meta at their largest."""
+        return self.largest_value_bytes
 
     # Batches
 
@@ -130,7 +144,7 @@ cdef class Core(CoreWrite):
         cdef KeyView[GET_CHUNK] views
         cdef Probe probe
         cdef object value, key
-        cdef list found, waiting = None, owners
+        cdef list found, waiting = None, objects = None, owners
         cdef LookupResult result
         cdef FrontEntry* entry
         cdef Py_ssize_t start, index, count, total
@@ -164,6 +178,10 @@ cdef class Core(CoreWrite):
                         waiting = [] if waiting is None else waiting
                         waiting.append((start + index, key))
                         continue
+                    if type(value) is ObjectHead:
+                        objects = [] if objects is None else objects
+                        objects.append((start + index, key, (<ObjectHead>value).entry))
+                        continue
                     if result != LOOKUP_HIT:
                         self.count_miss(&views[index])
                         continue
@@ -174,6 +192,10 @@ cdef class Core(CoreWrite):
         if waiting is not None:
             for start in range(0, len(waiting), BATCH_FETCHES):
                 self.get_batch(found, waiting[start:start + BATCH_FETCHES])
+        if objects is not None:
+            # Python code, so after the loop that keeps pointers into `keys`.
+            for start, key, entry_found in objects:
+                found[start] = self.load_object(key, entry_found)
         return found
 
     cdef get_batch(self, list found, list waiting):
@@ -214,6 +236,8 @@ cdef class Core(CoreWrite):
                     value = self.find(waiting[index][1], &view, False)
                     found[waiting[index][0]] = value
                     continue
+                if type(value) is ObjectHead:
+                    value = self.load_object(waiting[index][1], (<ObjectHead>value).entry)
                 if value is None:
                     shard = shard_at(&self.shards, shard_number(&self.shards,
                                                                 fetches[index].hash.high))

@@ -104,7 +104,7 @@ cdef class AsyncReader:
         if value is None:
             if pending.fetch.was_stale or pending.fetch.probe.ram:
                 _owner = self.core.take_key(pending.key, &view)
-                value = self.core.find(pending.key, &view, False)
+                value = self.core.find_raw(pending.key, &view, False)
             else:
                 view.hash = pending.fetch.hash
                 self.core.count_miss(&view)

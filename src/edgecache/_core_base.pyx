@@ -71,6 +71,7 @@ cdef enum:
     SHARD_COUNT_MAX = 64
     REGIONS_PER_FILE_BYTES = 1073741824
     CLOSE_NS = 30000000000          # longest wait for the last flush
+    RECORD_ROOM_BYTES = 98304       # the longest key and meta, headers, index entry and alignment
 
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
 cdef object LIVE = weakref.WeakSet()
@@ -126,6 +127,7 @@ cdef class CoreBase:
             self.seed ^= KEY_COMPOSITE_SEED
         self._lay_out(options["shards"])
         try:
+            self._limit_values()
             if self.has_disk:
                 self._open_log(options)
             self.state = STORE_OPEN
@@ -258,6 +260,15 @@ cdef class CoreBase:
                                                               64), ghosts_size)
             self.engine.ghosts = self.ghosts
             self._lay_out_log(log_offset, buffer_offset, region_count)
+
+    cdef _limit_values(self):
+        """What one entry may hold: a region takes it with all that stands around it, or a shard."""
+        if self.has_disk:
+            self.largest_value_bytes = self.log.region_bytes - FOOTER_BYTES - RECORD_ROOM_BYTES
+        else:
+            self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
+                                           <uint64_t>MEMORY_PAGE_BYTES // 2)
+        self.max_object_bytes = min(self.max_object_bytes, self.largest_value_bytes)
 
     cdef uint64_t _abi_hash(self):
         cdef uint64_t sizes[8]

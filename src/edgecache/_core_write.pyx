@@ -41,9 +41,10 @@ from edgecache._core_base cimport (
     CoreBase,
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
-from edgecache._meta cimport meta_tag_count
+from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_tag_count
+from edgecache._segment cimport LOG_MAIN
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_monotonic_ns, ec_now_coarse_us, ec_now_us
+from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_coarse_us, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
@@ -147,6 +148,11 @@ cdef class CoreWrite(CoreBlob):
         change.expected_location = expected_location
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
+                if meta_has_flag(meta, meta_len, META_FLAG_PART) and \
+                        ec_load_u32(&self.log.shared.ready_count) >= 3:
+                    # An object that loses one part is worthless: all of them outlive the small log,
+                    # which an object larger than that would fill alone.
+                    change.head = LOG_MAIN
                 status = <Status>self.prepare(&change, block)
             else:
                 self.shed_counts[SHED_WRITE_BUDGET] += 1
@@ -253,6 +259,27 @@ cdef class CoreWrite(CoreBlob):
                             flags, True, version, location)
         return None if result == NOT_SAME else result == STORED
 
+    def put_encoded(self, key, value, bytes meta not None, int64_t expiry_us):
+        """Put with the bytes of a meta and an absolute expiry (0: never); for the layers above.
+
+        No configured size limit is looked at; False also when one entry cannot hold the value.
+        """
+        cdef KeyView view
+        cdef object _owner
+        cdef Py_buffer source
+        cdef uint32_t flags = 0
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        if PyBytes_GET_SIZE(meta) and meta_tag_count(PyBytes_AS_STRING(meta)):
+            flags = CHANGE_TAGGED
+        PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
+        try:
+            return self.store(&view, <const char*>source.buf, source.len, PyBytes_AS_STRING(meta),
+                              <uint32_t>PyBytes_GET_SIZE(meta), expiry_us, flags, True, 0,
+                              0) == STORED
+        finally:
+            PyBuffer_Release(&source)
+
     def expiry_at(self, ttl):
         """When a lifetime of `ttl` seconds from now ends, in us since the epoch; 0: never."""
         return expiry_of(self, ttl)
@@ -278,25 +305,34 @@ cdef class CoreWrite(CoreBlob):
             if meta_tag_count(meta_data):
                 flags = CHANGE_TAGGED
         if PyBytes_CheckExact(value):
-            self.check_size(PyBytes_GET_SIZE(value))
+            if <uint64_t>PyBytes_GET_SIZE(value) > self.max_object_bytes:
+                return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
                               meta_len, expiry, flags, block, 0, 0)
         if isinstance(value, str):
             raise TypeError("the value is str; encode it, or use a codec")
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
-            self.check_size(source.len)
+            if <uint64_t>source.len > self.max_object_bytes:
+                return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
                               expiry, flags, block, 0, 0)
         finally:
             PyBuffer_Release(&source)
 
-    cdef int check_size(self, uint64_t size) except -1:
-        if size > self.max_object_bytes:
-            raise errors.ValueTooLargeError(
-                f"the value has {size} bytes, `max_object_size` is {self.max_object_bytes}",
-                hint="raise max_object_size, or split the value")
-        return 0
+    cdef int store_beyond(self, object key, object value, object ttl, object tags, object meta,
+                          bint block) except -1:
+        """A value that no single entry holds."""
+        if not block:
+            return WOULD_BLOCK
+        return STORED if self.put_beyond(key, value, ttl, tags, meta) else NOT_STORED
+
+    def put_beyond(self, key, value, ttl, tags, meta):
+        """`put` of a value that no single entry holds; the layer that knows objects overrides it.
+        """
+        raise errors.ValueTooLargeError(
+            f"the value has {memoryview(value).nbytes} bytes, at most {self.max_object_bytes} fit",
+            hint="raise max_object_size, or split the value")
 
     def encode_meta(self, meta, tags):
         """Bytes of a meta with these tags; the Python face overrides it."""

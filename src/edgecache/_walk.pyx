@@ -17,7 +17,7 @@ from edgecache._memory cimport (
     memory_item,
     memory_scan,
 )
-from edgecache._meta cimport meta_has_tag
+from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_has_tag
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
@@ -104,6 +104,8 @@ cdef Status _add_key(Walk* self, const char* key, uint32_t key_len) noexcept nog
 cdef bint _matches(Walk* self, const char* key, uint32_t key_len, const char* meta,
                    uint32_t meta_len) noexcept nogil:
     if self.prefix == NULL and self.tag == NULL:
+        return False
+    if meta_has_flag(meta, meta_len, META_FLAG_PART):
         return False
     if self.prefix != NULL and (key_len < self.prefix_len or
                                 memcmp(key, self.prefix, self.prefix_len) != 0):

@@ -30,6 +30,7 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta
+from edgecache.objects import LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
@@ -57,7 +58,7 @@ class Attachment(Protocol):
     def detach(self) -> None: ...
 
 
-class Storage(Core):
+class Storage(ObjectFace, Core):
     """A cache of bytes in RAM and on disk.
 
         with Storage(Config(root="cache", memory="1GiB", disk="100GiB")) as store:
@@ -88,6 +89,7 @@ class Storage(Core):
         "_engine",
         "_flights",
         "_is_closing",
+        "_objects",
         "_opened_s",
         "_process",
         "_soft_purge_count",
@@ -118,7 +120,19 @@ class Storage(Core):
         except BaseException:
             self._give_back()
             raise
+        self._objects = self._open_objects()
         _live.add(self)
+
+    def _open_objects(self) -> ObjectManager:
+        config = self._config
+        return ObjectManager(
+            LogBackend(self),
+            chunk_bytes=config.chunk_size,
+            object_bytes_max=config.max_object_size,
+            writes_max=config.max_partial_writes,
+            memory_bytes_max=config.max_in_mem_partial_bytes,
+            is_atomic=config.atomic_publish,
+        )
 
     def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
         config = self._config
