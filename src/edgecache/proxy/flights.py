@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from edgecache.proxy.problems import OriginError
 
 if TYPE_CHECKING:
-    from edgecache.proxy.fill import Filled
+    from edgecache.proxy.fetching import Filled
 
 
 class Outcome(enum.Enum):
