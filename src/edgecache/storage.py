@@ -131,6 +131,8 @@ class Storage(ObjectFace, Core):
             object_bytes_max=config.max_object_size,
             writes_max=config.max_partial_writes,
             memory_bytes_max=config.max_in_mem_partial_bytes,
+            quota_bytes=config.partial_quota,
+            partial_ttl_s=config.partial_ttl,
             is_atomic=config.atomic_publish,
         )
 
@@ -188,10 +190,16 @@ class Storage(ObjectFace, Core):
             try:
                 for attachment in list(self._attachments):
                     attachment.detach()
+                self._close_objects()
                 super().close()
             finally:
                 if self._claim is not None:
                     self._claim.release()
+
+    def _close_objects(self) -> None:
+        objects: ObjectManager | None = getattr(self, "_objects", None)
+        if objects is not None:
+            objects.close()
 
     def __enter__(self) -> Self:
         return self

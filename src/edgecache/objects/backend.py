@@ -89,10 +89,16 @@ class Backend(Protocol):
         """Whether the part is there, as far as memory knows: no I/O."""
 
     def delete_parts(self, object_id: bytes, numbers: Iterable[int]) -> None: ...
+    def has_head(self, key: bytes | str) -> bool:
+        """Whether the key has an entry, as far as memory knows: no I/O, nothing counted."""
+
     def get_head(self, key: bytes | str) -> Stored | None: ...
     def put_head(
         self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None
     ) -> bool: ...
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
+        """A head that never expires."""
+
     def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
         """Another meta over this very version; None: it is another one now."""
 
@@ -136,14 +142,17 @@ class LogBackend:
         return self._open().needs_disk(part_key(object_id, number))
 
     def has_part(self, object_id: bytes, number: int) -> bool:
-        key, engine = part_key(object_id, number), self._open()
-        # A slot with the key's tag on disk: the key is compared when it is read.
-        return engine.needs_disk(key) or engine.exists(key)
+        return self.has_head(part_key(object_id, number))
 
     def delete_parts(self, object_id: bytes, numbers: Iterable[int]) -> None:
         engine = self._open()
         for number in numbers:
             engine.delete(part_key(object_id, number))
+
+    def has_head(self, key: bytes | str) -> bool:
+        engine = self._open()
+        # On disk: a slot with the key's tag; the key itself is compared when it is read.
+        return engine.needs_disk(key) or engine.exists(key)
 
     def get_head(self, key: bytes | str) -> Stored | None:
         found = self._open().read_entry(key)
@@ -154,6 +163,9 @@ class LogBackend:
     ) -> bool:
         engine = self._open()
         return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
+
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
+        return self._open().put_encoded(key, value, meta, 0)
 
     def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
         return self._open().replace(

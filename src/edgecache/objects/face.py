@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from edgecache.entry import PurgeType
-from edgecache.errors import ArgumentError, KeySizeError, KeyTypeError, ObjectShedError
+from edgecache.entry import Availability, PurgeType
+from edgecache.errors import ArgumentError, KeySizeError, KeyTypeError, ObjectShedError, RangeError
 from edgecache.meta import Meta
 from edgecache.objects.backend import Stored
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import KEY_BYTES_MAX
-from edgecache.objects.manager import ObjectManager
+from edgecache.objects.manager import ObjectManager, meta_with
 from edgecache.objects.miss import Miss
 
 if TYPE_CHECKING:
@@ -103,6 +103,95 @@ class ObjectFace:
         if not isinstance(meta, Meta):
             raise TypeError(f"meta is {type(meta).__name__}, not Meta")
         return self._objects.update_meta(key_bytes(key), meta)
+
+    # Sparse objects
+
+    def create_sparse(
+        self,
+        key: Key,
+        size: int,
+        *,
+        meta: Meta | None = None,
+        ttl: float | None = None,
+        tags: Iterable[str] = (),
+    ) -> bool:
+        """Start an object of a known size whose ranges come in any order; always True.
+
+        A complete object of the key serves until `finalize`. The unfinished one outlives a
+        restart, and expires `partial_ttl` after it was last saved.
+
+        Args:
+            key: At most 8184 bytes.
+            size: Of the whole object, in bytes; nothing is allocated for it.
+            meta, tags: Kept with the object.
+            ttl: Lifetime of the finished object, from `finalize`.
+
+        Raises:
+            ObjectExistsError: The key has an unfinished object.
+            ObjectShedError: The store did not take its head.
+            ValueTooLargeError, RangeError: The size.
+        """
+        self.expiry_at(ttl)
+        self._objects.create_sparse(key_bytes(key), size, meta_with(meta, tags), ttl)
+        return True
+
+    def write_range(self, key: Key, offset: int, data: Buffer) -> bool:
+        """Write bytes of an unfinished object; any order, overlapping, unaligned.
+
+        Returns:
+            False when the store shed it (counted): a part of the range may be there, `availability`
+            says which.
+
+        Raises:
+            ObjectNotFoundError: The key has no unfinished object.
+            RangeError: The range leaves the object.
+            PartialQuotaError: `partial_quota` would be exceeded, or there are too many ranges.
+
+        *Cost*: a chunk given whole is stored at once, without a copy in Python; others are filled
+        in memory and stored when complete, when memory is short, and by `sync` and `close`.
+        """
+        stored = self._objects.sparse.require(key_bytes(key)).write(
+            offset, memoryview(data).cast("B")
+        )
+        if not stored:
+            self._objects.counters.add("shed_writes")
+        return stored
+
+    def read_range(self, key: Key, offset: int, length: int) -> bytes | None:
+        """Return a range of an object, clipped at its end; None when there is no such object.
+
+        Of a key with a complete and an unfinished object the complete one is read.
+
+        Raises:
+            RangeMissingError: Bytes are not there; `missing` says which. Never joined across.
+            RangeError: `offset` or `length` is negative.
+        """
+        if offset < 0 or length < 0:
+            raise RangeError("a range starts at 0 or later", found=(offset, offset + length))
+        return self._objects.read_range(key_bytes(key), offset, length)
+
+    def availability(self, key: Key) -> Availability | None:
+        """Say which bytes of an object are there; None when there is no such object.
+
+        Of a key with a complete and an unfinished object it speaks of the unfinished one.
+
+        *Cost*: of a complete object, one probe of the index per chunk.
+        """
+        return self._objects.availability(key_bytes(key))
+
+    def finalize(self, key: Key, *, ttl: float | None = None) -> int:
+        """Publish an unfinished object, atomically over an older one; its size.
+
+        Args:
+            ttl: Its lifetime in seconds from now; None: what `create_sparse` said.
+
+        Raises:
+            IncompleteObjectError: Holes are left; `missing` names the first of them.
+            ObjectNotFoundError: The key has no unfinished object.
+            ObjectShedError: The store did not take it; it stays unfinished.
+        """
+        self.expiry_at(ttl)
+        return self._objects.finalize(key_bytes(key), ttl)
 
     # What the engine asks for
 

@@ -18,16 +18,19 @@ from collections.abc import Callable, Iterable
 
 import xxhash
 
-from edgecache.entry import PurgeType
+from edgecache.entry import Availability, PurgeType
 from edgecache.errors import PartialWritesError, ValueTooLargeError
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Stored
+from edgecache.objects.budget import Budget
 from edgecache.objects.counters import Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_head
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import TABLE_BASE
 from edgecache.objects.miss import Miss
+from edgecache.objects.ranges import RangeSet
 from edgecache.objects.source import Chunks, ObjectSource, Source, StreamSource, ValueSource
+from edgecache.objects.sparse_set import SparseSet
 from edgecache.objects.stream import StreamState, StreamWrite
 from edgecache.objects.table import PAGE_CHUNKS, HashTable
 
@@ -48,7 +51,9 @@ class ObjectManager:
     Args:
         backend: Where parts and heads are.
         chunk_bytes: The configured size of chunks; smaller ones are used where these do not fit.
-        object_bytes_max, writes_max, memory_bytes_max: Limits of the configuration, None: none.
+        object_bytes_max, writes_max, memory_bytes_max, quota_bytes: Limits of the configuration,
+            None: none.
+        partial_ttl_s: Lifetime of an unfinished sparse object.
         is_atomic: Whether a write in progress is hidden from `lookup`.
 
     *Thread-safety*: every method, any thread.
@@ -62,6 +67,8 @@ class ObjectManager:
         object_bytes_max: int | None,
         writes_max: int | None,
         memory_bytes_max: int | None,
+        quota_bytes: int | None,
+        partial_ttl_s: float,
         is_atomic: bool,
     ) -> None:
         self.backend = backend
@@ -73,13 +80,13 @@ class ObjectManager:
         ):
             self.chunk_bytes //= 2
         self._writes_max = writes_max
-        self._memory_bytes_max = memory_bytes_max
+        self.budget = Budget(self.counters, memory_bytes_max, quota_bytes)
+        self.sparse = SparseSet(backend, self.budget, self.next_generation, partial_ttl_s)
         self._is_atomic = is_atomic
         self._lock = threading.RLock()
         self._publish_lock = threading.RLock()
         self._writes: dict[bytes, dict[int, StreamWrite]] = {}
         self._write_count = 0
-        self._reserved_bytes = 0
         self._last_id = 0
         self._published: OrderedDict[tuple[bytes, int], int] = OrderedDict()
         self._pins: dict[bytes, int] = {}
@@ -120,29 +127,27 @@ class ObjectManager:
                     raise PartialWritesError(
                         "too many streaming writes are open", expected=self._writes_max
                     )
-            chunk_bytes = self.chunk_bytes if is_admitted else self._reserve_locked()
+            chunk_bytes = self._reserve(is_admitted)
             stream = StreamWrite(self.backend, key, write_id, meta, chunk_bytes)
+            stream.is_reserved = not is_admitted
             self._writes.setdefault(key, {})[write_id] = stream
-            self._write_count += 1
-            self._reserved_bytes += chunk_bytes
+            self._write_count += not is_admitted
             self._pins[stream.object_id] = 1
         return Miss(self, stream, ttl, size)
 
-    def _reserve_locked(self) -> int:
+    def _reserve(self, is_admitted: bool) -> int:
         """The chunk size of a new write: its memory, so smaller when little is left."""
-        if self._memory_bytes_max is None:
-            return self.chunk_bytes
         chunk_bytes = self.chunk_bytes
-        while chunk_bytes > CHUNK_BYTES_MIN and (
-            self._reserved_bytes + chunk_bytes > self._memory_bytes_max
-        ):
+        if is_admitted:
+            return chunk_bytes
+        while not self.budget.reserve_stream(chunk_bytes):
+            if chunk_bytes <= CHUNK_BYTES_MIN:
+                self.counters.add("refused_writes")
+                raise PartialWritesError(
+                    "unfinished objects take all of `max_in_mem_partial_bytes`",
+                    expected=self.budget.memory_limit,
+                )
             chunk_bytes //= 2
-        if self._reserved_bytes + chunk_bytes > self._memory_bytes_max:
-            self.counters.add("refused_writes")
-            raise PartialWritesError(
-                "unfinished objects take all of `max_in_mem_partial_bytes`",
-                expected=self._memory_bytes_max,
-            )
         return chunk_bytes
 
     def end_write(self, stream: StreamWrite, state: StreamState) -> bool:
@@ -153,8 +158,9 @@ class ObjectManager:
                 return False
             if not ours:
                 self._writes.pop(stream.key, None)
-            self._write_count -= 1
-            self._reserved_bytes -= stream.chunk_bytes
+            self._write_count -= stream.is_reserved
+        if stream.is_reserved:
+            self.budget.release_stream(stream.chunk_bytes)
 
         def settle() -> None:
             stream.state = state
@@ -171,7 +177,7 @@ class ObjectManager:
             self._doom(stream.object_id, [*range(count), *stream.table.page_numbers()])
 
     def abort_all(self) -> None:
-        """Abort every open write: what was stored of them is gone."""
+        """Abort every open write: the store closes, or what it had of them is gone."""
         with self._lock:
             streams = [one for ours in self._writes.values() for one in ours.values()]
         for stream in streams:
@@ -355,12 +361,13 @@ class ObjectManager:
     # Changing what is published
 
     def purge(self, key: bytes, kind: PurgeType) -> bool:
-        """Delete a published object; whether there was one."""
+        """Delete a published object and an unfinished one; whether there was any."""
         with self._publish_lock:
             stored = self.backend.get_head(key)
             existed = self.backend.delete_head(key)
         if stored is not None:
             self.doom_head(stored)
+        existed = self.sparse.discard(key) or existed
         if existed:
             is_eviction = kind is PurgeType.EVICTION
             self.counters.add("purged_evictions" if is_eviction else "purged_invalidations")
@@ -378,6 +385,74 @@ class ObjectManager:
             if replaced is not None:
                 return replaced
         return False
+
+    def create_sparse(self, key: bytes, size: int, meta: Meta, ttl: float | None) -> None:
+        """Start an unfinished object."""
+        meta.encode()
+        if self.object_bytes_max is not None and size > self.object_bytes_max:
+            raise ValueTooLargeError(
+                "the object is larger than `max_object_size`",
+                expected=self.object_bytes_max,
+                found=size,
+            )
+        self.sparse.create(key, size, self.chunk_bytes, meta, ttl)
+
+    def finalize(self, key: bytes, ttl: float | None) -> int:
+        """Publish the unfinished object of a key; its size."""
+        found = self.sparse.require(key)
+        if ttl is None and found.head.lifetime_us:
+            ttl = found.head.lifetime_us / 1e6
+        size = found.finish(
+            self.next_generation(), lambda head: self.publish_head(key, head, found.meta, ttl)
+        )
+        self.sparse.forget(key, found)
+        return size
+
+    # Ranges
+
+    def read_range(self, key: bytes, offset: int, length: int) -> bytes | None:
+        """Return a range of the published object, else of the unfinished one."""
+        if not self.backend.has_head(key):
+            unfinished = self.sparse.find(key)
+            if unfinished is not None:
+                return unfinished.read(offset, length)
+        found = self.hit(key, self.lookup(key))
+        if found is None:
+            return None
+        with found:
+            limit = found.weight
+            start, end = min(offset, limit), min(offset + length, limit)
+            found.seek(start, end)
+            pieces = []
+            while start < end:
+                pieces.append(found.read(end - start))
+                if not pieces[-1]:
+                    break
+                start += len(pieces[-1])
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def availability(self, key: bytes) -> Availability | None:
+        """Say what is there of the unfinished object, else of the published one."""
+        unfinished = self.sparse.find(key)
+        if unfinished is not None:
+            return unfinished.availability()
+        if not self.backend.has_head(key):
+            return None
+        found = self.hit(key, self.lookup(key))
+        if found is None or found.size is None:
+            return None
+        with found:
+            size = found.weight
+            holes = found.missing(0, size)
+            there = RangeSet([(0, size)])
+            for hole in holes:
+                there.remove(*hole)
+            return Availability(size, tuple(there), holes, True)
+
+    def close(self) -> None:
+        """Save what is unfinished and sparse, abort the streams. For the end of the store."""
+        self.abort_all()
+        self.sparse.close()
 
     def hit(self, key: bytes, found: Found | None) -> Hit | None:
         """Return the synchronous hit of what was found."""

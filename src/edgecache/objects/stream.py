@@ -44,7 +44,7 @@ class StreamWrite:
     """
 
     __slots__ = (
-        "__weakref__", "_loops", "changed", "chunk_bytes", "key", "meta", "object_id", "state",
+        "__weakref__", "_loops", "changed", "chunk_bytes", "is_reserved", "key", "meta", "object_id", "state",
         "stored_bytes", "table", "tail", "write_id",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class StreamWrite:
         self.changed = threading.Condition()
         self.state = StreamState.OPEN
         self.stored_bytes = 0
+        self.is_reserved = False
         self.tail = bytearray()
         # Futures of the tasks that wait, by loop; a loop that went away takes its own with it.
         self._loops: weakref.WeakKeyDictionary[
