@@ -1,0 +1,1 @@
+"""HTTP/1.1: the data plane, and the doors on it."""

@@ -1,0 +1,1 @@
+"""The cache API: entries and sparse objects over HTTP."""
