@@ -168,7 +168,7 @@ class Library:
             return None
         is_same = hit.size == entry.size and hit.meta is not None
         if not is_same or hit.meta.headers != encode_stored(entry.stored):
-            await hit.close()
+            hit.close()
             return None
         return hit
 

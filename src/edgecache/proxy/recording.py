@@ -132,7 +132,7 @@ class Recording:
             hit = await store.lookup_streaming_write(key, tag)
             if hit is None:
                 raise EOFError("the stored stream is gone")
-            hit.seek(position)
+            await hit.seek(position)
             return hit
 
         await miss.write(body.whole())

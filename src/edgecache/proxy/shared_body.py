@@ -25,7 +25,7 @@ class SpillReader(Protocol):
     """What reads a write in progress from the store."""
 
     async def read(self, n: int = -1) -> bytes: ...
-    async def close(self) -> None: ...
+    def close(self) -> None: ...
 
 
 Spill = Callable[[int], Awaitable[SpillReader]]
@@ -235,7 +235,7 @@ class _Reader(AsyncIterator[bytes]):
         self._body._detach(self._token)
         behind, self._behind = self._behind, None
         if behind is not None:
-            await behind.close()
+            behind.close()
 
     def __del__(self) -> None:
         self._body._detach(self._token)
