@@ -228,7 +228,7 @@ class RangeError(EdgeCacheError, ValueError):
 class RangeMissingError(EdgeCacheError, LookupError):
     """Bytes of a range are not there; `missing` holds the (start, end) of each hole."""
 
-    missing: tuple[tuple[int, int], ...] = ()
+    missing: tuple[tuple[int, int], ...] | None = None
 
     default_hint = "fetch the missing ranges"
     fact_names = (*EdgeCacheError.fact_names, "missing")
@@ -237,7 +237,7 @@ class RangeMissingError(EdgeCacheError, LookupError):
 class IncompleteObjectError(EdgeCacheError, ValueError):
     """An object cannot be finalized: `missing` holds the (start, end) of its first holes."""
 
-    missing: tuple[tuple[int, int], ...] = ()
+    missing: tuple[tuple[int, int], ...] | None = None
 
     default_hint = "write the missing ranges, then finalize again"
     fact_names = (*EdgeCacheError.fact_names, "missing")

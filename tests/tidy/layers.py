@@ -37,7 +37,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root")),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
+    ("objects", ("objects",)),
     ("walks", ("walks",)),
+    ("purges", ("purges",)),
     ("storage", ("storage",)),
     ("async storage", ("aio",)),
     ("package", ("__init__",)),
@@ -63,7 +65,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 # Native modules that Python files may use, by file. Nothing else in Python touches a native module.
 NATIVE_USERS: dict[str, frozenset[str]] = {
     "storage": frozenset({"_core", "_core_blob", "_io", "_io_memory"}),
-    "aio": frozenset({"_core", "_core_blob", "_io_memory"}),
+    "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),
     "loop_reader": frozenset({"_core_async", "_core_read"}),
     "__init__": frozenset({"_core_blob"}),
     "meta": frozenset({"_meta"}),  # one codec: the public Meta is encoded by the native one

@@ -51,9 +51,7 @@ class Engine(Protocol):
     def exists(self, key: bytes | str) -> bool: ...
     def delete(self, key: bytes | str) -> bool: ...
     def expiry_at(self, ttl: float | None) -> int: ...
-    def put_encoded(
-        self, key: bytes | str, value: Buffer, meta: bytes, expiry_us: int
-    ) -> bool: ...
+    def put_encoded(self, key: bytes | str, value: Buffer, meta: bytes, expiry_us: int) -> bool: ...
     def replace(
         self,
         key: bytes | str,
@@ -93,9 +91,7 @@ class Backend(Protocol):
         """Whether the key has an entry, as far as memory knows: no I/O, nothing counted."""
 
     def get_head(self, key: bytes | str) -> Stored | None: ...
-    def put_head(
-        self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None
-    ) -> bool: ...
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool: ...
     def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
         """A head that never expires."""
 
@@ -158,9 +154,7 @@ class LogBackend:
         found = self._open().read_entry(key)
         return None if found is None else Stored(*found)
 
-    def put_head(
-        self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None
-    ) -> bool:
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool:
         engine = self._open()
         return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
 

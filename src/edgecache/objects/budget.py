@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-
 import weakref
 from typing import TYPE_CHECKING
 
@@ -28,8 +27,8 @@ class Budget:
     """
 
     __slots__ = (
-        "_lock", "_memory_bytes", "_quota_bytes", "counters", "holders", "memory_used", "present_bytes",
-        "runs_max",
+        "_lock", "_memory_bytes", "_quota_bytes", "counters", "holders", "memory_used",
+        "present_bytes", "runs_max",
     )  # fmt: skip
 
     def __init__(
@@ -92,13 +91,12 @@ class Budget:
             PartialQuotaError: There are not so many (never with `is_forced`).
         """
         with self._lock:
-            limit = self._quota_bytes
-            if count > 0 and not is_forced and limit is not None:
-                if self.present_bytes + count > limit:
-                    raise PartialQuotaError(
-                        "unfinished objects would exceed `partial_quota`",
-                        limit="partial_quota",
-                        expected=limit,
-                        found=self.present_bytes + count,
-                    )
+            limit = self._quota_bytes if count > 0 and not is_forced else None
+            if limit is not None and self.present_bytes + count > limit:
+                raise PartialQuotaError(
+                    "unfinished objects would exceed `partial_quota`",
+                    limit="partial_quota",
+                    expected=limit,
+                    found=self.present_bytes + count,
+                )
             self.present_bytes += count

@@ -5,6 +5,12 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
+COUNTED = (
+    "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
+    "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
+    "too_large",
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class Counters:
@@ -18,7 +24,8 @@ class Counters:
     holes: int = 0
     hash_mismatches: int = 0
     purged_evictions: int = 0
-    purged_invalidations: int = 0
+    engine_evictions: int = 0
+    too_large: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, name: str, count: int = 1) -> None:

@@ -3,9 +3,9 @@
     a part:           | PART 8 bytes   | object id 16 bytes, random | number u64 big-endian |
     a sparse head:    | SPARSE 8 bytes | the user's key                                     |
 
-Numbers below 2^62 are chunks; above are pieces of unfinished chunks, and pages of the hash table. An id is
-drawn at random for every write and never shown, so that no key of a user meets one, and parts of
-two writes never mix.
+Numbers below 2^62 are chunks; above are pieces of unfinished chunks, and pages of the hash table.
+An id is drawn at random for every write and never shown, so that no key of a user meets one, and
+parts of two writes never mix.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from edgecache.errors import PartialWritesError, ValueTooLargeError
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Stored
 from edgecache.objects.budget import Budget
-from edgecache.objects.counters import Counters
+from edgecache.objects.counters import COUNTED, Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_head
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import TABLE_BASE
@@ -51,6 +51,7 @@ class ObjectManager:
     Args:
         backend: Where parts and heads are.
         chunk_bytes: The configured size of chunks; smaller ones are used where these do not fit.
+        capacity_bytes: What the store can hold; a write beyond is shed before it evicts itself.
         object_bytes_max, writes_max, memory_bytes_max, quota_bytes: Limits of the configuration,
             None: none.
         partial_ttl_s: Lifetime of an unfinished sparse object.
@@ -64,6 +65,7 @@ class ObjectManager:
         backend: Backend,
         *,
         chunk_bytes: int,
+        capacity_bytes: int,
         object_bytes_max: int | None,
         writes_max: int | None,
         memory_bytes_max: int | None,
@@ -74,6 +76,7 @@ class ObjectManager:
         self.backend = backend
         self.counters = Counters()
         self.object_bytes_max = object_bytes_max
+        self.capacity_bytes = capacity_bytes
         self.chunk_bytes = chunk_bytes
         while self.chunk_bytes > CHUNK_BYTES_MIN and (
             self.chunk_bytes * CHUNKS_PER_UNIT > backend.part_bytes_max
@@ -121,12 +124,10 @@ class ObjectManager:
             )
         write_id = self.next_generation()
         with self._lock:
-            if not is_admitted and self._writes_max is not None:
-                if self._write_count >= self._writes_max:
-                    self.counters.add("refused_writes")
-                    raise PartialWritesError(
-                        "too many streaming writes are open", expected=self._writes_max
-                    )
+            limit = None if is_admitted else self._writes_max
+            if limit is not None and self._write_count >= limit:
+                self.counters.add("refused_writes")
+                raise PartialWritesError("too many streaming writes are open", expected=limit)
             chunk_bytes = self._reserve(is_admitted)
             stream = StreamWrite(self.backend, key, write_id, meta, chunk_bytes)
             stream.is_reserved = not is_admitted
@@ -367,11 +368,11 @@ class ObjectManager:
             existed = self.backend.delete_head(key)
         if stored is not None:
             self.doom_head(stored)
-        existed = self.sparse.discard(key) or existed
-        if existed:
-            is_eviction = kind is PurgeType.EVICTION
-            self.counters.add("purged_evictions" if is_eviction else "purged_invalidations")
-        return existed
+        was_unfinished = self.sparse.discard(key)
+        if kind is PurgeType.EVICTION and (existed or was_unfinished):
+            self.counters.add("purged_evictions")
+            self.counters.add("engine_evictions", int(existed))
+        return existed or was_unfinished
 
     def update_meta(self, key: bytes, meta: Meta) -> bool:
         """Replace the meta; False when there is nothing, or it was shed."""
@@ -448,6 +449,20 @@ class ObjectManager:
             for hole in holes:
                 there.remove(*hole)
             return Availability(size, tuple(there), holes, True)
+
+    def forget_all(self) -> None:
+        """Everything is about to be deleted."""
+        self.abort_all()
+        self.sparse.discard_all()
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters and gauges by name."""
+        found = {name: getattr(self.counters, name) for name in COUNTED}
+        found["partial_writes"] = self._write_count
+        found["sparse"] = len(self.sparse)
+        found["sparse_bytes"] = self.budget.present_bytes
+        found["memory_bytes"] = self.budget.memory_used
+        return found
 
     def close(self) -> None:
         """Save what is unfinished and sparse, abort the streams. For the end of the store."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from edgecache.errors import ObjectShedError, StreamAbortedError, ValueTooLargeError
 from edgecache.objects.head import Head, content_hash
@@ -54,7 +54,7 @@ class Miss:
         """Append bytes; how many there were.
 
         Raises:
-            ObjectShedError: The store took no more; the write is aborted.
+            ObjectShedError: The store took no more, or it is too small; the write is aborted.
             ValueTooLargeError: More than `max_object_size`, or than was announced; likewise.
             StreamAbortedError: It was aborted before, or finished.
         """
@@ -72,8 +72,8 @@ class Miss:
                 self._store(piece[:room])
                 piece = piece[room:]
             else:
-                taken, piece = piece[:room], piece[room:]
-                self._stream.change(lambda taken=taken: self._stream.tail.extend(taken))  # type: ignore[misc]
+                self._stream.extend(piece[:room])
+                piece = piece[room:]
         return total
 
     def will_store(self, size: int) -> bool:
@@ -138,6 +138,9 @@ class Miss:
             raise ValueTooLargeError(
                 "the object is longer than it may be", expected=limit, found=size
             )
+        if size > self._manager.capacity_bytes:
+            self._manager.counters.add("too_large")
+            self._shed()
 
     def _check_complete(self) -> None:
         if self._size_max is not None and self.size < self._size_max:
@@ -155,7 +158,7 @@ class Miss:
             state = self._stream.state.name.lower()
             raise StreamAbortedError(f"the write is {state}", hint="start another one")
 
-    def _shed(self) -> None:
+    def _shed(self) -> NoReturn:
         self._manager.counters.add("shed_writes")
         self.abort()
         raise ObjectShedError("the store did not accept a part of the object")

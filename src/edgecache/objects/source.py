@@ -199,9 +199,7 @@ class Chunks:
             raise ObjectChangedError("the object was replaced while it was read")
         self._counters.add("holes")
         start = number * self.chunk_bytes
-        raise RangeMissingError(
-            "a chunk of the object is gone", missing=((start, start + size),)
-        )
+        raise RangeMissingError("a chunk of the object is gone", missing=((start, start + size),))
 
     def gather(self, numbers: Sequence[int]) -> list[bytes] | None:
         """Read several chunks at once; None when one of them is missing or damaged."""
@@ -281,7 +279,6 @@ class ObjectSource:
 
     def close(self) -> None:
         self._chunks.close()
-
 
     def gather(self, numbers: Sequence[int]) -> list[bytes] | None:
         """Read several chunks at once; None when one of them is missing or damaged."""

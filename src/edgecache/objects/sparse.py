@@ -11,7 +11,7 @@ Invariants (under `lock`):
 1. `present` = what the store has + what open chunks hold. Parts may be evicted: then their bytes
    leave `present` when that is noticed, and the range is a hole.
 2. An open chunk holds every present byte of its range; `dirty` are those that the store lacks.
-3. A complete chunk that is not open is the part of its number; another one that has bytes is a piece.
+3. A complete chunk that is not open is the part of its number; another one with bytes is a piece.
 """
 
 from __future__ import annotations
@@ -315,7 +315,8 @@ class SparseObject:
             if self._is_gone:
                 return True
             # All are tried, also after one that fails.
-            return all([self._spill(number) for number in list(self._open)]) and self._save_head()
+            shed = [number for number in list(self._open) if not self._spill(number)]
+            return not shed and self._save_head()
 
     def _save_head(self) -> bool:
         stored = self.present.copy()

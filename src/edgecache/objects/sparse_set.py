@@ -1,4 +1,4 @@
-"""The unfinished sparse objects of a store: by key, found again after a restart, expired in time."""
+"""The unfinished sparse objects of a store: by key, found after a restart, expired in time."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class SparseSet:
         """Store what is in memory only; False when something was shed."""
         with self._lock:
             objects = list(self._objects.values())
-        return all([one.save() for one in objects])
+        return not [one for one in objects if not one.save()]
 
     def close(self) -> None:
         """Save all and let go of their memory."""

@@ -44,8 +44,8 @@ class StreamWrite:
     """
 
     __slots__ = (
-        "__weakref__", "_loops", "changed", "chunk_bytes", "is_reserved", "key", "meta", "object_id", "state",
-        "stored_bytes", "table", "tail", "write_id",
+        "__weakref__", "_loops", "changed", "chunk_bytes", "is_reserved", "key", "meta",
+        "object_id", "state", "stored_bytes", "table", "tail", "write_id",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +95,10 @@ class StreamWrite:
                 loop.call_soon_threadsafe(_wake, futures)
             except RuntimeError:
                 continue  # the loop is closed: nobody waits there any more
+
+    def extend(self, data: memoryview) -> None:
+        """Append to the tail."""
+        self.change(lambda: self.tail.extend(data))
 
     def wait(self, position: int) -> None:
         """Block until there is something to know beyond `position`: bytes, or the end."""
