@@ -192,6 +192,4 @@ class OriginAnswer:
         """Read no more. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            if not self.is_complete:
-                connection.close()
-            self._pool.give_back(connection)
+            self._pool.give_back(connection)  # which keeps it only if the answer is all here

@@ -114,6 +114,13 @@ class SharedBody:
         self.is_done = True
         self._wake()
 
+    async def wait_done(self) -> None:
+        """Wait for the end, good or bad."""
+        while not self.is_done:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
     def fail(self, error: Exception) -> None:
         """There will be no end."""
         if not self.is_done:
