@@ -194,13 +194,14 @@ class ScriptedOrigin:
         ]
         received = Received(raw, method, target, fields, b"", number)
         script = self._choose(received)
-        steps: Any = script(received) if callable(script) else script
-        if isinstance(steps, Awaitable):
+        steps: Any
+        if callable(script):
             received.body = await self._body(reader, received)
             await self._record(received)
-            steps = await steps
+            made = script(received)
+            steps = await made if isinstance(made, Awaitable) else made
         else:
-            steps = [steps] if isinstance(steps, bytes) else list(steps)
+            steps = [script] if isinstance(script, bytes) else list(script)
             if READ_BODY not in steps and not any(isinstance(step, Step) for step in steps[:1]):
                 received.body = await self._body(reader, received)
             await self._record(received)

@@ -1,10 +1,10 @@
 """A proxy between a scripted origin and a raw client, all in one loop on loopback.
 
-    async with World() as world:
-        world.origin.answer("/page", response(200, b"hi", Cache_Control="max-age=60"))
-        first = await world.get("/page")
-        again = await world.get("/page")
-        assert again["age"] == "0"
+async with World() as world:
+    world.origin.answer("/page", response(200, b"hi", Cache_Control="max-age=60"))
+    first = await world.get("/page")
+    again = await world.get("/page")
+    assert again["age"] == "0"
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from support.origin import ScriptedOrigin
-
 from edgecache import AsyncStorage, Config
 from edgecache.http.server import HttpServer, Listener
 from edgecache.proxy import Proxy, ProxyConfig, Route, UpstreamConfig
+from support.origin import ScriptedOrigin
 
 DAY_S = 86_400
 

@@ -1,4 +1,4 @@
-"""The configuration of a proxy: upstreams, routes, purging, collapsing, what it adds to messages."""
+"""The configuration of a proxy: upstreams, routes, purges, collapsing, what it adds."""
 
 from __future__ import annotations
 

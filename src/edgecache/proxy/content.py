@@ -13,7 +13,7 @@ from edgecache.proxy.exchange import OriginAnswer
 from edgecache.proxy.shared_body import SharedBody
 
 if TYPE_CHECKING:
-    from edgecache.objects import AsyncHit
+    from edgecache.objects.async_hit import AsyncHit
 
 Data = bytes | AsyncIterator[bytes]
 

@@ -33,7 +33,7 @@ from edgecache.rfc9111.vary import is_selected, most_recent
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
-    from edgecache.objects import AsyncHit
+    from edgecache.objects.async_hit import AsyncHit
 
 KIND_RESPONSE = 0x0100
 """The door's flag in a meta: a stored response of HTTP."""
@@ -166,8 +166,8 @@ class Library:
         hit = await self.store.lookup(entry.key)
         if hit is None:
             return None
-        is_same = hit.size == entry.size and hit.meta is not None
-        if not is_same or hit.meta.headers != encode_stored(entry.stored):
+        meta = hit.meta
+        if hit.size != entry.size or meta is None or meta.headers != encode_stored(entry.stored):
             hit.close()
             return None
         return hit

@@ -1,4 +1,4 @@
-"""One exchange with an origin, and what it does to the cache: stored, freshened, replaced, or passed.
+"""One exchange with an origin, and what it does to the cache.
 
 Source: RFC 9111, sections 3, 4.3.3, 4.3.4.
 """
@@ -76,7 +76,7 @@ class Filled:
 
 
 def is_worth_sharing(stored: StoredResponse | None) -> bool:
-    """Say whether requests that wait may be answered with it: they could reuse it from the cache."""
+    """Say whether requests that wait may have it: they could reuse it from the cache."""
     if stored is None or stored.policy.flags & NO_CACHE:
         return False
     policy = stored.policy
@@ -309,7 +309,7 @@ class Fetcher:
         answer: OriginAnswer, body: SharedBody, recording: Recording, limit: int | None
     ) -> bool:
         """Say whether to go on without a client is not worth it."""
-        if not recording.is_open:
+        if not recording.may_publish():
             return True
         if limit is None:
             return False

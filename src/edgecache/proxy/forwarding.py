@@ -1,8 +1,8 @@
 """What a request carries upstream and a response downstream, besides its own fields.
 
 Fields that a client may send and that origins believe (X-Forwarded-Host and the like) are not part
-of the key. So they never reach an origin as the client wrote them: the proxy removes them and writes
-its own, unless the peer is a proxy that the configuration trusts.
+of the key. So they never reach an origin as the client wrote them: the proxy removes them and
+writes its own, unless the peer is a proxy that the configuration trusts.
 
 Source: RFC 9110, sections 7.6.1, 7.6.2, 7.6.3; RFC 7239.
 """
@@ -23,7 +23,13 @@ UNTRUSTED = frozenset(
         *(b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto"),
         *(b"x-forwarded-port", b"x-forwarded-scheme", b"x-forwarded-server", b"x-forwarded-ssl"),
         *(b"x-forwarded-prefix", b"x-forwarded-path", b"x-forwarded-uri", b"x-real-ip"),
-        *(b"x-host", b"x-original-host", b"x-original-url", b"x-rewrite-url", b"x-http-host-override"),
+        *(
+            b"x-host",
+            b"x-original-host",
+            b"x-original-url",
+            b"x-rewrite-url",
+            b"x-http-host-override",
+        ),
         *(b"x-http-method", b"x-http-method-override", b"x-method-override", b"x-original-uri"),
         *(b"x-client-ip", b"true-client-ip", b"cf-connecting-ip", b"x-cluster-client-ip"),
         *(b"front-end-https", b"x-url-scheme", b"x-scheme", b"proxy", b"x-backend-host"),

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 class Partials:
     """Answers from, and fills, unfinished responses."""
 
-    async def answer(
-        self, service: Service, asked: Asked, has_variants: bool
-    ) -> Response | None:
+    async def answer(self, service: Service, asked: Asked, has_variants: bool) -> Response | None:
         """Answer a request that nothing complete fits; None: it is not for partial responses."""
         return None

@@ -327,5 +327,3 @@ def _tags(headers: Headers) -> list[str]:
     for value in headers.get_all(b"x-purge-tag"):
         names += [name.strip() for name in value.split(b",") if name.strip()]
     return [name.decode("latin-1") for name in dict.fromkeys(names)]
-
-

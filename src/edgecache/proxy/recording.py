@@ -19,7 +19,7 @@ from edgecache.proxy.shared_body import SharedBody, SpillReader
 from edgecache.rfc9111.stored import StoredResponse
 
 if TYPE_CHECKING:
-    from edgecache.objects import AsyncMiss
+    from edgecache.objects.async_hit import AsyncMiss
 
 logger = logging.getLogger("edgecache.proxy")
 
@@ -61,9 +61,8 @@ class Recording:
         self.is_failed = False
         self.is_saved = False
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it may still be published."""
+    def may_publish(self) -> bool:
+        """Say whether it may still be published."""
         return self._stored is not None and not (self.is_purged or self.is_failed or self.is_saved)
 
     def begin(self, stored: StoredResponse, tags: Iterable[str], body: SharedBody | None) -> None:
@@ -81,7 +80,7 @@ class Recording:
     async def save(self, data: bytes) -> bool:
         """Publish an answer that is all here; whether it was stored."""
         stored = self._stored
-        if stored is None or not self.is_open or self._is_too_large(len(data)):
+        if stored is None or not self.may_publish() or self._is_too_large(len(data)):
             return False
         try:
             key = await self._library.save(self.uri, stored, data, self.tags or ())
@@ -89,15 +88,12 @@ class Recording:
             self._give_up(error)
             return False
         self.is_saved = key is not None
-        if key is not None and self.is_purged:
-            await self._library.remove(key)  # purged while it was put
-            self.is_saved = False
-        return self.is_saved
+        return key is not None and await self._stays(key)
 
     async def take(self, piece: bytes) -> None:
         """Take bytes that come next; they are also in the shared body, or will be in a moment."""
         body = self._body
-        if body is None or not self.is_open:
+        if body is None or not self.may_publish():
             await self._close()
             return
         total = body.end + len(piece)
@@ -109,14 +105,13 @@ class Recording:
             if self._miss is not None:
                 await self._miss.write(piece)
             elif total > INLINE_BYTES_MAX:
-                await self._open(body)
-                if self._miss is not None:
-                    await self._miss.write(piece)
+                miss = await self._open(body)
+                await miss.write(piece)
         except EdgeCacheError as error:
             self._give_up(error)
             await self._close()
 
-    async def _open(self, body: SharedBody) -> None:
+    async def _open(self, body: SharedBody) -> AsyncMiss:
         """Go on as a stream."""
         assert self._stored is not None
         self._key = await self._library.key_for(self.uri, self._stored)
@@ -137,11 +132,12 @@ class Recording:
 
         await miss.write(body.whole())
         body.spill_to(spill)
+        return miss
 
     async def finish(self, last: bytes = b"") -> bool:
         """Publish what was taken, and `last`; whether it was stored."""
         body = self._body
-        if body is None or not self.is_open:
+        if body is None or not self.may_publish():
             await self._close()
             return False
         if self._miss is None:
@@ -159,8 +155,12 @@ class Recording:
             self._give_up(error)
             await self._close()
             return False
+        return await self._stays(self._key)
+
+    async def _stays(self, key: bytes) -> bool:
+        """Say whether what was published was not purged meanwhile; else remove it."""
         if self.is_purged:
-            await self._library.remove(self._key)
+            await self._library.remove(key)
             self.is_saved = False
         return self.is_saved
 

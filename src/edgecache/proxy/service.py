@@ -22,6 +22,7 @@ from edgecache.proxy.flights import Flight, Flights, Outcome
 from edgecache.proxy.forwarding import Forwarder
 from edgecache.proxy.problems import OriginError
 from edgecache.proxy.rendering import NO_NOTE, Note, Renderer, status_line, trailer_lines
+from edgecache.proxy.shared_body import SharedBody
 from edgecache.proxy.wire import Head
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.hop import end_to_end
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from edgecache.proxy.changes import Changes
     from edgecache.proxy.partials import Partials
     from edgecache.proxy.predictor import Predictor
-    from edgecache.proxy.shared_body import SharedBody
     from edgecache.proxy.statistics import Tally
     from edgecache.proxy.tasks import Tasks
 
@@ -171,9 +171,7 @@ class Service:
 
     # Fetching
 
-    async def _fetch_collapsed(
-        self, asked: Asked, entry: Entry | None, reuse: Reuse
-    ) -> Response:
+    async def _fetch_collapsed(self, asked: Asked, entry: Entry | None, reuse: Reuse) -> Response:
         """Fetch, or wait for the fetch of another request."""
         collapsing = self._config.collapsing
         waited: bool | None = None
@@ -229,7 +227,7 @@ class Service:
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda _: flight.filled and flight.filled.close())
+            task.add_done_callback(lambda _: _let_go(flight))
             raise
         if flight.error is not None:
             response = await self._on_failure(asked, entry, reuse, flight.error, None)
@@ -271,9 +269,9 @@ class Service:
 
     async def _end_with(self, flight: Flight, filled: Filled) -> None:
         """Keep a flight in the table until its body is published."""
-        body: SharedBody = filled.body  # type: ignore[assignment]
         try:
-            await body.wait_done()
+            if isinstance(filled.body, SharedBody):
+                await filled.body.wait_done()
         finally:
             self._flights.end(flight)
 
@@ -314,7 +312,7 @@ class Service:
             content = await self.content_of(filled.entry)
         elif isinstance(body, bytes):
             content = BytesContent(body)
-        elif hasattr(body, "can_attach") and body.can_attach() and body.error is None:
+        elif isinstance(body, SharedBody) and body.can_attach() and body.error is None:
             content = SharedContent(body, filled.length)
         else:
             content = None
@@ -322,9 +320,7 @@ class Service:
             return None
         note = Note(forward_status=filled.forward_status, is_collapsed=True, word="hit")
         shared = Reuse(Action.MISS, FWD_STALE if filled.entry else b"uri-miss", 0, decision.ttl_s)
-        return self._renderer.stored(
-            asked, stored.headers, stored.policy, content, shared, note
-        )
+        return self._renderer.stored(asked, stored.headers, stored.policy, content, shared, note)
 
     async def _deliver(
         self,
@@ -353,7 +349,7 @@ class Service:
             content = BytesContent(body)
         elif body is None:
             content = BytesContent(b"")
-        elif hasattr(body, "attach"):
+        elif isinstance(body, SharedBody):
             content = SharedContent(body, filled.length)
         else:
             content = AnswerContent(body)
@@ -366,10 +362,9 @@ class Service:
                 note,
                 lambda: trailer_lines(body.trailers),
             )
-        policy = filled.policy
-        assert policy is not None
-        response = self._renderer.stored(asked, filled.headers, policy, content, reuse, note)
-        if hasattr(body, "trailers"):
+        assert filled.policy is not None
+        response = self._renderer.stored(asked, filled.headers, filled.policy, content, reuse, note)
+        if isinstance(body, SharedBody):
             response.trailers = lambda: trailer_lines(body.trailers)
         return response
 
@@ -413,9 +408,7 @@ class Service:
         headers = self.upstream_headers(asked)
         self._tasks.start(self._refresh(flight, asked, headers, entry))
 
-    async def _refresh(
-        self, flight: Flight, asked: Asked, headers: Headers, entry: Entry
-    ) -> None:
+    async def _refresh(self, flight: Flight, asked: Asked, headers: Headers, entry: Entry) -> None:
         await self._fly(flight, asked, headers, entry, ignore_interim)
         if flight.filled is not None:
             flight.filled.close()
@@ -475,3 +468,9 @@ class Service:
             note,
             lambda: trailer_lines(answer.trailers),
         )
+
+
+def _let_go(flight: Flight) -> None:
+    """Close an answer that was for a client who has left."""
+    if flight.outcome is Outcome.RELEASED and flight.filled is not None:
+        flight.filled.close()

@@ -129,7 +129,7 @@ class SharedBody:
             self._wake()
 
     def _trim(self) -> None:
-        """Drop what is out of the window, and with the store's help or by all readers not needed."""
+        """Drop what is out of the window and that no reader needs from here."""
         if self.end - self._base <= self._window_bytes:
             return
         if self._spill is not None:
