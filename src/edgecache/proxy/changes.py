@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
-from edgecache.proxy.entries import Entry, Library, meta_of, now_us
+from edgecache.proxy.entries import Entry, Library, meta_of, now_us, tags_of, without_length
 from edgecache.proxy.exchange import OriginAnswer
-from edgecache.proxy.fetching import tags_of, without_length
 from edgecache.proxy.recording import Recordings
 from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.freshness import SECOND_US

@@ -188,6 +188,35 @@ class Renderer:
                 return self._parts(headers, tail, content, answer.ranges)
         return self._whole(asked, policy.status, dressed.lines + tail, content, None)
 
+    def planned(
+        self,
+        asked: Asked,
+        headers: Headers,
+        policy: StoredPolicy,
+        status: int,
+        part: ByteRange,
+        size: int,
+        content: Content,
+        reuse: Reuse,
+        note: Note,
+    ) -> Response:
+        """Return an answer of a partial response: 200, 206, 304 or 416."""
+        age_s = max(0, (now_us() + policy.age_offset_us) // SECOND_US)
+        if status == 304:
+            headers = not_modified_fields(headers)
+        dressed = self.dress(headers)
+        tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
+        if status == 304:
+            content.close()
+            return made(304, dressed.lines + tail, b"", None)
+        if status == 416:
+            content.close()
+            return self._unsatisfied(size, tail)
+        lines = dressed.lines + tail
+        if status == 206:
+            lines += b"Content-Range: " + format_content_range(part, size) + b"\r\n"
+        return self._whole(asked, status, lines, content, None)
+
     def _whole(
         self,
         asked: Asked,
