@@ -69,7 +69,9 @@ class PartService:
         if partial is not None:
             plan = self._partials.plan(partial, asked)
             if plan is not None:
-                return await self._by_plan(service, asked, plan, ask)
+                response = await self._by_plan(service, asked, plan, ask)
+                if response is not None:
+                    return response
         if first_range(asked) is None or not asked.is_get or has_variants:
             return None
         if asked.facts.directives.only_if_cached:
