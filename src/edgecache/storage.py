@@ -30,7 +30,7 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import Counters, LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options
 from edgecache.purges import Purges
 from edgecache.root import RootClaim
@@ -125,8 +125,10 @@ class Storage(ObjectFace, Purges, Core):
 
     def _open_objects(self) -> ObjectManager:
         config = self._config
+        counters = Counters()
         return ObjectManager(
-            LogBackend(self),
+            LogBackend(self, counters),
+            counters,
             chunk_bytes=config.chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.
             capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
@@ -200,8 +202,16 @@ class Storage(ObjectFace, Purges, Core):
 
     def _close_objects(self) -> None:
         objects: ObjectManager | None = getattr(self, "_objects", None)
-        if objects is not None:
+        if objects is None:
+            return
+        # Weak references to a store that is being collected are dead already.
+        objects.backend.hold(self)
+        try:
             objects.close()
+        except StoreClosedError:
+            return  # abandoned: what was not stored is lost, as in a crash
+        finally:
+            objects.backend.hold(None)
 
     def __enter__(self) -> Self:
         return self
