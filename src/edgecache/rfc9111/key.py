@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import urljoin, urlsplit
 
+from edgecache.rfc9111.syntax import OWS
+
 KEY_BYTES_MAX = 8192
 """Longest key of the engine; a longer URI is not cached."""
 
@@ -24,6 +26,7 @@ _AUTHORITY = re.compile(
     rb"([0-9A-Za-z\-._~!$&'()*+,;=%]+|\[[0-9A-Fa-f:.]+(?:%25[0-9A-Za-z._~\-]+)?\])(?::([0-9]*))?"
 )
 _TARGET = re.compile(rb"[\x21\x22\x24-\x7e\x80-\xff]+")
+_REFERENCE = re.compile(rb"[\x21-\x7e\x80-\xff]+")  # urlsplit would drop tabs and line ends
 
 
 @lru_cache(maxsize=1024)
@@ -77,20 +80,22 @@ def resolve(base: bytes, reference: bytes) -> bytes | None:
 
     The fragment is dropped. None if it is invalid or leads to another scheme than http and https.
     """
+    reference = reference.strip(OWS)
+    if reference and _REFERENCE.fullmatch(reference) is None:
+        return None
+    is_query_empty = reference.partition(b"#")[0].endswith(b"?")
+    if is_query_empty and len(reference.partition(b"#")[0]) == 1:
+        return base.partition(b"?")[0] + b"?"
     try:
-        joined = urljoin(base.decode("latin-1"), reference.strip(b" \t").decode("latin-1"))
-        parts = urlsplit(joined)
+        parts = urlsplit(urljoin(base.decode("latin-1"), reference.decode("latin-1")))
     except ValueError:
         return None
-    path = parts.path or "/"
-    target = f"{path}?{parts.query}" if parts.query or _has_empty_query(joined) else path
+    target = parts.path or "/"
+    if parts.query or is_query_empty:
+        target += "?" + parts.query
     return target_uri(
         parts.scheme.encode("latin-1"), parts.netloc.encode("latin-1"), target.encode("latin-1")
     )
-
-
-def _has_empty_query(uri: str) -> bool:
-    return uri.partition("#")[0].endswith("?")
 
 
 def origin_of_uri(uri: bytes) -> bytes:

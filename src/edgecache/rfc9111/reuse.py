@@ -74,25 +74,25 @@ def decide(
     """
     if now_us < stored.response_us:
         now_us = stored.response_us
-    left_us = stored.fresh_until_us - now_us
+    age_us = now_us - stored.response_us + stored.initial_age_us
+    left_us = stored.lifetime_s * SECOND_US - age_us
     if left_us > 0 and facts is PLAIN and not stored.flags & _SLOW:
-        age_s = (now_us + stored.age_offset_us) // SECOND_US
-        return Reuse(_HIT, b"", age_s, left_us // SECOND_US)
-    return _decide(stored, facts, now_us, left_us, is_covered)
+        return Reuse(_HIT, b"", age_us // SECOND_US, left_us // SECOND_US)
+    return _decide(stored, facts, age_us, left_us, is_covered)
 
 
 def _decide(
-    stored: StoredPolicy, facts: RequestFacts, now_us: int, left_us: int, is_covered: bool
+    stored: StoredPolicy, facts: RequestFacts, age_us: int, left_us: int, is_covered: bool
 ) -> Reuse:
-    age_us = now_us + stored.age_offset_us
-    age_s, ttl_s = age_us // SECOND_US, left_us // SECOND_US
+    is_fresh = left_us > 0
+    age_s = age_us // SECOND_US
+    ttl_s = left_us // SECOND_US if is_fresh else min(-1, left_us // SECOND_US)
     if not facts.may_reuse:
         return Reuse(Action.BYPASS, FWD_REQUEST, age_s, ttl_s)
     asked = facts.directives
     if stored.flags & PARTIAL and not is_covered:
         action = Action.GATEWAY_TIMEOUT if asked.only_if_cached else Action.MISS
         return Reuse(action, FWD_PARTIAL, age_s, ttl_s)
-    is_fresh = left_us > 0
     action = Action.VALIDATE
     if not stored.flags & NO_CACHE and _suits(stored, facts, age_us, left_us):
         action = Action.HIT if is_fresh else _stale_action(stored, facts, -left_us)
@@ -174,4 +174,4 @@ def may_serve_on_failure(
         if stale_us < 0:
             return True
         allowed_s = max(allowed_s, stored.stale_on_disconnect_s)
-    return stale_us < allowed_s * SECOND_US
+    return allowed_s > 0 and stale_us < allowed_s * SECOND_US

@@ -25,12 +25,13 @@ VARY_NAMES_MAX = 32
 Selecting = tuple[tuple[bytes, bytes | None], ...]
 """Selecting fields and their normalised values, sorted by name; None where a request has none."""
 
+_MEMO_VALUE_BYTES_MAX = 256
 _SORTED = frozenset((b"accept", b"accept-charset", b"accept-encoding", b"te", b"prefer"))
 _LOWERED = frozenset((b"accept-charset", b"accept-encoding", b"accept-language", b"te"))
 _LISTS = _SORTED | _LOWERED | {b"cache-control", b"connection", b"via", b"forwarded"}
 
 
-@lru_cache(maxsize=1024)
+@memoised
 def _parse_vary(value: bytes) -> tuple[bytes, ...] | None:
     names = split_list(value)[0]
     if b"*" in names:
@@ -47,7 +48,6 @@ def vary_names(headers: Headers) -> tuple[bytes, ...] | None:
     return () if value is None else _parse_vary(value)
 
 
-@memoised
 def _tidy_member(member: bytes) -> bytes:
     """Drop white space around the semicolons of `type/subtype;q=0.5`, lower the part before."""
     if b'"' in member:
@@ -60,14 +60,21 @@ def normalise(name: bytes, value: bytes, rules: Rules = SAFE) -> bytes:
     """Return the value in a form that all values of the same meaning share, as far as is known."""
     if name not in _LISTS:
         return value.strip(OWS)
+    is_sorted = name in _SORTED or (name == b"accept-language" and rules.sorts_languages)
+    make = _normal_list if len(value) <= _MEMO_VALUE_BYTES_MAX else _normal_list.__wrapped__
+    return make(value, name in _LOWERED, name == b"accept", is_sorted)
+
+
+@lru_cache(maxsize=4096)
+def _normal_list(value: bytes, is_lowered: bool, is_media: bool, is_sorted: bool) -> bytes:
     members, is_closed = split_list(value)
     if not is_closed:
         return value.strip(OWS)
-    if name in _LOWERED:
+    if is_lowered:
         members = [_tidy_member(member.lower()) for member in members]
-    elif name == b"accept":
+    elif is_media:
         members = [_tidy_member(member) for member in members]
-    if name in _SORTED or (name == b"accept-language" and rules.sorts_languages):
+    if is_sorted:
         members.sort()
     return b",".join(members)
 
@@ -96,6 +103,21 @@ def choose_encoding(value: bytes | None, supported: tuple[bytes, ...]) -> bytes 
     return None
 
 
+def reduced_request(request: Headers, rules: Rules) -> Headers:
+    """Return the request with Accept-Encoding reduced as `Rules.accept_encodings` says.
+
+    What tells variants apart is what must be forwarded, or a variant would hold a coding that
+    another request of the same variant does not accept.
+    """
+    value = request.combined(b"accept-encoding")
+    if value is None or not rules.accept_encodings:
+        return request
+    coding = choose_encoding(value, rules.accept_encodings)
+    if coding is None:
+        return request.without((b"accept-encoding",))
+    return request.replacing(b"accept-encoding", coding)
+
+
 def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> Selecting:
     """Return what the request gives for the fields that a response varies by."""
     found = []
@@ -106,6 +128,27 @@ def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> 
         else:
             found.append((name, None if value is None else normalise(name, value, rules)))
     return tuple(found)
+
+
+def inherited(
+    own: Selecting, known: Iterable[tuple[StoredPolicy, Selecting]], request: Headers, rules: Rules
+) -> Selecting:
+    """Return the selecting values to store a response with.
+
+    Origins exist that send Vary on some responses of a URI only. A response without it takes the
+    names of the most recent that has any (section 4.1), so that it does not answer everybody.
+
+    Args:
+        own: What `assess` found.
+        known: Policies and selecting values of what is stored for the URI.
+        request: Header section of the request.
+        rules: The operator's choices.
+    """
+    varying = [(policy, values) for policy, values in known if values]
+    if own or not varying:
+        return own
+    newest = varying[most_recent(policy for policy, _ in varying)][1]
+    return selecting([name for name, _ in newest], request, rules)
 
 
 def variance_input(values: Selecting) -> bytes:
