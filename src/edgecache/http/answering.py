@@ -48,6 +48,7 @@ class Answering:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
+        self.statistics = shared.statistics
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer: object = ""
         self.scheme = "http"
@@ -112,12 +113,18 @@ class Answering:
             response = await answer
         except Exception as error:
             response = self._answer_to(error)
-        if response is None or self.transport.is_closing():
+        if response is None:
             return
-        if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
-            self._emit(request, response)
-        else:
-            await self._stream(request, response)
+        try:
+            if self.transport.is_closing():
+                return
+            if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
+                self._emit(request, response)
+            else:
+                await self._stream(request, response)
+        finally:
+            if response.release is not None:
+                response.release()
         self.task = None
         if self.phase == CLOSING:
             return
@@ -174,14 +181,35 @@ class Answering:
 
     def _emit(self, request: Request, response: Response) -> None:
         """Queue an answer that is all there."""
-        keep = self._may_keep(request, response)
         body = response.body
+        shared = self.shared
+        if (
+            shared.is_plain
+            and request.keep_alive
+            and request.minor
+            and self.phase == HEAD
+            and not (response.must_close or self.is_broken)
+            and self.answered_count + 1 < shared.limits.requests_per_connection_max
+        ):
+            # What follows is below in full; this is the way of nearly all answers.
+            self.answered_count += 1
+            head, out = response.head, self.out
+            end = b"\r\n" if response.has_date else shared.end_keep
+            if body and request.method != b"HEAD":
+                out += (head, end, body)  # type: ignore[arg-type]
+                self.out_bytes += len(head) + len(end) + len(body)  # type: ignore[arg-type]
+            else:
+                out += (head, end)
+                self.out_bytes += len(head) + len(end)
+            self.statistics.count(request.method, response.status)
+            self.request = None
+            return
+        keep = self._may_keep(request, response)
         self._write_head(request, response, keep)
         size = 0
         if body and request.method != b"HEAD":
             size = len(body)  # type: ignore[arg-type]
-            self.out.append(body)  # type: ignore[arg-type]
-            self.out_bytes += size
+            self.write(body)  # type: ignore[arg-type]
         self._end(request, response, keep, size)
 
     def _write_head(
@@ -252,7 +280,7 @@ class Answering:
         """Answer a request that breaks the framing, and close: the last answer of a connection."""
         statistics = self.shared.statistics
         statistics.refused_by_reason[error.reason] += 1
-        statistics.answers_by_status[error.status] += 1
+        statistics.count(b"", error.status)
         self.request = None
         self.write(refusal(error).head + self.shared.end_close)
         self.write(f"{error.message}\n".encode())
@@ -279,7 +307,7 @@ class Answering:
         self.out = []
         self.out_bytes = 0
         self.sent_bytes += size
-        self.shared.statistics.bytes_sent += size
+        self.statistics.bytes_sent += size
         if size <= JOIN_BYTES_MAX:
             self.transport.write(b"".join(out))
         else:

@@ -11,6 +11,9 @@ from edgecache.http.response import Response, text_response
 
 __all__ = ["HttpApp"]
 
+NEAR_BYTES = 4
+NEAR_MAX = 256
+
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
 
 
@@ -29,6 +32,8 @@ class HttpApp:
     def __init__(self) -> None:
         self._by_host: dict[bytes, list[tuple[bytes, Handler]]] = {}
         self._anywhere: list[tuple[bytes, Handler]] = []
+        # Doors that a target can reach, by its first bytes: a request compares few prefixes.
+        self._near: dict[bytes, list[tuple[bytes, Handler]]] = {}
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
@@ -51,15 +56,27 @@ class HttpApp:
             raise ArgumentError("this prefix has a door already", found=prefix)
         doors.append((prefix, door))
         doors.sort(key=lambda pair: -len(pair[0]))
+        self._near.clear()
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         target = request.target
         if self._by_host or target[0] != 47:
             return self._route(request)
-        for prefix, door in self._anywhere:
+        head = target[:NEAR_BYTES]
+        doors = self._near.get(head)
+        if doors is None:
+            doors = self._find_near(head)
+        for prefix, door in doors:
             if target.startswith(prefix):
                 return door(request)
         return self._nowhere
+
+    def _find_near(self, head: bytes) -> list[tuple[bytes, Handler]]:
+        if len(self._near) >= NEAR_MAX:
+            self._near.clear()
+        doors = [pair for pair in self._anywhere if pair[0][: len(head)] == head[: len(pair[0])]]
+        self._near[head] = doors
+        return doors
 
     def _route(self, request: Request) -> Response | Awaitable[Response]:
         if request.target == b"*":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 
 from edgecache.http.failures import RequestError
-from edgecache.http.framing import LENGTH_MAX, TOKEN, bad, parse_fields
+from edgecache.http.framing import LENGTH_MAX, TOKEN, bad, confirm_fields, parse_fields
 from edgecache.http.limits import HttpLimits
 
 __all__ = ["ChunkedDecoder"]
@@ -140,4 +140,5 @@ class ChunkedDecoder:
         for name, _ in self.trailers:
             if name.lower() in _FORBIDDEN:
                 raise bad("a field that may not be a trailer", "trailer")
+        confirm_fields(lines, self.trailers)
         self._state = DONE

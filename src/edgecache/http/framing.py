@@ -22,13 +22,18 @@ from edgecache.http.failures import RequestError
 from edgecache.http.judge import fields_by_llhttp
 from edgecache.http.limits import HttpLimits
 
-__all__ = ["Block", "check_shape", "parse_block", "parse_line", "split_authority"]
+__all__ = [
+    "Block", "check_shape", "match_line", "parse_block", "parse_line", "split_authority",
+    "split_target",
+]  # fmt: skip
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Visible ASCII without "#": a fragment is never sent (RFC 9112, section 3.2), and caches that took
 # one apart from the rest were poisoned by it.
 TARGET = rb"[!-\"$-~]"
 _LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) (" + TARGET + rb"++) HTTP/1\.([01])\r\n")
+# For the request that goes right: method, target, minor version.
+match_line = _LINE.match
 _OTHER_VERSION = re.compile(TOKEN + rb"{1,32}+ " + TARGET + rb"++ HTTP/[0-9]\.[0-9]\r\n")
 _FIELD = re.compile(rb"(" + TOKEN + rb"++):[ \t]*+([\t -~\x80-\xff]*+)")
 _ABSOLUTE = re.compile(rb"(?i:(https?)://)([^/?]*)([/?].*)?", re.S)
@@ -136,7 +141,8 @@ class Block:
     """The fields of a request, and what follows from them alone; immutable, shared by requests.
 
     Args:
-        raw: The bytes of the field lines, the key of the connection's memory.
+        raw: The bytes of the field lines, the key of the connection's memory; `raw_end`: with the
+            empty line.
         fields: Name (as sent) and value, in order, with duplicates.
         values: Lower-case name to the values of its lines, in order.
     """
@@ -149,7 +155,9 @@ class Block:
         "has_conditions",
         "has_host",
         "is_chunked",
+        "is_simple",
         "raw",
+        "raw_end",
         "values",
     )
 
@@ -170,6 +178,9 @@ class Block:
         self.is_chunked = self._find_coding()
         self._check_host()
         self.expects_continue = self._find_expectation()
+        self.raw_end = raw + b"\r\n"
+        # Nothing more to judge when the target is a path: a Host, and no content.
+        self.is_simple = self.has_host and not self.is_chunked and not self.content_length
 
     def get(self, name: bytes) -> bytes | None:
         """Return the lines of a field joined as a list (RFC 9110, section 5.3), or None."""
@@ -228,7 +239,17 @@ def parse_block(raw: bytes) -> Block:
 
     *Cost*: some microseconds; connections remember their last block.
     """
-    return Block(raw, parse_fields(raw))
+    fields = parse_fields(raw)
+    block = Block(raw, fields)
+    # Behind the rules of our own: its refusal says less than theirs.
+    confirm_fields(raw, fields)
+    return block
+
+
+def confirm_fields(raw: bytes, fields: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Refuse field lines in which llhttp does not read the same."""
+    if fields and fields_by_llhttp(raw) != list(fields):
+        raise bad("two parsers read the header differently", "disagreement")
 
 
 def parse_fields(raw: bytes) -> tuple[tuple[bytes, bytes], ...]:
@@ -245,6 +266,4 @@ def parse_fields(raw: bytes) -> tuple[tuple[bytes, bytes], ...]:
             )
         name, value = match.groups()
         fields.append((name, value.rstrip(b" \t")))
-    if fields and fields_by_llhttp(raw) != fields:
-        raise bad("two parsers read the header differently", "disagreement")
     return tuple(fields)

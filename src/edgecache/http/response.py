@@ -57,12 +57,22 @@ class Response:
         body: bytes, buffers, an asynchronous iterator, or a range of a file.
         length: Size of the content of an iterator; None: not known, it is sent chunked.
         head: All of the head but Date, Connection and the empty line, instead of `fields`.
+        release: Called once content that is not bytes was sent, or will not be sent.
+
+    `must_close` may be set to end the connection behind the answer.
 
     Raises:
         ArgumentError: A field cannot be sent.
     """
 
-    __slots__ = ("body", "has_date", "head", "length", "must_close", "status", "trailers")
+    # Not slots: what most answers leave as it is costs nothing when one is made.
+    must_close = False
+    release: Callable[[], None] | None = None
+    length: int | None = None
+    # Of an answer that another server made: its own Date is in the head.
+    has_date = False
+    # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
+    trailers: Callable[[], bytes] | None = None
 
     def __init__(
         self,
@@ -72,13 +82,11 @@ class Response:
         *,
         length: int | None = None,
         head: bytes | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.status = status
-        self.must_close = False
-        # Of an answer that another server made: its own Date is in the head.
-        self.has_date = False
-        # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
-        self.trailers: Callable[[], bytes] | None = None
+        if release is not None:
+            self.release = release
         if isinstance(body, bytes):
             length = len(body)
         elif isinstance(body, FileRange):
@@ -96,11 +104,7 @@ class Response:
         """Make an answer of a head that was rendered before, Content-Length included."""
         self = cls.__new__(cls)
         self.status = status
-        self.must_close = False
-        self.has_date = False
-        self.trailers = None
         self.body = body
-        self.length = len(body)
         self.head = head
         return self
 
@@ -108,7 +112,7 @@ class Response:
 def render_head(status: int, fields: Iterable[tuple[str, str]], length: int | None) -> bytes:
     """Return status line and fields; Content-Length when `length` is known and may be sent."""
     lines = [render_field(name, value) for name, value in fields]
-    if length is not None and status != 204 and status >= 200 and (status != 304 or length):
+    if length is not None and status >= 200 and status not in (204, 304):
         lines.append(b"Content-Length: %d\r\n" % length)
     return b"".join([STATUS_LINES[status], *lines])
 

@@ -54,6 +54,8 @@ class Shared:
         self.shows_time = shows_time
         self.is_timed = shows_time or on_answer is not None
         self.is_draining = False
+        # Nothing out of the ordinary to do with an answer.
+        self.is_plain = not self.is_timed
         self.statistics = HttpStatistics()
         self.connections: set[HttpProtocol] = set()
         self.now_s = loop.time()
@@ -68,6 +70,11 @@ class Shared:
         self.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
+
+    def begin_draining(self) -> None:
+        """Close every connection behind its next answer."""
+        self.is_draining = True
+        self.is_plain = False
 
     def add(self, connection: HttpProtocol) -> None:
         """Take a new connection."""

@@ -20,14 +20,13 @@ from edgecache.http.cache_api.answers import (
     NO_CONTENT,
     NOT_FOUND,
     SHED,
-    entry_fields,
     error_for,
     partial_fields,
 )
-from edgecache.http.cache_api.keys import decode_key
+from edgecache.http.cache_api.keys import KEY_BYTES_MAX, decode_key
 from edgecache.http.cache_api.options import PutOptions
 from edgecache.http.cache_api.reading import answer_found, judge_change, wanted_range
-from edgecache.http.cache_api.store import EntryStore
+from edgecache.http.cache_api.store import EntryStore, Found
 from edgecache.http.cache_api.stored import content_etag, facts_of, make_meta
 from edgecache.http.cache_api.tokens import TokenRules
 from edgecache.http.failures import RequestError
@@ -71,37 +70,42 @@ class ObjectDoor:
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         target = request.target
-        if (
-            request.method == b"GET"
-            and self._is_open
-            and not request.block.has_conditions
-            and target.startswith(self._prefix)
-            and b"%" not in target
-            and b"?" not in target
-        ):
+        if request.method == b"GET" and self._is_open and not request.block.has_conditions:
             key = target[self._skip :]
-            if 0 < len(key) <= 8192:
-                answer = self._ready(key)
+            # Anything but a plain short path with the prefix takes the long way.
+            if (
+                0 < len(key) <= KEY_BYTES_MAX
+                and b"%" not in key
+                and b"?" not in key
+                and target.startswith(self._prefix)
+            ):
+                answer = self._ready(request, key)
                 if answer is not None:
                     return answer
         return self._route(request)
 
-    def _ready(self, key: bytes) -> Response | None:
-        """Return the answer to a plain GET of a fresh entry in RAM that has a tag of its own."""
-        found = self._entries.ready(key)
-        if found is None:
+    def _ready(self, request: Request, key: bytes) -> Response | None:
+        """Return the answer to a plain GET that RAM can give; None: the disk must be asked."""
+        entries = self._entries
+        if entries.needs_disk(key):
             return None
-        value, encoded, source, _ = found
+        found = entries.read_entry(key)
+        if found is None:
+            return NOT_FOUND if entries.is_certain else None
+        value, encoded = found[:2]
+        if type(value) is not bytes:  # the head of an object
+            return None
         known = self._heads.get(encoded)
-        if known is None or known[0] != len(value):
-            facts = facts_of(Meta.decode(encoded)) if encoded else None
-            if facts is None or facts.etag is None or facts.fresh_until != FRESH_FOREVER:
-                return None
-            head = Response(200, entry_fields(facts, facts.etag, len(value), source), value).head
+        if known is not None and known[0] == len(value):
+            return Response.ready(200, known[1], value)
+        facts = facts_of(Meta.decode(encoded) if encoded else None)
+        answer = answer_found(request, Found(facts, len(value), "memory", value), None)
+        if facts.etag is not None and facts.fresh_until == FRESH_FOREVER:
+            # The head follows from meta and size alone, and so does that it may be served.
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
-            known = self._heads[encoded] = (len(value), head)
-        return Response.ready(200, known[1], value)
+            self._heads[encoded] = (len(value), answer.head)
+        return answer
 
     def _route(self, request: Request) -> Response | Awaitable[Response]:
         path, query = request.path_and_query
@@ -122,12 +126,10 @@ class ObjectDoor:
         self, request: Request, key: bytes, query: bytes | None
     ) -> Response | Awaitable[Response]:
         wanted = wanted_range(request, query)
-        if self._entries.needs_disk(key):
+        is_known, found = self._entries.find_now(key)
+        if not is_known:
             return self._get_later(request, key, wanted)
-        found = self._entries.find_now(key)
-        if found is None:
-            return self._get_later(request, key, wanted) if wanted is not None else NOT_FOUND
-        return answer_found(request, found, wanted)
+        return NOT_FOUND if found is None else answer_found(request, found, wanted)
 
     async def _get_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
         try:
@@ -169,9 +171,10 @@ class ObjectDoor:
         if value is None or len(value) > INLINE_BYTES_MAX:
             return self._put_later(request, key, options, value)
         if request.block.has_conditions:
-            if self._entries.needs_disk(key):
+            is_known, found = self._entries.find_now(key)
+            if not is_known:
                 return self._put_later(request, key, options, value)
-            refused = judge_change(request, self._entries.find_now(key))
+            refused = judge_change(request, found)
             if refused is not None:
                 return refused
         meta = make_meta(options.content_type, content_etag(value), options.flags)

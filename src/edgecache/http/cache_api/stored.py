@@ -3,7 +3,8 @@
     Header block, little-endian:
     | 0     2 | 2       3 | 3         4 | 4       6 | 6        8 | 8         | then     |
     | magic   | version   | etag length | type len. | reserved 0 | flags u32 | etag     | type
-    The magic is "EA". Last-Modified is `Meta.created`. The tag is without its quotes.
+    The magic is "EA". Last-Modified is `Meta.created`. The tag is without its quotes; an empty one
+    means none.
 
 A block of another door, or none, is no error: the entry then has the default type, and its tag is
 the hash of its bytes.
@@ -28,7 +29,7 @@ _HEAD = struct.Struct("<2sBBHHI")
 _MAGIC = b"EA"
 _VERSION = 1
 _TYPE = re.compile(rb"[\t -~\x80-\xff]+")
-_ETAG = re.compile(rb"[!#-~\x80-\xff]+")
+_ETAG = re.compile(rb"[!#-~\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +89,5 @@ def facts_of(meta: Meta | None) -> Facts:
             and (not kind or _TYPE.fullmatch(kind))
         ):
             content_type = kind.decode("latin-1") if kind else TYPE_DEFAULT
-            return Facts(content_type, etag, flags, modified_s, meta.fresh_until)
+            return Facts(content_type, etag or None, flags, modified_s, meta.fresh_until)
     return Facts(modified_s=modified_s, fresh_until=meta.fresh_until)
