@@ -134,7 +134,7 @@ class Changes:
                 tags = tags_of(fresh.stored.headers, asked.uri)
                 await self._library.freshen(replace(entry, tags=tags), fresh.stored)
             return
-        outdated = replace(entry.stored, policy=entry.policy.expired(now))
+        outdated = entry.stored._replace(policy=entry.policy.expired(now))
         await self._library.store.update_meta(entry.key, meta_of(outdated, entry.tags))
 
     async def keep_post(

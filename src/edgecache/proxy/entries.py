@@ -107,6 +107,11 @@ def meta_of(stored: StoredResponse, tags: Iterable[str]) -> Meta:
     )
 
 
+def age_us_of(policy: StoredPolicy, moment_us: int) -> int:
+    """Return the age of a stored response, microseconds (RFC 9111, section 4.2.3)."""
+    return max(0, moment_us - policy.response_us) + policy.initial_age_us
+
+
 def tags_of(headers: Headers, uri: bytes) -> tuple[str, ...]:
     """Return the tags of a response."""
     groups = cache_groups(headers, origin_of_uri(uri))
@@ -120,7 +125,7 @@ def without_length(stored: StoredResponse | None) -> StoredResponse | None:
     headers = stored.headers
     if b"content-length" not in headers:
         return stored
-    return replace(stored, wire=headers.without((b"content-length",)).to_wire())
+    return stored._replace(wire=headers.without((b"content-length",)).to_wire())
 
 
 def policy_in_force(stored: StoredResponse, meta: Meta) -> StoredPolicy:
@@ -323,7 +328,7 @@ class Library:
         for key in keys:
             entry = await self.load(key)
             if entry is not None and entry.policy.fresh_until_us > now_us():
-                expired = replace(entry.stored, policy=entry.policy.expired(now_us()))
+                expired = entry.stored._replace(policy=entry.policy.expired(now_us()))
                 count += await self.store.update_meta(key, meta_of(expired, entry.tags))
         return count
 

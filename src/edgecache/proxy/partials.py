@@ -286,15 +286,14 @@ class Partials:
         there = await library.store.availability(partial.key)
         if there is None or there.missing:
             return False
-        policy = replace(
-            partial.policy,
+        policy = partial.policy._replace(
             status=200,
             flags=partial.policy.flags & ~PARTIAL,
             range_first=0,
             range_last=0,
             complete_bytes=-1,
         )
-        stored = replace(partial.stored, policy=policy)
+        stored = partial.stored._replace(policy=policy)
         found = await library.store.get_entry(partial_key(partial.uri))
         if found is None or found.value != partial.generation or found.meta is None:
             return False  # purged, or begun anew
