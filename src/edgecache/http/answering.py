@@ -49,6 +49,7 @@ class Answering:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.statistics = shared.statistics
+        self.answers = shared.statistics.answers
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer: object = ""
         self.scheme = "http"
@@ -201,7 +202,11 @@ class Answering:
             else:
                 out += (head, end)
                 self.out_bytes += len(head) + len(end)
-            self.statistics.count(request.method, response.status)
+            counted = (request.method, response.status)
+            if counted in self.answers:
+                self.answers[counted] += 1
+            else:
+                self.statistics.count(*counted)
             self.request = None
             return
         keep = self._may_keep(request, response)
@@ -371,7 +376,7 @@ class Answering:
             reason, seconds = "header_timeout", limits.header_timeout_s
         else:
             self.limit_reason = "idle_timeout"
-            self.deadline_s = self.shared.now_s + limits.idle_timeout_s
+            self.deadline_s = self.shared.idle_deadline_s
             return
         if reason != self.limit_reason:
             self.limit_reason = reason

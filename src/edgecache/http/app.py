@@ -8,6 +8,7 @@ from typing import TypeAlias
 from edgecache.errors import ArgumentError
 from edgecache.http.request import Request
 from edgecache.http.response import Response, text_response
+from edgecache.http.shared import bound
 
 __all__ = ["HttpApp"]
 
@@ -54,7 +55,7 @@ class HttpApp:
             doors = self._by_host.setdefault(host.lower(), [])
         if any(each == prefix for each, _ in doors):
             raise ArgumentError("this prefix has a door already", found=prefix)
-        doors.append((prefix, door))
+        doors.append((prefix, bound(door)))
         doors.sort(key=lambda pair: -len(pair[0]))
         self._near.clear()
 

@@ -144,6 +144,7 @@ class Block:
         raw: The bytes of the field lines, the key of the connection's memory; `raw_end`: with the
             empty line.
         fields: Name (as sent) and value, in order, with duplicates.
+        keeps, keeps_old: Whether the client lets a connection of HTTP/1.1, of HTTP/1.0 go on.
         values: Lower-case name to the values of its lines, in order.
     """
 
@@ -156,6 +157,8 @@ class Block:
         "has_host",
         "is_chunked",
         "is_simple",
+        "keeps",
+        "keeps_old",
         "raw",
         "raw_end",
         "values",
@@ -174,6 +177,8 @@ class Block:
         self.connection = frozenset(
             token.lower() for line in values.get(b"connection", ()) for token in _TOKENS.split(line)
         )
+        self.keeps = b"close" not in self.connection
+        self.keeps_old = self.keeps and b"keep-alive" in self.connection
         self.content_length = self._find_length()
         self.is_chunked = self._find_coding()
         self._check_host()

@@ -142,7 +142,10 @@ class HttpProtocol(Answering, asyncio.Protocol):
         if self.out:
             self.flush()
         if self.phase == HEAD:
-            if self.is_eof and self.request is None and not self.is_write_paused:
+            if not (self.tail or self.request or self.is_eof or self.is_write_paused):
+                self.limit_reason = "idle_timeout"
+                self.deadline_s = self.shared.idle_deadline_s
+            elif self.is_eof and self.request is None and not self.is_write_paused:
                 self.close_soon()
             else:
                 self.arm()

@@ -161,6 +161,7 @@ class Request:
         body: None when there is no content, or when it was discarded (GET and HEAD).
         peer: Address of the client as the transport gives it: (host, port, ...), or "" for a Unix
             socket.
+        started_s: When it was handed over; only where answers are timed.
         scheme: "http" or "https".
     """
 
@@ -168,6 +169,10 @@ class Request:
         "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
         "target",
     )  # fmt: skip
+
+    started_s: float
+    # Sends an interim answer (1xx). Set for HTTP/1.1 while the answer is waited for, else missing.
+    relay: Callable[[Request, bytes], None]
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, block: Block, peer: object, scheme: str
@@ -179,11 +184,7 @@ class Request:
         self.peer = peer
         self.scheme = scheme
         self.body: BodyReader | None = None
-        connection = block.connection
-        self.keep_alive = b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
-        self.started_s = 0.0
-        # Sends an interim answer, where the client's version knows them and it can be waited for.
-        self.relay: Callable[[Request, bytes], None] | None = None
+        self.keep_alive: bool = block.keeps if minor else block.keeps_old
 
     @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, cast
 
 from edgecache.http.limits import HttpLimits
 from edgecache.http.statistics import HttpStatistics
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
     from edgecache.http.protocol import HttpProtocol
     from edgecache.http.request import Request
 
-__all__ = ["OnAnswer", "Shared"]
+__all__ = ["OnAnswer", "Shared", "bound"]
 
 # Deadlines and the Date field are this exact.
 TICK_S = 0.25
 
 OnAnswer = Callable[["Request", int, int, float], None]
+
+
+def bound(handler: Handler) -> Handler:
+    """Return what calls a handler the fastest way: an object's own method instead of the object."""
+    if isinstance(handler, (FunctionType, MethodType)):
+        return handler
+    return cast("Handler", getattr(handler, "__call__"))  # noqa: B004, B009
 
 
 class Shared:
@@ -48,7 +56,7 @@ class Shared:
         shows_time: bool = False,
     ) -> None:
         self.loop = loop
-        self.handler = handler
+        self.handler = bound(handler)
         self.limits = limits
         self.on_answer = on_answer
         self.shows_time = shows_time
@@ -58,10 +66,15 @@ class Shared:
         self.is_plain = not self.is_timed
         self.statistics = HttpStatistics()
         self.connections: set[HttpProtocol] = set()
-        self.now_s = loop.time()
+        self.set_now(loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self.set_date()
+
+    def set_now(self, now_s: float) -> None:
+        """Set the time that deadlines count from, and the one of who is idle from now on."""
+        self.now_s = now_s
+        self.idle_deadline_s = now_s + self.limits.idle_timeout_s
 
     def set_date(self) -> None:
         """Render the ends of a head: Date, and what becomes of the connection."""
@@ -82,7 +95,7 @@ class Shared:
         self.statistics.connections += 1
         self.statistics.accepted += 1
         if self._timer is None:
-            self.now_s = self.loop.time()
+            self.set_now(self.loop.time())
             self.set_date()
             self._timer = self.loop.call_later(TICK_S, self._tick)
 
@@ -101,7 +114,8 @@ class Shared:
             await self._emptied
 
     def _tick(self) -> None:
-        now_s = self.now_s = self.loop.time()
+        now_s = self.loop.time()
+        self.set_now(now_s)
         self.set_date()
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.on_deadline(now_s)

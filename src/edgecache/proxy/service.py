@@ -167,9 +167,10 @@ class Service:
         request = asked.request
 
         def relay(head: Head) -> None:
-            if head.status != 100 and request.relay is not None:
+            send = getattr(request, "relay", None)
+            if head.status != 100 and send is not None:
                 lines = end_to_end(Headers.of_lower(head.fields)).to_wire()
-                request.relay(request, status_line(head.status) + lines + b"\r\n")
+                send(request, status_line(head.status) + lines + b"\r\n")
 
         return relay
 

@@ -38,6 +38,7 @@ from edgecache.meta import FRESH_FOREVER, Meta
 __all__ = ["ObjectDoor"]
 
 PREFIX = b"/cache/"
+PERCENT, QUESTION = b"%?"
 # Rendered heads of entries, by their meta; emptied when it is full.
 HEADS_MAX = 4096
 # A larger value is hashed and stored in pieces, so that other connections get their turn.
@@ -55,6 +56,8 @@ class ObjectDoor:
 
     def __init__(self, entries: EntryStore, tokens: TokenRules, prefix: bytes = PREFIX) -> None:
         self._entries = entries
+        self._needs_disk = entries.needs_disk
+        self._read_entry = entries.read_entry
         self._tokens = tokens
         self._prefix = prefix
         self._skip = len(prefix)
@@ -75,8 +78,8 @@ class ObjectDoor:
             # Anything but a plain short path with the prefix takes the long way.
             if (
                 0 < len(key) <= KEY_BYTES_MAX
-                and b"%" not in key
-                and b"?" not in key
+                and PERCENT not in key
+                and QUESTION not in key
                 and target.startswith(self._prefix)
             ):
                 answer = self._ready(request, key)
@@ -86,12 +89,11 @@ class ObjectDoor:
 
     def _ready(self, request: Request, key: bytes) -> Response | None:
         """Return the answer to a plain GET that RAM can give; None: the disk must be asked."""
-        entries = self._entries
-        if entries.needs_disk(key):
+        if self._needs_disk(key):
             return None
-        found = entries.read_entry(key)
+        found = self._read_entry(key)
         if found is None:
-            return NOT_FOUND if entries.is_certain else None
+            return NOT_FOUND if self._entries.is_certain else None
         value, encoded = found[:2]
         if type(value) is not bytes:  # the head of an object
             return None
