@@ -63,6 +63,11 @@ http {{
       proxy_cache zone; proxy_cache_lock on; proxy_cache_lock_timeout 30s;
       add_header X-Cache-Status $upstream_cache_status;
     }}
+    # Its lock makes requests for what is not cacheable wait in turns of 500 ms.
+    location /miss/ {{
+      proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_cache zone;
+    }}
   }}
 }}
 """
