@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgecache.http.request import Request
 
 ENTRY_COST_BYTES = 1_024
+JOIN_BYTES_MAX = 32_768
 Key = tuple[bytes, bytes, bytes, str]
 
 
@@ -35,10 +36,12 @@ class Prepared:
     """
 
     __slots__ = (
-        "asked", "cost_bytes", "dressed", "entry", "key", "response", "until_us", "version",
+        "asked", "cost_bytes", "dressed", "entry", "key", "memo", "response", "until_us", "version",
     )  # fmt: skip
 
-    def __init__(self, asked: Asked, entry: Entry, dressed: Dressed, cost_bytes: int) -> None:
+    def __init__(
+        self, memo: Memo, asked: Asked, entry: Entry, dressed: Dressed, cost_bytes: int
+    ) -> None:
         self.asked = asked
         self.entry = entry
         self.key = entry.key
@@ -47,6 +50,18 @@ class Prepared:
         self.cost_bytes = cost_bytes
         self.until_us = 0
         self.response: Response
+        self.memo = memo
+
+    def again(self) -> Response | None:
+        """Return the answer while it is good, else None."""
+        memo = self.memo
+        if memo.version_of(self.key) != self.version:
+            return None
+        now = time_ns() // 1000
+        if now < self.until_us:
+            memo.hit_count += 1
+            return self.response
+        return memo.renewed(self, now)
 
 
 class Memo:
@@ -55,10 +70,10 @@ class Memo:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_budget_bytes", "_bytes", "_entries", "_renderer", "_version_of", "hit_count")
+    __slots__ = ("_budget_bytes", "_bytes", "_entries", "_renderer", "hit_count", "version_of")
 
     def __init__(self, library: Library, renderer: Renderer, budget_bytes: int) -> None:
-        self._version_of = library.store.storage.version_in_memory
+        self.version_of = library.store.storage.version_in_memory
         self._renderer = renderer
         self._budget_bytes = budget_bytes
         self._bytes = 0
@@ -74,14 +89,15 @@ class Memo:
         prepared = self._entries.get(key)
         if prepared is None:
             return None
-        if self._version_of(prepared.key) == prepared.version:
-            now = time_ns() // 1000
-            if now < prepared.until_us:
-                self.hit_count += 1
-                return prepared.response
-            if now < prepared.entry.policy.fresh_until_us:
-                return self._render(prepared, now)
-        self._drop(key)
+        response = prepared.again()
+        if response is None:
+            self._drop(key)
+        return response
+
+    def renewed(self, prepared: Prepared, now: int) -> Response | None:
+        """Return the answer of another second; None when it is fresh no more."""
+        if now < prepared.entry.policy.fresh_until_us:
+            return self._render(prepared, now)
         return None
 
     def _render(self, prepared: Prepared, now: int) -> Response:
@@ -99,8 +115,14 @@ class Memo:
         if prepared.asked.method == b"HEAD":
             body = b""
         head = status_line(policy.status) + prepared.dressed.lines + lines
-        prepared.response = Response.ready(policy.status, head, body)
-        prepared.response.has_date = True
+        response = Response.ready(policy.status, head, body)
+        response.has_date = True
+        response.again = prepared.again
+        # One piece where a copy costs less than a second buffer does.
+        ending = head + b"\r\n"
+        is_short = len(body) <= JOIN_BYTES_MAX
+        response.wire = (ending + body,) if is_short else (ending, body)
+        prepared.response = response
         next_us = now + SECOND_US - age_us % SECOND_US
         prepared.until_us = min(next_us, policy.fresh_until_us)
         return prepared.response
@@ -110,7 +132,7 @@ class Memo:
         dressed = self._renderer.dress(entry.stored.headers)
         cost_bytes = ENTRY_COST_BYTES + len(entry.stored.wire) * 2 + entry.size
         cost_bytes += len(asked.target) + len(asked.request.block.raw)
-        prepared = Prepared(asked, entry, dressed, cost_bytes)
+        prepared = Prepared(self, asked, entry, dressed, cost_bytes)
         response = self._render(prepared, time_ns() // 1000)
         if entry.version is None or cost_bytes > self._budget_bytes // 8:
             return response
