@@ -268,7 +268,6 @@ cdef class CoreBase:
         else:
             self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
                                            <uint64_t>MEMORY_PAGE_BYTES // 2)
-        self.max_object_bytes = min(self.max_object_bytes, self.largest_value_bytes)
 
     cdef uint64_t _abi_hash(self):
         cdef uint64_t sizes[8]

@@ -41,7 +41,7 @@ from edgecache._core_base cimport (
     CoreBase,
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
-from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_tag_count
+from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
 from edgecache._segment cimport LOG_MAIN
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_coarse_us, ec_now_us
@@ -148,10 +148,10 @@ cdef class CoreWrite(CoreBlob):
         change.expected_location = expected_location
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
-                if meta_has_flag(meta, meta_len, META_FLAG_PART) and \
+                if meta_has_flag(meta, meta_len, META_FLAG_PART | META_FLAG_OBJECT) and \
                         ec_load_u32(&self.log.shared.ready_count) >= 3:
-                    # An object that loses one part is worthless: all of them outlive the small log,
-                    # which an object larger than that would fill alone.
+                    # An object that loses its head or one part is worthless: all of it outlives the
+                    # small log, which an object larger than that would fill alone.
                     change.head = LOG_MAIN
                 status = <Status>self.prepare(&change, block)
             else:
@@ -326,6 +326,10 @@ cdef class CoreWrite(CoreBlob):
         if not block:
             return WOULD_BLOCK
         return STORED if self.put_beyond(key, value, ttl, tags, meta) else NOT_STORED
+
+    def split_values(self):
+        """From now on a value that one entry cannot hold goes to `put_beyond`, too."""
+        self.max_object_bytes = min(self.max_object_bytes, self.largest_value_bytes)
 
     def put_beyond(self, key, value, ttl, tags, meta):
         """`put` of a value that no single entry holds; the layer that knows objects overrides it.
