@@ -115,6 +115,11 @@ def test_a_response_that_could_never_be_reused_is_not_stored() -> None:
     assert reason("") == "no-freshness"
     assert reason("Expires: 0") == "no-freshness"
     assert reason("Last-Modified: {+10}\nETag: x y") == ""  # the date is still a validator
+    assert reason("Last-Modified: x\nETag: x y") == "no-freshness"
+    assert reason("Cache-Control: no-cache\nLast-Modified: x") == "no-freshness"
+    assert not assess(exchange("")).may_store
+    assert assess(exchange(FRESH)).may_store
+    assert not store(FRESH).policy.has_validator
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,8 @@ class TinyCache:
     def _head(self, exchange: Exchange) -> None:
         for entry in self.entries.get(exchange.target_uri, []):
             stored = entry.stored
+            if not is_selected(stored.selecting, exchange.request, self.rules):
+                continue
             now_s = self.now_us // SECOND_US
             if head_matches(stored, exchange.response, len(entry.body), now_s):
                 renewed = freshen(stored, exchange, self.rules).stored

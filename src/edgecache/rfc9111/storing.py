@@ -146,7 +146,10 @@ def _freshness_reason(
     if not is_allowed:
         return "status"
     response = exchange.response
-    has_validator = b"etag" in response or b"last-modified" in response
+    has_validator = (
+        parse_entity_tag(response.get(b"etag") or b"") is not None
+        or last_modified_value(response, exchange.response_s) is not None
+    )
     if life.seconds == 0 and not has_validator and _permissions(applicable, rules)[:2] == (0, 0):
         return "no-freshness"
     if applicable.directives.no_cache and not has_validator:
