@@ -7,8 +7,8 @@ miss                      wrk, an answer that may not be stored: forwarded every
 collapse                  1,000 clients ask at once for a key that is not stored; the origin takes
                           300 ms; what the origin was asked, and the time until all are answered
 
-Both sides run one process on one CPU, wrk and the origin on the other; rounds alternate. CPU is that
-of the serving process alone. Needs wrk and nginx (Debian packages).
+Both sides run one process on one CPU, wrk and the origin on the other; rounds alternate. CPU is
+that of the serving process alone. Needs wrk and nginx (Debian packages).
 """
 
 from __future__ import annotations

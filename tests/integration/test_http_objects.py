@@ -16,8 +16,11 @@ TIB = 1 << 40
 
 
 class Api(Running):
-    def __init__(self) -> None:
-        self.store = ModelObjects(edgecache.Config(memory="64MiB"))
+    """A cache API on the model, whose objects the engine does not know, as writes in progress."""
+
+    def __init__(self, *, atomic_publish: bool = False) -> None:
+        config = edgecache.Config(memory="64MiB", atomic_publish=atomic_publish)
+        self.store = ModelObjects(config)
         app = HttpApp()
         mount_cache_api(app, self.store)
         super().__init__(app)
@@ -171,3 +174,16 @@ def test_ranges_of_a_stream_are_read_one_after_the_other(api: Api) -> None:
     assert api.ask("PUT", "/cache/s", b"x", If_None_Match="*").status == 412
     assert all(hit.is_closed for hit in api.store.hits)
     assert len(api.store.hits) == 5
+
+
+def test_a_part_of_an_unfinished_object_is_found_without_a_lookup() -> None:
+    with Api(atomic_publish=True) as api:
+        create(api)
+        api.ask("PUT", "/sparse/k?offset=2", b"234")
+        found = api.ask("GET", "/cache/k?range=3-2")
+        assert (found.status, found.body) == (206, b"34")
+        for value in ("bytes=1-3", "bytes=2-2,4-4", "bytes=20-"):
+            assert api.ask("GET", "/cache/k", Range=value).status == 404
+        assert api.ask("HEAD", "/cache/k", Range="bytes=2-3").status == 404
+        assert api.ask("GET", "/cache/k").status == 404
+        assert api.store.hits == []

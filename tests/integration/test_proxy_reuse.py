@@ -364,7 +364,9 @@ async def test_stale_while_revalidate_serves_at_once_and_refreshes_once_in_the_b
 async def test_a_head_that_finds_a_stale_response_refreshes_all_of_it() -> None:
     control = {"Cache_Control": "max-age=60, stale-while-revalidate=600"}
     async with World() as world:
-        world.origin.answer("/x", response(200, b"old", **control), response(200, b"new", **control))
+        world.origin.answer(
+            "/x", response(200, b"old", **control), response(200, b"new", **control)
+        )
         await world.get("/x")
         await world.age("/x", 100)
         assert (await world.ask("/x", "HEAD")).word == "stale-updating"

@@ -177,5 +177,8 @@ class ModelObjects(AsyncStorage):
 
     async def delete(self, key: Any) -> bool:
         was_object = self.objects.pop(key, None) is not None
+        return await super().delete(key) or was_object
+
+    async def purge(self, key: Any) -> bool:
         was_sparse = self.sparse.pop(key, None) is not None
-        return await super().delete(key) or was_object or was_sparse
+        return await self.delete(key) or was_sparse

@@ -98,8 +98,11 @@ class Answering:
             answer = shared.handler(request)
         except Exception as error:
             answer = self._answer_to(error)
-        if answer is None:
-            return
+        if answer is not None:
+            self.deliver(request, answer)
+
+    def deliver(self, request: Request, answer: Response | Awaitable[Response]) -> None:
+        """Send an answer, or what it will be."""
         if type(answer) is Response:
             if type(answer.body) is bytes and len(answer.body) <= PIECE_BYTES:
                 self._emit(request, answer)
@@ -109,7 +112,7 @@ class Answering:
         if request.minor:
             request.relay = self.relay
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
-        self.task = shared.loop.create_task(later)
+        self.task = self.shared.loop.create_task(later)
 
     async def _answer_later(self, request: Request, answer: Awaitable[Response]) -> None:
         response: Response | None

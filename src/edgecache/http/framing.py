@@ -156,6 +156,7 @@ class Block:
         "has_conditions",
         "has_host",
         "is_chunked",
+        "is_plain",
         "is_simple",
         "keeps",
         "keeps_old",
@@ -185,6 +186,8 @@ class Block:
         self.expects_continue = self._find_expectation()
         self.raw_end = raw + b"\r\n"
         # Nothing more to judge when the target is a path: a Host, and no content.
+        # A GET with these fields depends on its target alone, but for a token.
+        self.is_plain = self.keeps and not self.has_conditions
         self.is_simple = self.has_host and not self.is_chunked and not self.content_length
 
     def get(self, name: bytes) -> bytes | None:

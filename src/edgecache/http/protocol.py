@@ -24,6 +24,7 @@ from edgecache.http.answering import BODY, CLOSING, HEAD, Answering
 from edgecache.http.chunked import ChunkedDecoder
 from edgecache.http.failures import ClientGoneError, RequestError
 from edgecache.http.framing import (
+    Block,
     bad,
     check_shape,
     match_line,
@@ -33,6 +34,7 @@ from edgecache.http.framing import (
     split_target,
 )
 from edgecache.http.request import BodyReader, Request
+from edgecache.http.response import Response
 from edgecache.http.shared import Repeat
 
 __all__ = ["HttpProtocol"]
@@ -41,6 +43,7 @@ __all__ = ["HttpProtocol"]
 WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"})
 # Answers of one read of the socket that are gathered before they are written.
 BATCH_BYTES = 262144
+GET_200 = (b"GET", 200)
 
 
 class HttpProtocol(Answering, asyncio.Protocol):
@@ -232,8 +235,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
                 if target[0] == 47 and is_short:
                     self.has_skipped_line = False
                     self.limit_reason = ""
-                    minor = 1 if digit == b"1" else 0
-                    self.dispatch(Request(method, target, minor, block, self.peer, self.scheme))
+                    self._take_simple(method, target, 1 if digit == b"1" else 0, block)
                     return match.end() + len(block.raw_end)
         end = data.find(b"\r\n\r\n", position)
         if end < 0:
@@ -255,6 +257,35 @@ class HttpProtocol(Answering, asyncio.Protocol):
         self.has_skipped_line = False
         self.limit_reason = ""
         return self._start(request, data, end + 4)
+
+    def _take_simple(self, method: bytes, target: bytes, minor: int, block: Block) -> None:
+        """Answer a request for a path, without content, whose fields were judged before."""
+        shared = self.shared
+        answer: tuple[bytes, bytes] | Response | None = None
+        if method == b"GET" and minor and block.is_plain and shared.is_plain:
+            try:
+                answer = shared.instant(target)
+            except Exception:
+                # The handler proper meets it again, and knows what to answer.
+                answer = None
+            if (
+                isinstance(answer, tuple)
+                and self.answered_count + 1 < shared.limits.requests_per_connection_max
+            ):
+                head, body = answer
+                end = shared.end_keep
+                self.out += (head, end, body)
+                self.out_bytes += len(head) + len(end) + len(body)
+                self.answered_count += 1
+                self.answers[GET_200] = self.answers.get(GET_200, 0) + 1
+                return
+        request = Request(method, target, minor, block, self.peer, self.scheme)
+        if answer is None:
+            self.dispatch(request)
+        elif isinstance(answer, tuple):
+            self.deliver(request, Response.ready(200, *answer))
+        else:
+            self.deliver(request, answer)
 
     def _check(self, request: Request) -> None:
         """Judge what the line and the fields are only together."""
@@ -301,9 +332,9 @@ class HttpProtocol(Answering, asyncio.Protocol):
         request.body = self.reader
         self.request = request
         self.wants_continue = block.expects_continue and request.minor == 1
+        self.arm()
         if position < len(data):
             position = self._take_body(data, position)
-        self.arm()
         self.dispatch(request)
         return position
 

@@ -30,6 +30,7 @@ REPEATS_MAX = 8192
 REPEAT_BYTES_MAX = 2048
 
 Repeat = tuple[Callable[[], "Response | None"], bytes]
+Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
 OnAnswer = Callable[["Request", int, int, float], None]
 
 
@@ -40,12 +41,18 @@ def bound(handler: Handler) -> Handler:
     return cast("Handler", getattr(handler, "__call__"))  # noqa: B004, B009
 
 
+def _never(target: bytes) -> None:
+    return None
+
+
 class Shared:
     """State of a server that its connections use.
 
     Args:
         loop: Where they run.
-        handler: Answers requests.
+        handler: Answers requests. It may have a method `instant`, which is asked first for a GET of
+            a path without preconditions, ranges and content: with the target alone it returns head
+            and content of a 200, any other Response, or None: call the handler.
         limits: For each connection.
         on_answer: Called with request, status, bytes of content and seconds for every answer.
         shows_time: Add `X-Total-Time-Ms` to every answer.
@@ -62,6 +69,7 @@ class Shared:
     ) -> None:
         self.loop = loop
         self.handler = bound(handler)
+        self.instant: Instant = getattr(handler, "instant", _never)
         self.limits = limits
         self.on_answer = on_answer
         self.shows_time = shows_time

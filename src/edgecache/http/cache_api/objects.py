@@ -20,13 +20,14 @@ from edgecache.http.cache_api.answers import (
     NO_CONTENT,
     NOT_FOUND,
     SHED,
+    entry_fields,
     error_for,
     partial_fields,
 )
 from edgecache.http.cache_api.keys import KEY_BYTES_MAX, decode_key
 from edgecache.http.cache_api.options import PutOptions
 from edgecache.http.cache_api.reading import answer_found, judge_change, wanted_range
-from edgecache.http.cache_api.store import EntryStore, Found
+from edgecache.http.cache_api.store import PIECE_BYTES, EntryStore
 from edgecache.http.cache_api.stored import content_etag, facts_of, make_meta
 from edgecache.http.cache_api.tokens import TokenRules
 from edgecache.http.failures import RequestError
@@ -72,37 +73,49 @@ class ObjectDoor:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        target = request.target
-        if request.method == b"GET" and self._is_open and not request.block.has_conditions:
-            key = target[self._skip :]
-            # Anything but a plain short path with the prefix takes the long way.
-            if (
-                0 < len(key) <= KEY_BYTES_MAX
-                and PERCENT not in key
-                and QUESTION not in key
-                and target.startswith(self._prefix)
-            ):
-                answer = self._ready(request, key)
-                if answer is not None:
-                    return answer
+        try:
+            return self._answer(request)
+        except EdgeCacheError as error:
+            return error_for(error)
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
+        if request.method == b"GET" and not request.block.has_conditions:
+            answer = self.instant(request.target)
+            if isinstance(answer, tuple):
+                return Response.ready(200, *answer)
+            if answer is not None:
+                return answer
         return self._route(request)
 
-    def _ready(self, request: Request, key: bytes) -> Response | None:
-        """Return the answer to a plain GET that RAM can give; None: the disk must be asked."""
-        if self._needs_disk(key):
+    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+        """Return the answer to a plain GET that RAM can give; None: take the long way."""
+        key = target[self._skip :]
+        if (
+            PERCENT in key
+            or QUESTION in key
+            or not 0 < len(key) <= KEY_BYTES_MAX
+            or not self._is_open
+            or not target.startswith(self._prefix)
+            or self._needs_disk(key)
+        ):
             return None
         found = self._read_entry(key)
         if found is None:
             return NOT_FOUND if self._entries.is_certain else None
         value, encoded = found[:2]
-        if type(value) is not bytes:  # the head of an object
-            return None
         known = self._heads.get(encoded)
         if known is not None and known[0] == len(value):
-            return Response.ready(200, known[1], value)
+            return known[1], value
+        if type(value) is not bytes:  # the head of an object
+            return None
         facts = facts_of(Meta.decode(encoded) if encoded else None)
-        answer = answer_found(request, Found(facts, len(value), "memory", value), None)
-        if facts.etag is not None and facts.fresh_until == FRESH_FOREVER:
+        etag = facts.etag
+        if not facts.is_fresh:
+            return NOT_FOUND
+        fields = entry_fields(facts, etag or content_etag(value), len(value), "memory")
+        answer = Response(200, fields, value)
+        is_small = len(value) <= PIECE_BYTES
+        if is_small and etag is not None and facts.fresh_until == FRESH_FOREVER:
             # The head follows from meta and size alone, and so does that it may be served.
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
@@ -130,17 +143,24 @@ class ObjectDoor:
         wanted = wanted_range(request, query)
         is_known, found = self._entries.find_now(key)
         if not is_known:
-            return self._get_later(request, key, wanted)
-        return NOT_FOUND if found is None else answer_found(request, found, wanted)
+            return self._guard(self._find_later(request, key, wanted))
+        if found is not None:
+            return answer_found(request, found, wanted)
+        if wanted is not None and self._entries.has_partials:
+            return self._guard(self._partial(request, key, wanted))
+        return NOT_FOUND
 
-    async def _get_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+    async def _guard(self, answer: Awaitable[Response]) -> Response:
         try:
-            found = await self._entries.find(key)
-            if found is not None:
-                return answer_found(request, found, wanted)
-            return await self._partial(request, key, wanted)
+            return await answer
         except EdgeCacheError as error:
             return error_for(error)
+
+    async def _find_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+        found = await self._entries.find(key)
+        if found is not None:
+            return answer_found(request, found, wanted)
+        return await self._partial(request, key, wanted)
 
     async def _partial(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
         """Answer a range of an object that is not complete, if all of the range is there."""
@@ -243,13 +263,10 @@ class ObjectDoor:
     def _delete(self, request: Request, key: bytes, query: bytes | None) -> Awaitable[Response]:
         if query:
             raise RequestError("a DELETE has no parameters", reason="query")
-        return self._delete_later(request, key)
+        return self._guard(self._delete_later(request, key))
 
     async def _delete_later(self, request: Request, key: bytes) -> Response:
-        try:
-            refused = await self._check(request, key)
-            if refused is not None:
-                return refused
-            return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND
-        except EdgeCacheError as error:
-            return error_for(error)
+        refused = await self._check(request, key)
+        if refused is not None:
+            return refused
+        return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["EntryStore", "Found", "ObjectStore", "Upload", "adapt"]
 
 PIECE_BYTES = 262144
+UNBOUNDED = 2**63
 SOURCES = {"memory": "memory", "disk": "disk", "stream": "memory"}
 
 
@@ -85,18 +86,21 @@ class EntryStore:
     *Thread-safety*: as `AsyncStorage`.
     """
 
-    # Whether a key that the engine does not know cannot be an object either.
-    is_certain = True
+    # Whether there can be objects that are not complete.
+    has_partials = False
 
     def __init__(self, store: AsyncStorage) -> None:
         self.store = store
+        # Whether a key that the engine does not know cannot be an object either.
+        self.is_certain = True
         self.core = store.storage
         # Bound once: they are called for every hit. `needs_disk`: only the disk can tell about a
         # key. `read_entry`: value, meta bytes, and the rest of what names this version.
         self.needs_disk = self.core.needs_disk
         self.read_entry = self.core.read_entry
         self.try_put = self.core.try_put
-        self.upload_bytes_max = int(self.core.config.max_object_size)
+        limit: int | None = self.core.config.max_object_size
+        self.upload_bytes_max = UNBOUNDED if limit is None else limit
 
     async def find(self, key: bytes) -> Found | None:
         """Return the entry, fresh or stale."""
@@ -176,10 +180,12 @@ class _Gathering:
 class ObjectStore(EntryStore):
     """Objects of any size, through the object methods of the store."""
 
-    is_certain = False
+    has_partials = True
 
     def __init__(self, store: AsyncStorage) -> None:
         super().__init__(store)
+        # Else `lookup` also shows writes that the engine knows nothing of yet.
+        self.is_certain = store.config.atomic_publish
         self.objects: Any = store
 
     async def find(self, key: bytes) -> Found | None:
