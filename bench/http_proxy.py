@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ NGINX = """
 worker_rlimit_nofile 20000;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000; keepalive_timeout 600;
+  access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 600;
   open_file_cache max=1000; open_file_cache_valid 600s;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
@@ -121,6 +121,11 @@ def load(side: Served, target: str, seconds: int) -> Sample:
     return Sample(int(found[1]), wall_s, cpu_s)
 
 
+def run_of(side: Served, target: str, seconds: int) -> Callable[[int], Sample]:
+    """Return what one round does."""
+    return lambda _: load(side, target, seconds)
+
+
 async def _ask(port: int, target: str, go: asyncio.Event, opened: list[int]) -> bool:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     opened.append(1)
@@ -179,13 +184,8 @@ def measure(seconds: int, repeat: int) -> tuple[dict[str, dict[str, list[Sample]
         for label, target in workloads.items():
             for side in sides.values():  # warm up, and fill
                 load(side, target, 1)
-            found[label] = interleave(
-                {
-                    name: lambda _, side=side, target=target: load(side, target, seconds)  # type: ignore[misc]
-                    for name, side in sides.items()
-                },
-                repeat,
-            )
+            runs = {name: run_of(side, target, seconds) for name, side in sides.items()}
+            found[label] = interleave(runs, repeat)
         for number in range(repeat):
             for name, side in sides.items():
                 crowd = {"workload": "collapse", "side": name}
