@@ -92,10 +92,10 @@ class HttpProtocol(Answering, asyncio.Protocol):
         count = self.answered_count
         self._advance(data)
         repeat, self.repeat = self.repeat, None
-        if repeat is not None and self.answered_count == count + 1 and not self.tail:
-            if self.phase == HEAD and self.request is None:
-                # These bytes were one request, all of it, and the next one begins behind them.
-                self.shared.remember(self.repeats, data, repeat)
+        is_one = self.answered_count == count + 1 and self.request is None and not self.tail
+        if repeat is not None and is_one and self.phase == HEAD:
+            # These bytes were one request, all of it, and the next one begins behind them.
+            self.shared.remember(self.repeats, data, repeat)
 
     def _answer_again(self, data: bytes, repeat: Repeat) -> bool:
         """Answer bytes that were one whole request before, if its answer is still good."""
