@@ -25,7 +25,11 @@ __all__ = ["OnAnswer", "Shared", "bound"]
 
 # Deadlines and the Date field are this exact.
 TICK_S = 0.25
+# Requests remembered by their exact bytes, and the longest of them.
+REPEATS_MAX = 8192
+REPEAT_BYTES_MAX = 2048
 
+Repeat = tuple[Callable[[], "Response | None"], bytes]
 Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
 OnAnswer = Callable[["Request", int, int, float], None]
 
@@ -73,6 +77,8 @@ class Shared:
         self.is_draining = False
         # Nothing out of the ordinary to do with an answer.
         self.is_plain = not self.is_timed
+        # By scheme: what the exact bytes of one request were answered with, and may be again.
+        self.repeats: dict[str, dict[bytes, Repeat]] = {"http": {}, "https": {}}
         self.statistics = HttpStatistics()
         self.connections: set[HttpProtocol] = set()
         self.set_now(loop.time())
@@ -88,6 +94,7 @@ class Shared:
     def set_date(self) -> None:
         """Render the ends of a head: Date, and what becomes of the connection."""
         date = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
+        self.date_bytes = len(date)
         self.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
@@ -96,6 +103,13 @@ class Shared:
         """Close every connection behind its next answer."""
         self.is_draining = True
         self.is_plain = False
+
+    def remember(self, repeats: dict[bytes, Repeat], data: bytes, repeat: Repeat) -> None:
+        """Keep how a request was answered; the oldest goes when there are too many."""
+        if len(data) <= REPEAT_BYTES_MAX:
+            if len(repeats) >= REPEATS_MAX:
+                del repeats[next(iter(repeats))]
+            repeats[data] = repeat
 
     def add(self, connection: HttpProtocol) -> None:
         """Take a new connection."""
