@@ -1,0 +1,1 @@
+"""The reliability campaign: `python -m torture` from the directory of the tests (`make torture`)."""
