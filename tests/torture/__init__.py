@@ -1,1 +1,1 @@
-"""The reliability campaign: `python -m torture` from the directory of the tests (`make torture`)."""
+"""The reliability campaign: `make torture`, or `python -m torture` in the tests' directory."""

@@ -1,8 +1,8 @@
 """io: every I/O in turn fails once or for good, is short, interrupted, late or out of order.
 
 The nth primitive call of each kind fails with each errno, n from 1 on until no call is reached any
-more: `SQLite's` way of finding every call site (sqlite.org/testing.html). While the disk is sick only
-what asks for durability may say so; nothing may be wrong, then or after a heal and a crash.
+more: the way SQLite finds every call site (sqlite.org/testing.html). While the disk is sick
+only what asks for durability may say so; nothing may be wrong, then or after a heal and a crash.
 """
 
 from __future__ import annotations

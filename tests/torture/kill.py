@@ -1,9 +1,10 @@
 """kill: SIGKILL of a process at any moment, under load, while it opens, closes or recovers.
 
-A child is forked, opens the store and says line by line what it does (`oracle.Replay`). It is killed
-somewhere between its first system call and some hundred operations later. Then the store is opened
-again and every key is read. Several kills hit one root in turn, so recoveries build on recoveries.
-Every other root is large enough for all that is put: there nothing that a sync covered may miss.
+A child is forked, opens the store and says line by line what it does (`oracle.Replay`). It is
+killed somewhere between its first system call and some hundred operations later. Then the store is
+opened again and every key is read. Several kills hit one root in turn, so recoveries build on
+recoveries. Every other root is large enough for all that is put: there nothing that a sync covered
+may miss.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """power: the memory engine loses power; unsynced sectors are dropped, torn or older.
 
-Half of the stores are large enough for all that is put, and must have everything that a sync covered.
+Half of the stores are large enough for all that is put: they must have all that a sync covered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def store_of(rng: random.Random, is_strict: bool) -> dict[str, Any]:
 
 
 def cut(store: Tortured, disk: MemoryDisk, seed: int) -> None:
-    """Lose power while the store runs, or just after its process died; perhaps while it recovers."""
+    """Lose power while the store runs, or just after its process died; perhaps in recovery."""
     rng = store.rng
     if rng.random() < 0.5:
         io.power_cut(disk, seed=seed, mode=rng.choice(MODES))

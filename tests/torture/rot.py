@@ -1,9 +1,10 @@
 """rot: bytes of files flipped, files truncated, files and pages swapped with those of other roots.
 
-Images are taken from a root in memory, damaged, and put on a fresh disk. Flips of closed images must
+Images are taken from a root in memory, damaged, and put on a fresh disk. A flipped bit must
 cost one entry at most and never show anything but the newest value; where pages or files go, what
-they knew about deletes may go too, so there every value that the key ever had is allowed, and a value
-that it never had is not. After each: nothing raises, the store takes a put and recovers once more.
+they knew about deletes may go too, so there every value that the key ever had is allowed, and a
+value that it never had is not. After each: nothing raises, the store takes a put and recovers
+once more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torture import faults, kill, power, rot
+from torture import cuts, faults, kill, power, rot
 from torture.campaign import Row
 
-ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kill, power, rot, faults)}
+ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kill, power, cuts, rot, faults)}
