@@ -367,6 +367,8 @@ cdef class CoreBase:
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
             if result >= 0:
                 log_take_file(log, index, <uint32_t>result)
+            else:
+                log.files[index] = result       # recovery asks why
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(
