@@ -11,7 +11,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memmove, memset
+from libc.string cimport memcmp, memmove
 
 from edgecache._core_base cimport CoreBase
 from edgecache._evict cimport EVICT_SIEVE
@@ -31,21 +31,14 @@ from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
 
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
-
 cdef extern from "Python.h":
     ctypedef struct PyVarObject:
         Py_ssize_t ob_size
 
 cdef enum:
     FRONT_VALUE_BYTES_MAX = 65536
-    FRONT_ENTRY_COST_BYTES = 128        # the slot and both objects' own overhead
+    FRONT_ENTRY_COST_BYTES = 144        # the slot and both objects' own overhead
     FRONT_HINTS_MAX = 65536             # 512 KiB
-    # Of 32 hits on an entry the first 4 look at the item: the policy learns that it is in use (its
-    # counts saturate at 3), the others need not touch the item's memory.
-    FRONT_LOOKS = 4
-    FRONT_REST_HITS = 28
 
 
 cdef inline uint32_t page_epoch(const Shard* shard) noexcept nogil:
@@ -58,27 +51,24 @@ cdef inline uint64_t front_cost(object key, object value) noexcept:
     return size + <uint64_t>(<PyVarObject*>key).ob_size if PyBytes_CheckExact(key) else size + 64
 
 
-cdef void* lines(uint64_t size_bytes) except NULL:
-    """Zeroed memory that starts at a cache line."""
-    cdef void* memory = NULL
-    if posix_memalign(&memory, 64, size_bytes) != 0:
-        raise MemoryError("no memory for the front table")
-    memset(memory, 0, size_bytes)
-    return memory
-
-
 cdef class CoreFront(CoreBase):
 
     def __init__(self, dict options, IoEngine io=None):
-        cdef uint64_t sets = 1, hints
+        cdef uint64_t sets = 1, entries, hints
         CoreBase.__init__(self, options, io)
         # Entries for values of 200 bytes and more to fill the budget.
         while sets * FRONT_WAYS * 256 < self.front_budget_bytes:
             sets *= 2
-        hints = min(sets * FRONT_WAYS, <uint64_t>FRONT_HINTS_MAX)
-        self.front = <FrontEntry*>lines(sets * FRONT_WAYS * sizeof(FrontEntry))
-        self.front_origins = <FrontOrigin*>lines(sets * FRONT_WAYS * sizeof(FrontOrigin))
-        self.front_hints = <FrontHint*>lines(hints * sizeof(FrontHint))
+        entries = sets * FRONT_WAYS
+        hints = min(entries, <uint64_t>FRONT_HINTS_MAX)
+        # Zeroed by the system, page by page as it is used.
+        self.front_memory = calloc(1, 64 + hints * sizeof(FrontHint)
+                                   + entries * (sizeof(FrontEntry) + sizeof(FrontOrigin)))
+        if self.front_memory == NULL:
+            raise MemoryError("no memory for the front table")
+        self.front = <FrontEntry*>((<uint64_t>self.front_memory + 63) & ~<uint64_t>63)
+        self.front_origins = <FrontOrigin*>&self.front[entries]
+        self.front_hints = <FrontHint*>&self.front_origins[entries]
         self.front_epochs = shard_epoch(&self.shards, 0)
         self.front_mask = sets - 1
         self.front_hint_mask = hints - 1
@@ -92,9 +82,7 @@ cdef class CoreFront(CoreBase):
                 if self.front[index].key != NULL:
                     Py_DECREF(<object>self.front[index].key)
                     Py_DECREF(<object>self.front[index].value)
-        free(self.front)
-        free(self.front_origins)
-        free(self.front_hints)
+        free(self.front_memory)
 
     # Keys
 
@@ -142,12 +130,11 @@ cdef class CoreFront(CoreBase):
             hint = front_hint(self, entry.key)
             hint.key_bits = <uint32_t>(<uint64_t>entry.key >> 4)
             hint.entry = <uint32_t>(entry - self.front)
-        if entry.rest == 0 or entry.epoch != ec_load_u32(&self.front_epochs[entry.epoch_slot]):
-            if not self.front_revalidate(entry, view):
-                self.front_drop(entry)
-                return NULL
-        else:
+        if entry.rest and entry.epoch == ec_load_u32(&self.front_epochs[entry.epoch_slot]):
             entry.rest -= 1
+        elif not self.front_revalidate(entry, view):
+            self.front_drop(entry)
+            return NULL
         self.front_hit_count += 1
         return entry
 
@@ -165,10 +152,7 @@ cdef class CoreFront(CoreBase):
             return False
         entry.epoch = epoch
         if not origin.has_expiry:
-            entry.looks += 1
-            if entry.looks == FRONT_LOOKS:
-                entry.looks = 0
-                entry.rest = FRONT_REST_HITS
+            front_count_told(entry)
         if self.policy_hits_unlocked:
             # One byte that only matters to the policy; a lost race costs one count.
             if item.node.frequency < self.front_frequency_max:
@@ -218,7 +202,8 @@ cdef class CoreFront(CoreBase):
         entry.epoch = ec_load_u32(&self.front_epochs[entry.epoch_slot])
         entry.reference = reference
         entry.rest = 0
-        entry.looks = 0
+        entry.told = 0
+        origin.item = item
         origin.version = item.version
         origin.shard = shard.number
         origin.page_epoch = page_epoch(shard)
