@@ -69,7 +69,7 @@ cdef class CoreFront(CoreBase):
         self.front = <FrontEntry*>((<uint64_t>self.front_memory + 63) & ~<uint64_t>63)
         self.front_origins = <FrontOrigin*>&self.front[entries]
         self.front_hints = <FrontHint*>&self.front_origins[entries]
-        self.front_epochs = shard_epoch(&self.shards, 0)
+        self.front_epochs = shard_epoch(&self.shards, shard_at(&self.shards, 0), 0)
         self.front_mask = sets - 1
         self.front_hint_mask = hints - 1
         self.front_frequency_max = 1 if self.policy == EVICT_SIEVE else 3
@@ -196,7 +196,7 @@ cdef class CoreFront(CoreBase):
             if self.front[self.front_hand].key != NULL:
                 self.front_drop(&self.front[self.front_hand])
         item = memory_item(self.shards.base, &shard.memory, reference)
-        entry.epoch_slot = <uint16_t>(shard_epoch(&self.shards, view.hash.low)
+        entry.epoch_slot = <uint16_t>(shard_epoch(&self.shards, shard, view.hash.low)
                                       - self.front_epochs)
         entry.tag = <uint32_t>view.hash.high
         entry.epoch = ec_load_u32(&self.front_epochs[entry.epoch_slot])
