@@ -113,8 +113,7 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
     # read for that without the lock may be outdated, then the wrong lines are asked for.
     index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
-    evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low,
-                          shard.memory.foreseen_hash)
+    evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 
 
 cdef void _fill_record(Change* self) noexcept nogil:

@@ -78,11 +78,9 @@ cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function no
 # guess that spares cache misses: nothing is changed and nothing may depend on it.
 cdef uint32_t evict_foresee(char* base, EvictState* state, uint32_t* then) noexcept nogil
 # Ask the memory for what evict_victim will touch besides the node with that hash; for what
-# evict_insert of a node with that hash will touch. The second needs no lock, and asks for what lies
-# behind what the first did (`victim_hash`), which is there by then.
+# evict_insert of a node with that hash will touch. The second needs no lock.
 cdef void evict_prefetch_victim(char* base, EvictState* state, uint64_t hash) noexcept nogil
-cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash,
-                                uint64_t victim_hash) noexcept nogil
+cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash) noexcept nogil
 # The node moved (compaction): `target` holds a copy of `source`'s node; fix lists and hands.
 cdef void evict_relocate(char* base, EvictState* state, uint32_t source,
                          uint32_t target) noexcept nogil

@@ -23,7 +23,6 @@ from edgecache._evict_ghost cimport (
     ghost_check,
     ghost_prefetch,
     ghost_prefetch_oldest,
-    ghost_prefetch_rings,
 )
 from edgecache._evict_lru cimport lru_hit, lru_insert, lru_victim
 from edgecache._evict_s3fifo cimport (
@@ -221,11 +220,9 @@ cdef void evict_prefetch_victim(char* base, EvictState* state, uint64_t hash) no
         ghost_prefetch_oldest(base, &s3fifo_state(state).ghost)
 
 
-cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash,
-                                uint64_t victim_hash) noexcept nogil:
+cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash) noexcept nogil:
     if state.kind == EVICT_S3FIFO:
         ghost_prefetch(base, &(<S3FifoState*>state.private_state).ghost, hash)
-        ghost_prefetch_rings(base, &(<S3FifoState*>state.private_state).ghost, victim_hash)
 
 
 cdef void evict_relocate(char* base, EvictState* state, uint32_t source,

@@ -195,27 +195,6 @@ cdef inline void ghost_prefetch_oldest(char* base, const GhostQueue* ghost) noex
                     + ghost_home(ghost, ghost_ring(base, ghost)[ghost.oldest].fingerprint))
 
 
-cdef inline void ghost_prefetch_run(char* base, const GhostQueue* ghost,
-                                    uint32_t fingerprint) noexcept nogil:
-    """Ask for the ring's entries behind the first two places of a search, which should be in the
-    cache by now. Without the lock: what is outdated asks for a wrong line. No branches, which
-    nobody could predict.
-    """
-    cdef const GhostEntry* ring = ghost_ring(base, ghost)
-    cdef const uint32_t* table = ghost_table(base, ghost)
-    cdef uint32_t place = ghost_home(ghost, fingerprint)
-    ec_prefetch(ring + table[place] - 1)
-    ec_prefetch(ring + table[ghost_next(ghost, place)] - 1)
-
-
-cdef inline void ghost_prefetch_rings(char* base, const GhostQueue* ghost,
-                                      uint64_t hash) noexcept nogil:
-    """ghost_prefetch_run for a hash, and for the ghost that goes next."""
-    if ghost.span_count and ghost.oldest < ghost.capacity_count:
-        ghost_prefetch_run(base, ghost, ghost_fingerprint(hash))
-        ghost_prefetch_run(base, ghost, ghost_ring(base, ghost)[ghost.oldest].fingerprint)
-
-
 cdef inline int ghost_check(char* base, const GhostQueue* ghost) noexcept nogil:
     cdef const GhostEntry* ring = ghost_ring(base, ghost)
     cdef const uint32_t* table = ghost_table(base, ghost)
