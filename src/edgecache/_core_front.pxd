@@ -58,8 +58,8 @@ cdef extern from "Python.h":
 cdef enum:
     KEY_BYTES_MAX = 8192
     FRONT_WAYS = 4
-    # Of 32 hits on an entry the first 4 tell the policy that the item is in use (its counts saturate
-    # at 3), the others need not touch the item's memory.
+    # Of 32 hits on an entry the first 4 tell the policy that the item is in use (its counts
+    # saturate at 3), the others need not touch the item's memory.
     FRONT_TOLD_HITS = 4
     FRONT_REST_HITS = 28
 

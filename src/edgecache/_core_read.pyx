@@ -6,7 +6,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from edgecache._change cimport LARGE_COPY_BYTES
-from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_front cimport (
     CoreFront,
     FrontEntry,
