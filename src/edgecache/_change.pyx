@@ -80,6 +80,7 @@ from edgecache._xxhash cimport Hash128
 
 cdef enum:
     PENDING_LOCATION = 1            # no record lies there: a block header does
+    AHEAD_VALUE_BYTES_MAX = 4096
 
 
 cdef inline Shard* _shard(Change* self) noexcept nogil:
@@ -361,6 +362,21 @@ cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
     record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
 
 
+cdef inline void _place_ahead(Change* self, Shard* shard) noexcept nogil:
+    """Without a log, nothing was copied since the index' buckets were asked for: evict and copy
+    now, while they are on their way. An old value of the key is freed only after that, so this may evict
+    one item too many; its place serves the next put. A small price, so not for large values.
+    """
+    cdef ShardSet* shards = self.engine.shards
+    if self.engine.log != NULL or self.staged or self.flags & (CHANGE_DELETE | CHANGE_NO_MEMORY) \
+            or self.value_len > AHEAD_VALUE_BYTES_MAX:
+        return
+    self.staged = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
+                                  self.key, self.key_len, self.meta_len, self.value_len,
+                                  self.expiry_us)
+    change_stage_copy(self)
+
+
 cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
     """A filled item for the value, or 0."""
     cdef ShardSet* shards = self.engine.shards
@@ -534,6 +550,7 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         ec_lock_release(&shard.lock)
         _release(self)
         return CHANGE_DONE
+    _place_ahead(self, shard)
     shard_probe(shards.base, shard, self.hash.low, self.key, self.key_len, &self.probe)
     if self.probe.truncated or _unresolved(self):
         ec_lock_release(&shard.lock)

@@ -10,6 +10,7 @@ from cpython.list cimport (
     PyList_GET_SIZE,
     PyList_SET_ITEM,
 )
+from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -17,16 +18,21 @@ from libc.string cimport memcpy, memset
 from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_batch cimport BatchReader
 from edgecache._core_counters cimport collect_counters
+from edgecache._core_front cimport (
+    FrontEntry,
+    KeyView,
+    front_find,
+    front_prefetch,
+    front_same,
+    take_plain_key,
+)
 from edgecache._core_lower cimport lower_hash
 from edgecache._core_read cimport (
     LOOKUP_DISK,
     LOOKUP_HIT,
     LOOKUP_MISS,
-    FrontEntry,
-    KeyView,
     LookupResult,
     ObjectHead,
-    take_plain_key,
 )
 from edgecache._core_write cimport CoreWrite
 from edgecache._flush cimport log_flush, log_settle
@@ -50,6 +56,13 @@ cdef enum:
     GET_CHUNK = 64                      # keys hashed, and their memory asked for, ahead
     WALK_FLUSH_NS = 60000000000
     SETTLE_NS = 60000000000
+
+
+cdef inline void put_item(list found, Py_ssize_t index, object value) noexcept:
+    """Into a slot that holds None, which is immortal in effect: it need not be released first."""
+    Py_INCREF(value)
+    Py_DECREF(<object>PyList_GET_ITEM(found, index))
+    PyList_SET_ITEM(found, index, value)
 
 
 cdef class Core(CoreWrite):
@@ -142,7 +155,9 @@ cdef class Core(CoreWrite):
         cdef list found, waiting = None, objects = None, owners
         cdef LookupResult result
         cdef FrontEntry* entry
-        cdef Py_ssize_t start, index, count, total
+        cdef PyObject* ready
+        cdef Py_ssize_t[GET_CHUNK] rest
+        cdef Py_ssize_t start, index, count, total, place, rest_count
         if self.state != STORE_OPEN:
             self.check_open()
         if not PyList_CheckExact(keys):
@@ -153,38 +168,40 @@ cdef class Core(CoreWrite):
             # A list may be changed by another thread whenever this one gives the GIL up.
             count = min(GET_CHUNK, PyList_GET_SIZE(keys) - start)
             owners = None
+            rest_count = 0
             for index in range(count):
                 key = <object>PyList_GET_ITEM(keys, start + index)
-                if not take_plain_key(self, key, &views[index]):
-                    value = self.take_key(key, &views[index])
+                ready = front_same(self, key)
+                if ready != NULL:
+                    put_item(found, start + index, <object>ready)
+                    continue
+                if not take_plain_key(self, key, &views[rest_count]):
+                    value = self.take_key(key, &views[rest_count])
                     if value is not None:
                         owners = [] if owners is None else owners
                         owners.append(value)
                 # By the time it is looked up, the set is in the cache.
-                self.front_prefetch(&views[index])
-            for index in range(count):
+                front_prefetch(self, &views[rest_count])
+                rest[rest_count] = index
+                rest_count += 1
+            for place in range(rest_count):
+                index = rest[place]
                 key = <object>PyList_GET_ITEM(keys, start + index)
-                entry = self.front_find(key, &views[index])
+                entry = front_find(self, key, &views[place])
                 if entry != NULL:
-                    value = <object>entry.value
+                    put_item(found, start + index, <object>entry.value)
+                    continue
+                value = self.lookup_memory(key, &views[place], &probe, False, &result)
+                if result == LOOKUP_DISK or (self.lower is not None and result == LOOKUP_MISS):
+                    waiting = [] if waiting is None else waiting
+                    waiting.append((start + index, key))
+                elif type(value) is ObjectHead:
+                    objects = [] if objects is None else objects
+                    objects.append((start + index, key, (<ObjectHead>value).entry))
+                elif result == LOOKUP_HIT:
+                    put_item(found, start + index, value)
                 else:
-                    value = self.lookup_memory(key, &views[index], &probe, False, &result)
-                    if result == LOOKUP_DISK or (self.lower is not None and
-                                                 result == LOOKUP_MISS):
-                        waiting = [] if waiting is None else waiting
-                        waiting.append((start + index, key))
-                        continue
-                    if type(value) is ObjectHead:
-                        objects = [] if objects is None else objects
-                        objects.append((start + index, key, (<ObjectHead>value).entry))
-                        continue
-                    if result != LOOKUP_HIT:
-                        self.count_miss(&views[index])
-                        continue
-                Py_INCREF(value)
-                # The slot holds None, which is immortal in effect: it need not be released first.
-                Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
-                PyList_SET_ITEM(found, start + index, value)
+                    self.count_miss(&views[place])
         if waiting is not None and self.lower is not None:
             for start, key in waiting:
                 value = self.take_key(key, &views[0])

@@ -3,7 +3,8 @@
 cimport cython
 from libc.stdint cimport uint32_t
 
-from edgecache._core_read cimport CoreRead, KeyView
+from edgecache._core_front cimport KeyView
+from edgecache._core_read cimport CoreRead
 from edgecache._fetch cimport (
     FETCH_FOUND,
     FETCH_READ,

@@ -4,7 +4,8 @@ cimport cython
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
-from edgecache._core_read cimport CoreRead, KeyView
+from edgecache._core_front cimport KeyView
+from edgecache._core_read cimport CoreRead
 from edgecache._fetch cimport (
     FETCH_BATCH_DEPTH,
     FETCH_BATCH_SIZE,

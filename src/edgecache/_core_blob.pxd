@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint32_t
 
-from edgecache._core_read cimport CoreRead, KeyView
+from edgecache._core_front cimport KeyView
+from edgecache._core_read cimport CoreRead
 
 cdef class Blob
 

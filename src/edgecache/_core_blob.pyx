@@ -44,16 +44,15 @@ from edgecache._shard cimport (
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
-from edgecache._core_read cimport (
-    LARGE_COPY_BYTES,
-    CoreRead,
+from edgecache._core_front cimport (
     FrontEntry,
     KeyView,
-    copy_pinned,
+    front_find,
+    front_same,
     is_past,
-    meta_is_stale,
     take_plain_key,
 )
+from edgecache._core_read cimport LARGE_COPY_BYTES, CoreRead, copy_pinned, meta_is_stale
 
 cdef extern from "Python.h":
     # As a plain pointer: under a lock nothing may leave by way of an exception.
@@ -102,12 +101,15 @@ cdef class CoreBlob(CoreRead):
         cdef object _owner
         cdef Blob blob
         cdef FrontEntry* entry
+        cdef PyObject* ready = front_same(self, key)
+        if ready != NULL:
+            # A ready object exists: a view of it pins nothing.
+            return blob_of(<object>ready)
         if not take_plain_key(self, key, &view):
             self.check_open()
             _owner = self.take_key(key, &view)
-        entry = self.front_find(key, &view)
+        entry = front_find(self, key, &view)
         if entry != NULL:
-            # A ready object exists: a view of it pins nothing.
             return blob_of(<object>entry.value)
         blob = self.pin(key, &view)
         if blob is not None:

@@ -2,7 +2,7 @@ from typing import Any, TypeVar, overload
 
 from typing_extensions import disjoint_base
 
-from edgecache._core_base import CoreBase
+from edgecache._core_front import CoreFront
 
 __pyx_capi__: dict[str, object]
 __test__: dict[str, str]
@@ -17,7 +17,7 @@ class ObjectHead:
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
 @disjoint_base
-class CoreRead(CoreBase):
+class CoreRead(CoreFront):
     @overload
     def get(self, key: bytes | str, default: None = None) -> bytes | None: ...
     @overload

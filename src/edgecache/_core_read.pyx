@@ -1,33 +1,30 @@
-"""Root: keys, the front table, and reading (see _core_read.pxd)."""
+"""Root: reading (see _core_read.pxd)."""
 
-from cpython.bytes cimport (
-    PyBytes_AS_STRING,
-    PyBytes_CheckExact,
-    PyBytes_FromStringAndSize,
-    PyBytes_GET_SIZE,
-)
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.unicode cimport PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcpy
 
 from edgecache._change cimport LARGE_COPY_BYTES
-from edgecache._core_base cimport STORE_OPEN, CoreBase
+from edgecache._core_base cimport STORE_OPEN
+from edgecache._core_front cimport (
+    CoreFront,
+    FrontEntry,
+    KeyView,
+    front_find,
+    front_same,
+    is_past,
+    take_plain_key,
+)
 from edgecache._core_lower cimport lower_hash, lower_store_ram
-from edgecache._evict cimport EVICT_SIEVE, EVICT_WTINYLFU, evict_miss
+from edgecache._evict cimport EVICT_WTINYLFU, evict_miss
 from edgecache._fetch cimport FETCH_FOUND, Fetch, FetchState, fetch_free, fetch_init, fetch_run
-from edgecache._hash cimport key_encode_composite, key_encoded_bytes
-from edgecache._io cimport IoEngine
 from edgecache._memory cimport (
     RamItem,
     item_disk_location,
     item_expiry_us,
     item_has_expiry,
     item_has_meta,
-    item_key,
-    item_key_len,
     item_meta,
     item_meta_len,
     item_value,
@@ -48,50 +45,15 @@ from edgecache._shard cimport (
     Probe,
     Shard,
     shard_at,
-    shard_epoch,
     shard_erase_disk,
     shard_erase_ram,
     shard_number,
     shard_probe,
 )
-from edgecache._sync cimport (
-    ec_count,
-    ec_load_u32,
-    ec_lock_acquire,
-    ec_lock_release,
-    ec_now_coarse_us,
-    ec_now_us,
-    ec_prefetch,
-)
-
-from edgecache import errors
-
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
-
-cdef extern from "Python.h":
-    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* size) except NULL
-    ctypedef struct PyVarObject:
-        Py_ssize_t ob_size
+from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 
 cdef enum:
-    FRONT_VALUE_BYTES_MAX = 65536
-    FRONT_ENTRY_COST_BYTES = 128        # the slot and both objects' own overhead
-    FRONT_WAYS = 4
-    # Of 32 hits on an entry the first 4 look at the item: the policy learns that it is in use (its
-    # counts saturate at 3), the others need not touch the item's memory.
-    FRONT_LOOK_MASK = 31
-    FRONT_LOOK_COUNT = 4
     LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
-
-
-cdef inline uint32_t page_epoch(const Shard* shard) noexcept nogil:
-    return shard.memory.slab.page_epoch
-
-
-cdef bint is_past(int64_t moment_us) noexcept:
-    """The coarse clock first: it lags 4 ms at most and costs a quarter."""
-    return moment_us <= ec_now_coarse_us() or moment_us <= ec_now_us()
 
 
 cdef bint meta_is_stale(const char* meta, uint32_t meta_len) noexcept:
@@ -117,25 +79,6 @@ cdef object copy_pinned(const char* data, uint64_t size):
     return value
 
 
-cdef inline uint64_t front_cost(object key, object value) noexcept:
-    """Bytes that an entry keeps: both objects and its slot, by a fixed estimate per object."""
-    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(value) + FRONT_ENTRY_COST_BYTES
-    return size + <uint64_t>(<PyVarObject*>key).ob_size if PyBytes_CheckExact(key) else size + 64
-
-
-cdef bint same_key(PyObject* held, KeyView* view) noexcept:
-    """Is the key object of an entry equal to the wanted bytes?"""
-    cdef const char* data
-    cdef Py_ssize_t size
-    if PyBytes_CheckExact(<object>held):
-        size = PyBytes_GET_SIZE(<object>held)
-        data = PyBytes_AS_STRING(<object>held)
-    else:
-        # Made when the entry was: the UTF-8 form is cached in the object, nothing can fail.
-        data = PyUnicode_AsUTF8AndSize(<object>held, &size)
-    return size == view.size and memcmp(data, view.data, size) == 0
-
-
 cdef tuple whole_entry(object value, RamItem* item):
     return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
             item_expiry_us(item), item.version, item_disk_location(item))
@@ -153,170 +96,7 @@ cdef ObjectHead object_head(tuple entry):
     return head
 
 
-cdef class CoreRead(CoreBase):
-
-    def __init__(self, dict options, IoEngine io=None):
-        cdef uint64_t sets = 1
-        CoreBase.__init__(self, options, io)
-        # Entries for values of 200 bytes and more to fill the budget.
-        while sets * FRONT_WAYS * 256 < self.front_budget_bytes:
-            sets *= 2
-        if posix_memalign(<void**>&self.front, 64, sets * FRONT_WAYS * sizeof(FrontEntry)) != 0:
-            raise MemoryError("no memory for the front table")
-        memset(self.front, 0, sets * FRONT_WAYS * sizeof(FrontEntry))
-        self.front_mask = sets - 1
-        self.front_frequency_max = 1 if self.policy == EVICT_SIEVE else 3
-        self.front_value_max = min(<uint64_t>FRONT_VALUE_BYTES_MAX, self.front_budget_bytes // 8)
-
-    def __dealloc__(self):
-        cdef uint64_t index
-        if self.front != NULL:
-            for index in range((self.front_mask + 1) * FRONT_WAYS):
-                if self.front[index].key != NULL:
-                    Py_DECREF(<object>self.front[index].key)
-                    Py_DECREF(<object>self.front[index].value)
-            free(self.front)
-
-    # Keys
-
-    cdef object take_key(self, object key, KeyView* view):
-        """Bytes and hash of a key; the result keeps them alive when they are not the key's own."""
-        cdef bytes encoded = None
-        cdef const char* space
-        if PyBytes_CheckExact(key):
-            view.data = PyBytes_AS_STRING(key)
-            view.size = PyBytes_GET_SIZE(key)
-        elif PyUnicode_CheckExact(key):
-            try:
-                view.data = PyUnicode_AsUTF8AndSize(key, &view.size)
-            except UnicodeEncodeError as error:
-                raise errors.KeyTypeError(
-                    f"the key {key!r} cannot be encoded as UTF-8",
-                    hint="encode it yourself and pass bytes") from error
-        elif isinstance(key, (bytes, str)):
-            encoded = bytes(key) if isinstance(key, bytes) else str.encode(key)
-            return (encoded, self.take_key(encoded, view))
-        else:
-            raise errors.KeyTypeError(f"the key is {type(key).__name__}",
-                                      hint="use bytes or str")
-        if not 0 < view.size <= KEY_BYTES_MAX:
-            raise errors.KeySizeError(
-                f"the key has {view.size} bytes", hint="use 1 to 8192 bytes; hash longer names")
-        if self.is_composite:
-            space = self.namespace
-            encoded = PyBytes_FromStringAndSize(
-                NULL, key_encoded_bytes(len(self.namespace), view.size, 0))
-            key_encode_composite(PyBytes_AS_STRING(encoded), len(encoded), space,
-                                 len(self.namespace), view.data, view.size, NULL, 0)
-            view.data = PyBytes_AS_STRING(encoded)
-            view.size = PyBytes_GET_SIZE(encoded)
-        view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
-        return encoded
-
-    # The front: ready bytes objects
-
-    cdef inline FrontEntry* front_find(self, object key, KeyView* view) noexcept:
-        """The valid entry of a key, or NULL; an outdated one is dropped."""
-        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
-        cdef FrontEntry* end = entry + FRONT_WAYS
-        while entry.tag != <uint32_t>view.hash.high or entry.key == NULL or not (
-                entry.key == <PyObject*>key or same_key(entry.key, view)):
-            entry += 1
-            if entry == end:
-                return NULL
-        if entry.epoch != ec_load_u32(shard_epoch(&self.shards, view.hash.low)) or \
-                entry.has_expiry or entry.hits & FRONT_LOOK_MASK < FRONT_LOOK_COUNT:
-            if not self.front_revalidate(entry, view):
-                self.front_drop(entry)
-                return NULL
-        entry.hits += 1
-        self.front_hit_count += 1
-        return entry
-
-    cdef inline void front_prefetch(self, const KeyView* view) noexcept:
-        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
-        ec_prefetch(entry)
-        ec_prefetch(<char*>entry + 64)
-
-    cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept:
-        """Look at the item itself; tells the policy of the hit, too."""
-        cdef Shard* shard = shard_at(&self.shards, entry.shard)
-        cdef RamItem* item = memory_item(self.shards.base, &shard.memory, entry.reference)
-        cdef uint32_t epoch = ec_load_u32(shard_epoch(&self.shards, view.hash.low))
-        if ec_load_u32(&item.version) != entry.version or page_epoch(shard) != entry.page_epoch or \
-                item_key_len(item) != <uint32_t>view.size or \
-                memcmp(item_key(item), view.data, view.size) != 0 or \
-                (item_has_expiry(item) and is_past(item_expiry_us(item))):
-            return False
-        entry.epoch = epoch
-        if self.policy_hits_unlocked:
-            # One byte that only matters to the policy; a lost race costs one count.
-            if item.node.frequency < self.front_frequency_max:
-                item.node.frequency += 1
-        else:
-            ec_lock_acquire(&shard.lock)
-            memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
-            ec_lock_release(&shard.lock)
-        return True
-
-    cdef object front_get(self, object key, KeyView* view):
-        """The object for a key, or None; the hit is counted and told to the policy."""
-        cdef FrontEntry* entry = self.front_find(key, view)
-        return None if entry == NULL else <object>entry.value
-
-    cdef void front_drop(self, FrontEntry* entry) noexcept:
-        cdef PyObject* key = entry.key
-        cdef PyObject* value = entry.value
-        entry.key = NULL
-        self.front_count -= 1
-        self.front_bytes -= front_cost(<object>key, <object>value)
-        Py_DECREF(<object>key)
-        Py_DECREF(<object>value)
-
-    cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
-                        object value):
-        """Remember a value just copied out of `reference`. Caller checked that it is unchanged."""
-        cdef FrontEntry* entry = &self.front[(view.hash.low & self.front_mask) * FRONT_WAYS]
-        cdef uint64_t cost = front_cost(key, value)
-        cdef uint64_t last = (self.front_mask + 1) * FRONT_WAYS - 1
-        cdef RamItem* item
-        if cost > self.front_value_max or \
-                not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
-            return
-        if entry.key != NULL:
-            # The newest of a set stands first; the oldest goes.
-            if entry[FRONT_WAYS - 1].key != NULL:
-                self.front_drop(&entry[FRONT_WAYS - 1])
-            memmove(&entry[1], entry, (FRONT_WAYS - 1) * sizeof(FrontEntry))
-            entry.key = NULL
-        while self.front_bytes + cost > self.front_budget_bytes:
-            self.front_hand = 0 if self.front_hand >= last else self.front_hand + 1
-            if self.front[self.front_hand].key != NULL:
-                self.front_drop(&self.front[self.front_hand])
-        item = memory_item(self.shards.base, &shard.memory, reference)
-        entry.tag = <uint32_t>view.hash.high
-        entry.epoch = ec_load_u32(shard_epoch(&self.shards, view.hash.low))
-        entry.reference = reference
-        entry.version = item.version
-        entry.shard = shard.number
-        entry.page_epoch = page_epoch(shard)
-        entry.hits = 0
-        entry.has_expiry = item_has_expiry(item)
-        Py_INCREF(key)
-        Py_INCREF(value)
-        entry.key = <PyObject*>key
-        entry.value = <PyObject*>value
-        self.front_count += 1
-        self.front_bytes += cost
-
-    cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept:
-        """Would a value of this size fit without pushing out another?"""
-        cdef FrontEntry* last = &self.front[
-            (view.hash.low & self.front_mask) * FRONT_WAYS + FRONT_WAYS - 1]
-        cdef uint64_t cost = value_bytes + <uint64_t>view.size + FRONT_ENTRY_COST_BYTES
-        return last.key == NULL and self.front_bytes + cost <= self.front_budget_bytes
-
-    # Reading
+cdef class CoreRead(CoreFront):
 
     cdef object lookup_memory(self, object key, KeyView* view, Probe* probe, bint whole,
                               LookupResult* result):
@@ -526,11 +306,14 @@ cdef class CoreRead(CoreBase):
         """
         cdef KeyView view
         cdef FrontEntry* entry
+        cdef PyObject* ready = front_same(self, key)
         cdef object _owner, value
+        if ready != NULL:
+            return <object>ready
         if not take_plain_key(self, key, &view):
             self.check_open()
             _owner = self.take_key(key, &view)
-        entry = self.front_find(key, &view)
+        entry = front_find(self, key, &view)
         if entry != NULL:
             return <object>entry.value
         value = self.find(key, &view, False)
@@ -562,12 +345,16 @@ cdef class CoreRead(CoreBase):
         cdef Probe probe
         cdef object _owner, value = None
         cdef LookupResult result
-        if self.state != STORE_OPEN:
+        cdef FrontEntry* entry
+        cdef PyObject* ready = front_same(self, key)
+        if ready != NULL:
+            return <object>ready
+        if not take_plain_key(self, key, &view):
             self.check_open()
-        _owner = self.take_key(key, &view)
-        value = self.front_get(key, &view)
-        if value is not None:
-            return value
+            _owner = self.take_key(key, &view)
+        entry = front_find(self, key, &view)
+        if entry != NULL:
+            return <object>entry.value
         value = self.lookup_memory(key, &view, &probe, False, &result)
         if result == LOOKUP_HIT:
             return NotImplemented if type(value) is ObjectHead else value

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from edgecache._change cimport Change
 from edgecache._core_blob cimport CoreBlob
-from edgecache._core_read cimport KeyView
+from edgecache._core_front cimport KeyView
 from edgecache._status cimport Status
 
 cdef enum StoreResult:

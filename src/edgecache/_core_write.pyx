@@ -54,7 +54,7 @@ from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
-from edgecache._core_read cimport KeyView, take_plain_key
+from edgecache._core_front cimport KeyView, take_plain_key
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char* memory, Py_ssize_t size, int flags)

@@ -14,13 +14,15 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from edgecache._index cimport IndexCursor, IndexShard
 from edgecache._memory cimport MemoryHooks, MemoryShard
 from edgecache._status cimport Status
+from edgecache._sync cimport ec_store_u32
 from edgecache._xxhash cimport XxhashApi
 
 cdef enum:
     PROBE_CANDIDATES_MAX = 16
-    # Changes of RAM items, counted by some bits of the hash: who keeps a copy of an item and finds
-    # the count unchanged need not look at the item. A slot is shared by many keys, so another count
-    # means "look", not "gone".
+    # Changes of RAM items, counted by shard and some bits of the hash: who keeps a copy of an item
+    # and finds the count unchanged need not look at the item. A slot is shared by many keys, so
+    # another count means "look", not "gone". Only who holds the shard's lock counts: an atomic
+    # addition would wait for every store before it, most of which miss the cache.
     SHARD_EPOCHS = 16384
 
 cdef struct ShardCounters:
@@ -60,7 +62,8 @@ cdef struct ShardSet:                   # process-local
     uint32_t count                      # a power of two
     MemoryHooks* hooks                  # one per shard
     ShardLocal* locals
-    uint64_t epochs_offset              # u32[SHARD_EPOCHS] in the arena
+    uint64_t epochs_offset              # u32[SHARD_EPOCHS] in the arena, each shard's together
+    uint64_t epoch_mask                 # slots per shard - 1
 
 cdef struct Candidate:
     uint64_t location
@@ -79,13 +82,20 @@ cdef inline Shard* shard_at(const ShardSet* shards, uint32_t number) noexcept no
 cdef inline uint32_t shard_number(const ShardSet* shards, uint64_t hash_high) noexcept nogil:
     return <uint32_t>hash_high & (shards.count - 1)
 
-cdef inline uint32_t* shard_epoch(const ShardSet* shards, uint64_t hash) noexcept nogil:
-    return <uint32_t*>(shards.base + shards.epochs_offset) + ((hash >> 20) & (SHARD_EPOCHS - 1))
-
-# Every RAM item may have changed (clear).
-cdef void shard_bump_all(const ShardSet* shards) noexcept nogil
+cdef inline uint32_t* shard_epoch(const ShardSet* shards, const Shard* shard,
+                                  uint64_t hash) noexcept nogil:
+    return <uint32_t*>(shards.base + shards.epochs_offset) \
+        + shard.number * (shards.epoch_mask + 1) + ((hash >> 20) & shards.epoch_mask)
 
 # All below: the caller holds the shard's lock.
+
+cdef inline void shard_epoch_bump(const ShardSet* shards, const Shard* shard,
+                                  uint64_t hash) noexcept nogil:
+    cdef uint32_t* epoch = shard_epoch(shards, shard, hash)
+    ec_store_u32(epoch, epoch[0] + 1)
+
+# Every RAM item may have changed (clear).
+cdef void shard_bump_all(const ShardSet* shards, const Shard* shard) noexcept nogil
 
 # The live RAM item of the key, or 0. Fast path of a hit: stops at the first match.
 cdef uint32_t shard_find_ram(char* base, Shard* shard, uint64_t hash, const char* key,

@@ -31,7 +31,7 @@ from edgecache._memory cimport (
     memory_item,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_add_u32, ec_lock_acquire, ec_lock_release, ec_prefetch
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_prefetch
 from edgecache._xxhash cimport XxhashApi
 
 
@@ -73,17 +73,17 @@ cdef void shard_probe(char* base, Shard* shard, uint64_t hash, const char* key, 
             out.truncated = 1
 
 
-cdef void shard_bump_all(const ShardSet* shards) noexcept nogil:
-    cdef uint32_t slot
-    for slot in range(SHARD_EPOCHS):
-        ec_add_u32(<uint32_t*>(shards.base + shards.epochs_offset) + slot, 1)
+cdef void shard_bump_all(const ShardSet* shards, const Shard* shard) noexcept nogil:
+    cdef uint64_t slot
+    for slot in range(shards.epoch_mask + 1):
+        shard_epoch_bump(shards, shard, slot << 20)
 
 
 cdef void shard_erase_ram(ShardSet* shards, Shard* shard, uint64_t hash,
                           uint32_t reference) noexcept nogil:
     cdef char* base = shards.base
     cdef IndexCursor cursor
-    ec_add_u32(shard_epoch(shards, hash), 1)
+    shard_epoch_bump(shards, shard, hash)
     if index_find(base, &shard.index, hash, reference, True, &cursor):
         index_erase(base, &shard.index, &cursor)
     memory_free(base, &shard.memory, reference)
@@ -169,7 +169,7 @@ cdef void _on_evict(void* context, uint32_t reference, uint64_t hash) noexcept n
     cdef RamItem* item = memory_item(base, &shard.memory, reference)
     cdef uint64_t location = item_disk_location(item)
     cdef IndexCursor cursor
-    ec_add_u32(shard_epoch(local.shards, hash), 1)
+    shard_epoch_bump(local.shards, local.shard, hash)
     if not index_find(base, &shard.index, hash, reference, True, &cursor):
         return
     if location == 0:
@@ -186,7 +186,7 @@ cdef void _on_evict(void* context, uint32_t reference, uint64_t hash) noexcept n
 cdef void _on_move(void* context, uint32_t source, uint32_t target, uint64_t hash) noexcept nogil:
     cdef ShardLocal* local = <ShardLocal*>context
     cdef IndexCursor cursor
-    ec_add_u32(shard_epoch(local.shards, hash), 1)
+    shard_epoch_bump(local.shards, local.shard, hash)
     if index_find(local.shards.base, &local.shard.index, hash, source, True, &cursor):
         index_replace(local.shards.base, &local.shard.index, &cursor, target, 0, True)
 
@@ -199,11 +199,12 @@ cdef uint64_t _hash_key(void* context, const char* key, uint64_t key_len) noexce
 cdef void _foresee(void* context, uint64_t hash) noexcept nogil:
     cdef ShardLocal* local = <ShardLocal*>context
     index_prefetch_pair(local.shards.base, &local.shard.index, hash)
-    ec_prefetch(shard_epoch(local.shards, hash))
+    ec_prefetch(shard_epoch(local.shards, local.shard, hash))
 
 
 cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) noexcept nogil:
     cdef uint32_t number
+    shards.epoch_mask = SHARD_EPOCHS // shards.count - 1
     shards.hooks = <MemoryHooks*>calloc(shards.count, sizeof(MemoryHooks))
     shards.locals = <ShardLocal*>calloc(shards.count, sizeof(ShardLocal))
     if shards.hooks == NULL or shards.locals == NULL:

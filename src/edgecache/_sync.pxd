@@ -25,7 +25,8 @@ cdef extern from *:
 
     #define EC_LOCK_WAITERS 0x80000000u
 
-    static __thread uint32_t ec_thread_id_cached;
+    /* 4 bytes of the space that the loader keeps for this model: no call to find the variable. */
+    static __thread uint32_t ec_thread_id_cached __attribute__((tls_model("initial-exec")));
 
     static inline uint32_t ec_thread_id(void) {
         if (__builtin_expect(ec_thread_id_cached == 0, 0))

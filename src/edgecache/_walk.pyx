@@ -193,8 +193,8 @@ cdef void _clear_shards(Engine* engine) noexcept nogil:
         if engine.log != NULL:
             # Records of regions that are not erased: put meanwhile, or on their way.
             log_note_unlogged(engine.log)
+        shard_bump_all(engine.shards, shard)
         ec_lock_release(&shard.lock)
-    shard_bump_all(engine.shards)
 
 
 cdef bint _is_sealing(LogStore* log, uint64_t generation) noexcept nogil:

@@ -1,0 +1,223 @@
+"""Root: keys, and the table of ready bytes objects (see _core_front.pxd)."""
+
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_CheckExact
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memmove
+
+from edgecache._core_base cimport CoreBase
+from edgecache._evict cimport EVICT_SIEVE
+from edgecache._hash cimport key_encode_composite, key_encoded_bytes
+from edgecache._io cimport IoEngine
+from edgecache._memory cimport (
+    RamItem,
+    item_expiry_us,
+    item_has_expiry,
+    item_key,
+    item_key_len,
+    memory_hit,
+    memory_item,
+)
+from edgecache._shard cimport Shard, shard_at, shard_epoch
+from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
+
+from edgecache import errors
+
+cdef extern from "Python.h":
+    ctypedef struct PyVarObject:
+        Py_ssize_t ob_size
+
+cdef enum:
+    FRONT_VALUE_BYTES_MAX = 65536
+    FRONT_ENTRY_COST_BYTES = 144        # the slot and both objects' own overhead
+    FRONT_HINTS_MAX = 65536             # 512 KiB
+
+
+cdef inline uint32_t page_epoch(const Shard* shard) noexcept nogil:
+    return shard.memory.slab.page_epoch
+
+
+cdef inline uint64_t front_cost(object key, object value) noexcept:
+    """Bytes that an entry keeps: both objects and its slot, by a fixed estimate per object."""
+    cdef uint64_t size = <uint64_t>PyBytes_GET_SIZE(value) + FRONT_ENTRY_COST_BYTES
+    return size + <uint64_t>(<PyVarObject*>key).ob_size if PyBytes_CheckExact(key) else size + 64
+
+
+cdef class CoreFront(CoreBase):
+
+    def __init__(self, dict options, IoEngine io=None):
+        cdef uint64_t sets = 1, entries, hints
+        CoreBase.__init__(self, options, io)
+        # Entries for values of 200 bytes and more to fill the budget.
+        while sets * FRONT_WAYS * 256 < self.front_budget_bytes:
+            sets *= 2
+        entries = sets * FRONT_WAYS
+        hints = min(entries, <uint64_t>FRONT_HINTS_MAX)
+        # Zeroed by the system, page by page as it is used.
+        self.front_memory = calloc(1, 64 + hints * sizeof(FrontHint)
+                                   + entries * (sizeof(FrontEntry) + sizeof(FrontOrigin)))
+        if self.front_memory == NULL:
+            raise MemoryError("no memory for the front table")
+        self.front = <FrontEntry*>((<uint64_t>self.front_memory + 63) & ~<uint64_t>63)
+        self.front_origins = <FrontOrigin*>&self.front[entries]
+        self.front_hints = <FrontHint*>&self.front_origins[entries]
+        self.front_epochs = shard_epoch(&self.shards, shard_at(&self.shards, 0), 0)
+        self.front_mask = sets - 1
+        self.front_hint_mask = hints - 1
+        self.front_frequency_max = 1 if self.policy == EVICT_SIEVE else 3
+        self.front_value_max = min(<uint64_t>FRONT_VALUE_BYTES_MAX, self.front_budget_bytes // 8)
+
+    def __dealloc__(self):
+        cdef uint64_t index
+        if self.front != NULL:
+            for index in range((self.front_mask + 1) * FRONT_WAYS):
+                if self.front[index].key != NULL:
+                    Py_DECREF(<object>self.front[index].key)
+                    Py_DECREF(<object>self.front[index].value)
+        free(self.front_memory)
+
+    # Keys
+
+    cdef object take_key(self, object key, KeyView* view):
+        """Bytes and hash of a key; the result keeps them alive when they are not the key's own."""
+        cdef bytes encoded = None
+        cdef const char* space
+        if PyBytes_CheckExact(key):
+            view.data = PyBytes_AS_STRING(key)
+            view.size = PyBytes_GET_SIZE(key)
+        elif PyUnicode_CheckExact(key):
+            try:
+                view.data = text_bytes(key, &view.size)
+            except UnicodeEncodeError as error:
+                raise errors.KeyTypeError(
+                    f"the key {key!r} cannot be encoded as UTF-8",
+                    hint="encode it yourself and pass bytes") from error
+        elif isinstance(key, (bytes, str)):
+            encoded = bytes(key) if isinstance(key, bytes) else str.encode(key)
+            return (encoded, self.take_key(encoded, view))
+        else:
+            raise errors.KeyTypeError(f"the key is {type(key).__name__}",
+                                      hint="use bytes or str")
+        if not 0 < view.size <= KEY_BYTES_MAX:
+            raise errors.KeySizeError(
+                f"the key has {view.size} bytes", hint="use 1 to 8192 bytes; hash longer names")
+        if self.is_composite:
+            space = self.namespace
+            encoded = PyBytes_FromStringAndSize(
+                NULL, key_encoded_bytes(len(self.namespace), view.size, 0))
+            key_encode_composite(PyBytes_AS_STRING(encoded), len(encoded), space,
+                                 len(self.namespace), view.data, view.size, NULL, 0)
+            view.data = PyBytes_AS_STRING(encoded)
+            view.size = PyBytes_GET_SIZE(encoded)
+        view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
+        return encoded
+
+    # The front: ready bytes objects
+
+    cdef FrontEntry* front_settle(self, FrontEntry* entry, object key, KeyView* view) noexcept:
+        """The rest of front_find: remember where the key's object is, and look where that is due.
+        """
+        cdef FrontHint* hint
+        if entry.key == <PyObject*>key:
+            hint = front_hint(self, entry.key)
+            hint.key_bits = <uint32_t>(<uint64_t>entry.key >> 4)
+            hint.entry = <uint32_t>(entry - self.front)
+        if entry.rest and entry.epoch == ec_load_u32(&self.front_epochs[entry.epoch_slot]):
+            entry.rest -= 1
+        elif not self.front_revalidate(entry, view):
+            self.front_drop(entry)
+            return NULL
+        self.front_hit_count += 1
+        return entry
+
+    cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept:
+        """Look at the item itself; tells the policy of the hit, too."""
+        cdef const FrontOrigin* origin = &self.front_origins[entry - self.front]
+        cdef Shard* shard = shard_at(&self.shards, origin.shard)
+        cdef RamItem* item = memory_item(self.shards.base, &shard.memory, entry.reference)
+        cdef uint32_t epoch = ec_load_u32(&self.front_epochs[entry.epoch_slot])
+        if ec_load_u32(&item.version) != origin.version or \
+                page_epoch(shard) != origin.page_epoch or \
+                item_key_len(item) != <uint32_t>view.size or \
+                memcmp(item_key(item), view.data, view.size) != 0 or \
+                (item_has_expiry(item) and is_past(item_expiry_us(item))):
+            return False
+        entry.epoch = epoch
+        if not origin.has_expiry:
+            front_count_told(entry)
+        if self.policy_hits_unlocked:
+            # One byte that only matters to the policy; a lost race costs one count.
+            if item.node.frequency < self.front_frequency_max:
+                item.node.frequency += 1
+        else:
+            ec_lock_acquire(&shard.lock)
+            memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
+            ec_lock_release(&shard.lock)
+        return True
+
+    cdef void front_drop(self, FrontEntry* entry) noexcept:
+        cdef PyObject* key = entry.key
+        cdef PyObject* value = entry.value
+        entry.key = NULL
+        self.front_count -= 1
+        self.front_bytes -= front_cost(<object>key, <object>value)
+        Py_DECREF(<object>key)
+        Py_DECREF(<object>value)
+
+    cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
+                        object value):
+        """Remember a value just copied out of `reference`. Caller checked that it is unchanged."""
+        cdef uint64_t first = (view.hash.low & self.front_mask) * FRONT_WAYS
+        cdef FrontEntry* entry = &self.front[first]
+        cdef FrontOrigin* origin = &self.front_origins[first]
+        cdef uint64_t cost = front_cost(key, value)
+        cdef uint64_t last = (self.front_mask + 1) * FRONT_WAYS - 1
+        cdef RamItem* item
+        if cost > self.front_value_max or \
+                not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
+            return
+        if entry.key != NULL:
+            # The newest of a set stands first; the oldest goes.
+            if entry[FRONT_WAYS - 1].key != NULL:
+                self.front_drop(&entry[FRONT_WAYS - 1])
+            memmove(&entry[1], entry, (FRONT_WAYS - 1) * sizeof(FrontEntry))
+            memmove(&origin[1], origin, (FRONT_WAYS - 1) * sizeof(FrontOrigin))
+            entry.key = NULL
+        while self.front_bytes + cost > self.front_budget_bytes:
+            self.front_hand = 0 if self.front_hand >= last else self.front_hand + 1
+            if self.front[self.front_hand].key != NULL:
+                self.front_drop(&self.front[self.front_hand])
+        item = memory_item(self.shards.base, &shard.memory, reference)
+        entry.epoch_slot = <uint16_t>(shard_epoch(&self.shards, shard, view.hash.low)
+                                      - self.front_epochs)
+        entry.tag = <uint32_t>view.hash.high
+        entry.epoch = ec_load_u32(&self.front_epochs[entry.epoch_slot])
+        entry.reference = reference
+        entry.rest = 0
+        entry.told = 0
+        origin.item = item
+        origin.version = item.version
+        origin.shard = shard.number
+        origin.page_epoch = page_epoch(shard)
+        origin.has_expiry = item_has_expiry(item)
+        Py_INCREF(key)
+        Py_INCREF(value)
+        entry.key = <PyObject*>key
+        entry.value = <PyObject*>value
+        self.front_count += 1
+        self.front_bytes += cost
+
+    cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept:
+        """Would a value of this size fit without pushing out another?"""
+        cdef FrontEntry* last = &self.front[
+            (view.hash.low & self.front_mask) * FRONT_WAYS + FRONT_WAYS - 1]
+        cdef uint64_t cost = value_bytes + <uint64_t>view.size + FRONT_ENTRY_COST_BYTES
+        return last.key == NULL and self.front_bytes + cost <= self.front_budget_bytes
