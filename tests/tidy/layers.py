@@ -63,7 +63,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "_files_index",
         "_files_tree",
     ),  # objects of the file layout, and the calls that write them
-    ("migrate", "migrate_*"),  # a migration, and each of its entries
+    ("migrate", "migrate_entry"),  # a migration, and each of its entries
     ("_memory", "_slab", "_slab_*"),  # the RAM tier and its allocator
     ("_recovery", "_checkpoint"),  # opening starts from a checkpoint
     ("_core", "_core_*"),

@@ -355,6 +355,49 @@ def test_nothing_of_an_object_outlives_its_head(
     assert store.check() == []
 
 
+def test_statistics_scrub_and_health_know_objects(disk_store: Storage) -> None:
+    store = disk_store
+    size = chunk_bytes(store)
+    publish(store, "k", content(3 * size))
+    store.create_sparse("s", 4 * size)
+    store.write_range("s", size, content(size))
+    store.sync()
+    found = store.stats()
+    assert (found["requests"]["puts"], found["requests"]["deletes"]) == (1, 0)
+    assert found["objects"]["sparse_bytes"] == size
+    assert store.health().status == "ok"
+    report = store.scrub()
+    # A head and three chunks; mark, head and chunk of the unfinished one.
+    assert (report.entries, report.corrupt) == (4 + 3, 0)
+    assert report.bytes >= 4 * size
+    assert store.get("k") == content(3 * size)
+
+
+def test_scrub_finds_rot_in_a_chunk_and_the_object_has_a_hole(tmp_path: Path) -> None:
+    config = Config(
+        root=str(tmp_path / "r"), memory="4MiB", disk="64MiB", layout="files", chunk_size="256KiB"
+    )
+    with Storage(config) as store:
+        publish(store, "k", content(4 << 18))
+    bodies = list((tmp_path / "r").glob("??/??/*/body.bin"))
+    chunk = next(path for path in bodies if path.stat().st_size == 1 << 18)
+    rotten = bytearray(chunk.read_bytes())
+    rotten[1000] ^= 1
+    chunk.write_bytes(rotten)
+    with Storage(config) as store:
+        report = store.scrub()
+        assert (report.entries, report.corrupt) == (4, 1)
+        assert store.get("k") is None
+        available = store.availability("k")
+        assert available is not None
+        assert available.present_bytes == 3 << 18
+        assert store.delete("k")
+        store.sync()
+        assert store.stats()["index"]["objects"] == 0
+        assert store.stats()["errors"]["corruption"]["record"] == 1
+    assert list((tmp_path / "r").glob("??/??/*/body.bin")) == []
+
+
 def test_touching_an_object_keeps_its_parts(store: Storage) -> None:
     value = content(3 * chunk_bytes(store))
     publish(store, "k", value, tags=["t"])
