@@ -34,6 +34,7 @@ from edgecache._xxhash cimport Hash128, XxhashApi
 cdef enum:
     PENDING_MAX = 32                # large records on their way at a time
     LARGE_COPY_BYTES = 65536        # copies above this are made without lock and GIL
+    OBJECT_HEAD_BYTES = 96          # of the head of an object (docs/objects.md, "Head")
 
 cdef enum ChangeResult:
     CHANGE_DONE = 0
@@ -89,6 +90,7 @@ cdef struct Change:
     uint32_t staged                 # RAM item filled ahead of the critical section
     uint32_t known_count
     uint32_t existed_expired
+    uint32_t has_object             # what was removed was an object: its head is in object_head
     uint32_t expected_version       # of the RAM item, 0: it had none
     uint64_t expected_location      # of the record on disk, 0: it had none
     Status status
@@ -96,6 +98,9 @@ cdef struct Change:
     Probe probe
     uint64_t known[16]              # locations that were compared ...
     uint8_t known_same[16]          # ... and whether they hold this key
+    # Set by who wants to know which object goes with this change: OBJECT_HEAD_BYTES of room.
+    char* object_head
+    uint64_t object_location        # where the head in it was read; 0: nowhere
 
 cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* key,
                       uint32_t key_len, uint32_t flags) noexcept nogil

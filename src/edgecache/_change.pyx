@@ -21,7 +21,9 @@ from edgecache._memory cimport (
     RamItem,
     item_disk_location,
     item_expiry_us,
+    item_has_meta,
     item_meta,
+    item_meta_len,
     item_set_disk,
     item_value,
     memory_allocate,
@@ -32,6 +34,7 @@ from edgecache._memory cimport (
     memory_publish_held,
     memory_set_budget,
 )
+from edgecache._meta cimport META_FIXED_BYTES, META_FLAG_OBJECT, meta_has_flag
 from edgecache._reclaim cimport reclaim_tombstone
 from edgecache._segment cimport (
     LOG_MAIN,
@@ -55,9 +58,11 @@ from edgecache._segment_format cimport (
     RECORD_TAGGED,
     RECORD_VERSION,
     RecordHeader,
+    record_body,
     record_bytes,
     record_header_sum,
     record_key,
+    record_meta,
     record_payload_sum,
     record_void,
 )
@@ -108,6 +113,9 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.staged = 0
     self.known_count = 0
     self.existed_expired = 0
+    self.has_object = 0
+    self.object_head = NULL
+    self.object_location = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
     # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
@@ -319,6 +327,21 @@ cdef uint64_t _same_location(Change* self) noexcept nogil:
     return 0
 
 
+cdef void _note_disk_object(Change* self, const Fetch* found, const Probe* one) noexcept nogil:
+    """Read the head of an object that is only on disk. Costs a plain record nothing."""
+    cdef Fetch whole
+    if self.object_head == NULL or found.available < <uint64_t>RECORD_HEADER_BYTES \
+            + self.key_len + META_FIXED_BYTES or not meta_has_flag(
+                record_meta(found.record), found.record.meta_len, META_FLAG_OBJECT):
+        return
+    fetch_init(&whole, self.engine.log, self.engine.shards, self.hash, self.key, self.key_len, one,
+               False)
+    if fetch_run(&whole) == FETCH_FOUND and whole.record.body_len >= OBJECT_HEAD_BYTES:
+        memcpy(self.object_head, record_body(whole.record), OBJECT_HEAD_BYTES)
+        self.object_location = whole.location
+    fetch_free(&whole)
+
+
 cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
     """Read the headers of candidates that are not known yet."""
     cdef Fetch fetch
@@ -347,6 +370,7 @@ cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
             if state == FETCH_FOUND:
                 self.existed_expired = fetch.record.expiry_us != 0 and \
                     fetch.record.expiry_us <= now_us
+                _note_disk_object(self, &fetch, &one)
             self.known_count += 1
             fetch_free(&fetch)
 
@@ -517,6 +541,13 @@ cdef bint _is_expected(Change* self, Shard* shard, uint64_t same) noexcept nogil
         self.expected_location != 0 and item_disk_location(item) == self.expected_location)
 
 
+cdef inline void _note_object(Change* self, const RamItem* item) noexcept nogil:
+    if self.object_head != NULL and item.value_len >= OBJECT_HEAD_BYTES and \
+            meta_has_flag(item_meta(<RamItem*>item), item_meta_len(item), META_FLAG_OBJECT):
+        memcpy(self.object_head, item_value(<RamItem*>item), OBJECT_HEAD_BYTES)
+        self.has_object = 1
+
+
 cdef inline bint _hide_deleted(Change* self, uint64_t old_disk) noexcept nogil:
     """Seal the tombstone; True: there is none, and one was needed."""
     if self.has_append:
@@ -537,7 +568,7 @@ cdef inline void _unlock(Change* self, Shard* shard, bint unlogged) noexcept nog
 cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef ShardSet* shards = self.engine.shards
     cdef Shard* shard = _shard(self)
-    cdef RamItem* item
+    cdef RamItem* item = NULL
     cdef uint64_t old_disk = 0, same
     cdef bint expired = False, is_delete = self.flags & CHANGE_DELETE != 0
     cdef ChangeResult result
@@ -586,8 +617,11 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         ec_lock_release(&shard.lock)
         return CHANGE_RESERVE
     if self.probe.ram:
+        if item_has_meta(item):
+            _note_object(self, item)
         shard_erase_ram(shards, shard, self.hash.low, self.probe.ram)
     elif same:
+        self.has_object = self.object_location == same
         shard_erase_disk(shards.base, shard, self.hash.low, same)
     if is_delete:
         unlogged = _hide_deleted(self, old_disk)

@@ -7,11 +7,14 @@ of `lower_hash`, a key the bytes that are hashed:
     contains(hash) -> bool              no I/O
     exists(hash) -> bool                as that, and not expired; no I/O
     sequence(hash) -> int               of the current version; 0: there is none
+    object_head(hash, key) -> bytes | None      of the current version: the fixed part of the head
+                                        of an object, None for others (under the lock)
     get(hash, key) -> (value, meta, expiry_us, sequence) | None
     write(hash, key, value, meta, expiry_us, flags) -> ticket        the new version, not yet seen
     enter(ticket) -> bool               make it the current one (under the lock); False: shed
     drop(ticket)                        give it up, unless it was entered
     delete(hash, was_in_ram) -> bool             whether there was a live one (under the lock)
+    value_bytes_max                     the largest value that is not to be cut into parts
     sync(), flush(), clear(), checkpoint(), close(), abandon(), counters() -> dict, check() -> list
 
 Lock order: the lock of a key, then the lock of a shard. Python code runs under the first, never
@@ -22,6 +25,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from edgecache._core_base cimport CoreBase
 from edgecache._xxhash cimport Hash128
+
+# What `write` is told of a version; the values are those of FileFlags in `_files_format.pxd`.
+cdef enum LowerFlags:
+    LOWER_TAGGED = 1
+    LOWER_COMPOSITE = 2
+    LOWER_PART = 4
+    LOWER_OBJECT = 8
 
 # The key hash as its name on disk.
 cdef bytes lower_hash(Hash128 hash)

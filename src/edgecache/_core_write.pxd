@@ -35,4 +35,4 @@ cdef class CoreWrite(CoreBlob):
                          uint64_t value_len, const char* meta, uint32_t meta_len,
                          int64_t expiry_us, uint32_t flags, uint32_t expected_version,
                          uint64_t expected_sequence) except -1
-    cdef bint remove_ram(self, KeyView* view) except -1
+    cdef bint remove_ram(self, KeyView* view, char* object_head) except -1

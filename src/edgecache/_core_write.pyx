@@ -23,6 +23,7 @@ from edgecache._change cimport (
     CHANGE_TAGGED,
     CHANGE_UNLOGGED,
     LARGE_COPY_BYTES,
+    OBJECT_HEAD_BYTES,
     Change,
     ChangeResult,
     change_abandon,
@@ -45,7 +46,15 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
     CoreBase,
 )
-from edgecache._core_lower cimport lower_hash, lower_ram_version, lower_store_ram
+from edgecache._core_lower cimport (
+    LOWER_COMPOSITE,
+    LOWER_OBJECT,
+    LOWER_PART,
+    LOWER_TAGGED,
+    lower_hash,
+    lower_ram_version,
+    lower_store_ram,
+)
 from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
 from edgecache._segment cimport LOG_MAIN
@@ -147,6 +156,7 @@ cdef class CoreWrite(CoreBlob):
         cdef Change change
         cdef ChangeResult result
         cdef Status status = Status.STATUS_OK
+        cdef char head[OBJECT_HEAD_BYTES]
         # Only a delete tells whether what it removes was still alive.
         cdef int64_t now = 0
         if self.lower is not None:
@@ -164,6 +174,9 @@ cdef class CoreWrite(CoreBlob):
         change.expiry_us = expiry_us
         change.expected_version = expected_version
         change.expected_location = expected_location
+        if not flags & CHANGE_IF_SAME:
+            # Another value, not the same one with another meta: the object before it goes.
+            change.object_head = head
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
                 if meta_has_flag(meta, meta_len, META_FLAG_PART | META_FLAG_OBJECT) and \
@@ -186,6 +199,8 @@ cdef class CoreWrite(CoreBlob):
                 change_stage_copy(&change)
         while status == Status.STATUS_OK:
             result = change_commit(&change, now)
+            if change.has_object:
+                self.object_gone(PyBytes_FromStringAndSize(head, OBJECT_HEAD_BYTES))
             if result == CHANGE_DONE:
                 return STORED
             if result == CHANGE_NOTHING:
@@ -212,60 +227,89 @@ cdef class CoreWrite(CoreBlob):
                          uint32_t expected_version, uint64_t expected_sequence) except -1:
         """`store` for a lower tier: written there without a lock, then entered there and in RAM."""
         cdef bytes hash16 = lower_hash(view.hash)
-        cdef object ticket, source
+        cdef bytes key = PyBytes_FromStringAndSize(view.data, view.size)
+        cdef object ticket, source, head = None
+        cdef int result
+        cdef uint32_t kind = LOWER_COMPOSITE if self.is_composite else 0
+        if flags & CHANGE_TAGGED:
+            kind |= LOWER_TAGGED
+        if meta_has_flag(meta, meta_len, META_FLAG_PART):
+            kind |= LOWER_PART
+        if meta_has_flag(meta, meta_len, META_FLAG_OBJECT):
+            kind |= LOWER_OBJECT
         # The callers keep the bytes alive; the view of them does not outlive this call.
         source = PyMemoryView_FromMemory(<char*>value, <Py_ssize_t>value_len, PyBUF_READ)
         try:
             ticket = self.lower.write(
-                hash16, PyBytes_FromStringAndSize(view.data, view.size), source,
-                PyBytes_FromStringAndSize(meta, meta_len) if meta_len else b"", expiry_us,
-                (1 if flags & CHANGE_TAGGED else 0) | (2 if self.is_composite else 0))
+                hash16, key, source,
+                PyBytes_FromStringAndSize(meta, meta_len) if meta_len else b"", expiry_us, kind)
         finally:
             source.release()
         # The ticket is entered or dropped, also when a signal's handler raises in between.
         try:
-            return self.enter_lower(view, hash16, ticket, value, value_len, meta, meta_len,
-                                    expiry_us, flags, expected_version, expected_sequence)
+            with self.lower.lock(hash16):
+                if not flags & CHANGE_IF_SAME:
+                    head = self.lower.object_head(hash16, key)
+                result = self.enter_lower(view, hash16, ticket, value, value_len, meta, meta_len,
+                                          expiry_us, flags, expected_version, expected_sequence)
         finally:
             self.lower.drop(ticket)
+        if head is not None:
+            # Without the key's lock: the parts have locks of their own.
+            self.object_gone(head)
+        return result
 
     cdef int enter_lower(self, KeyView* view, bytes hash16, object ticket, const char* value,
                          uint64_t value_len, const char* meta, uint32_t meta_len,
                          int64_t expiry_us, uint32_t flags, uint32_t expected_version,
                          uint64_t expected_sequence) except -1:
-        with self.lower.lock(hash16):
-            # A version that only RAM has is told by its own number: the tier below has none for it.
-            if flags & CHANGE_IF_SAME and (
-                    self.lower.sequence(hash16) != expected_sequence or
-                    (expected_sequence == 0 and expected_version != lower_ram_version(
-                        self, view.hash, view.data, <uint32_t>view.size))):
-                return NOT_SAME
-            if not self.lower.enter(ticket):
-                # Shed: the older version went with it, here as there.
-                self.remove_ram(view)
-                return NOT_STORED
-            lower_store_ram(self, view.hash, view.data, <uint32_t>view.size, value, value_len,
-                            meta, meta_len, expiry_us)
-            return STORED
+        """Make a written version the current one. The caller holds the key's lock."""
+        # A version that only RAM has is told by its own number: the tier below has none for it.
+        if flags & CHANGE_IF_SAME and (
+                self.lower.sequence(hash16) != expected_sequence or
+                (expected_sequence == 0 and expected_version != lower_ram_version(
+                    self, view.hash, view.data, <uint32_t>view.size))):
+            return NOT_SAME
+        if not self.lower.enter(ticket):
+            # Shed: the older version went with it, here as there.
+            self.remove_ram(view, NULL)
+            return NOT_STORED
+        lower_store_ram(self, view.hash, view.data, <uint32_t>view.size, value, value_len, meta,
+                        meta_len, expiry_us)
+        return STORED
 
     cdef bint remove(self, KeyView* view) except -1:
         """Delete one entry; whether there was one."""
         cdef bytes hash16
-        cdef bint was_in_ram
+        cdef object head = None
+        cdef bint was_there
+        cdef char room[OBJECT_HEAD_BYTES]
         if self.lower is None:
-            return self.remove_ram(view)
-        hash16 = lower_hash(view.hash)
-        with self.lower.lock(hash16):
-            was_in_ram = self.remove_ram(view)
-            return self.lower.delete(hash16, was_in_ram) or was_in_ram
+            was_there = self.remove_ram(view, room)
+        else:
+            hash16 = lower_hash(view.hash)
+            with self.lower.lock(hash16):
+                head = self.lower.object_head(
+                    hash16, PyBytes_FromStringAndSize(view.data, view.size))
+                was_there = self.remove_ram(view, NULL)
+                was_there = self.lower.delete(hash16, was_there) or was_there
+        if head is not None:
+            self.object_gone(head)
+        return was_there
 
-    cdef bint remove_ram(self, KeyView* view) except -1:
-        """Delete the entry of RAM and region log."""
+    def object_gone(self, bytes head not None):
+        """The object with this head was deleted or replaced; for the layer that knows objects."""
+
+    cdef bint remove_ram(self, KeyView* view, char* object_head) except -1:
+        """Delete the entry of RAM and region log; of an object the rest, too, if there is room to
+        keep its head meanwhile.
+        """
         cdef Change change
         cdef ChangeResult result
         cdef int64_t now = ec_now_us()
         change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size,
                     CHANGE_DELETE | (CHANGE_COMPOSITE if self.is_composite else 0))
+        change.object_head = object_head
         while True:
             result = change_commit(&change, now)
             if result == CHANGE_RESOLVE:
@@ -279,6 +323,8 @@ cdef class CoreWrite(CoreBlob):
             else:
                 break
         change_abandon(&change)
+        if change.has_object:
+            self.object_gone(PyBytes_FromStringAndSize(object_head, OBJECT_HEAD_BYTES))
         return result == CHANGE_DONE
 
     def put(self, key, value, *, ttl=None, tags=(), meta=None):

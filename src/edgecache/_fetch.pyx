@@ -5,6 +5,7 @@ from libc.string cimport memcmp, memset
 
 from edgecache._index cimport size_class_bytes, size_class_of
 from edgecache._io cimport IO_READ, IoRequest
+from edgecache._meta cimport META_FIXED_BYTES
 from edgecache._read_buffers cimport read_buffer_give, read_buffer_take
 from edgecache._segment cimport (
     REGION_RETIRED,
@@ -69,7 +70,8 @@ cdef bint _grow_scratch(Fetch* self, uint64_t size) noexcept nogil:
 cdef uint64_t _wanted_bytes(Fetch* self, const Candidate* candidate) noexcept nogil:
     cdef uint64_t size = size_class_bytes(candidate.size_class)
     if self.head_only:
-        return min(size, <uint64_t>RECORD_HEADER_BYTES + self.key_len)
+        # With the flags of its meta: a change wants to know of objects.
+        return min(size, <uint64_t>RECORD_HEADER_BYTES + self.key_len + META_FIXED_BYTES)
     if self.asked_bytes:
         return self.asked_bytes
     return max(span_wanted(&self.log.spans, candidate.size_class, size),

@@ -35,7 +35,9 @@ cdef enum:
 cdef enum FileFlags:
     FILE_TAGGED = 1                     # the meta carries tags
     FILE_COMPOSITE = 2                  # the key encodes (namespace, primary, variance)
-    FILE_FLAGS_ALL = 3
+    FILE_PART = 4                       # part of an object that is larger than a chunk
+    FILE_OBJECT = 8                     # head of such an object
+    FILE_FLAGS_ALL = 15
 
 cdef extern from *:
     """

@@ -5,7 +5,8 @@
 Every live entry is read from the source, put into the target with its meta and its expiry, and,
 after the target was closed and opened again, read back from there and compared byte for byte. What
 the target has already is not written again, so an interrupted migration is finished by running it
-again. The source keeps everything.
+again. The source keeps everything. Large objects are streamed, whatever their size; unfinished ones
+go on in the target where they stood.
 """
 
 from __future__ import annotations
@@ -15,71 +16,36 @@ import os
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from edgecache.config import Config
 from edgecache.errors import ArgumentError, ConfigError, EdgeCacheError
+from edgecache.migrate_entry import (
+    EXIT_INTERRUPTED,
+    MigrateReport,
+    copy_entry,
+    copy_sparse,
+    differs,
+    differs_sparse,
+)
+from edgecache.objects.keys import SPARSE_MARK_KEY, SPARSE_PREFIX
 from edgecache.storage import Storage
 
 __all__ = ["MigrateReport", "detect_config", "main", "migrate"]
 
-EXIT_OK = 0
-EXIT_INCOMPLETE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
-# Entries between two syncs of the target: what an interruption may have to do again.
+# Between two syncs of the target: what an interruption may have to do again.
 SYNC_ENTRIES = 4096
-FAILURES_KEPT = 20
+SYNC_BYTES = 1 << 30
 MEMORY_BYTES = 64 << 20
-OBJECT_BYTES_MAX = 1 << 30
-TARGET_SPARE = 1.25
+# A single object may take three quarters of a disk.
+TARGET_SPARE = 1.5
 GIB = 1 << 30
 # Source: docs/format.md, "Superblock": the region size as a power of two behind magic and version.
 SUPERBLOCK = struct.Struct("<8sII")
 
 Progress = Callable[[str, int, int], object]
-
-
-@dataclass(slots=True)
-class MigrateReport:
-    """What a migration did.
-
-    Args:
-        entries: Live entries of the source.
-        copied: Written to the target.
-        present: In the target already, and equal.
-        gone: Expired, or found damaged, while the source was read.
-        verified: Read back from the target and equal byte for byte.
-        failed: Not in the target, or not equal: shed, too large, or evicted there again.
-        copied_bytes: Of values.
-        failures: The first keys of those, and why.
-        is_interrupted: It was stopped before its end.
-    """
-
-    entries: int = 0
-    copied: int = 0
-    present: int = 0
-    gone: int = 0
-    verified: int = 0
-    failed: int = 0
-    copied_bytes: int = 0
-    failures: list[tuple[bytes, str]] = field(default_factory=list)
-    is_interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0: all there and verified; 1: not all of it; 130: interrupted."""
-        if self.is_interrupted:
-            return EXIT_INTERRUPTED
-        return EXIT_INCOMPLETE if self.failed else EXIT_OK
-
-    def note_failure(self, key: bytes, why: str) -> None:
-        """Count an entry that is not in the target as it is in the source."""
-        self.failed += 1
-        if len(self.failures) < FAILURES_KEPT:
-            self.failures.append((key, why))
 
 
 def detect_config(root: str | os.PathLike[str], **changes: object) -> Config:
@@ -95,7 +61,6 @@ def detect_config(root: str | os.PathLike[str], **changes: object) -> Config:
     options: dict[str, object] = {
         "root": path,
         "memory": MEMORY_BYTES,
-        "max_object_size": OBJECT_BYTES_MAX,
     }
     if os.path.lexists(os.path.join(path, "files.edge")):
         # Whatever is there: a smaller budget would evict.
@@ -147,7 +112,8 @@ def migrate(source: Config, target: Config, *, progress: Progress | None = None)
         ArgumentError: The roots are the same, or one is in memory.
         EdgeCacheError: A root cannot be opened: what `Storage` raises.
 
-    *Cost*: reads every entry of the source twice; memory for the keys of all entries.
+    *Cost*: reads every entry of the source twice; memory for the keys of all entries, and for a
+    few chunks of large objects.
     """
     if source.root is None or target.root is None or _is_same(source.root, target.root):
         raise ArgumentError("a migration needs two different root directories")
@@ -156,7 +122,8 @@ def migrate(source: Config, target: Config, *, progress: Progress | None = None)
     report = MigrateReport()
     tell = progress if progress is not None else _tell_nobody
     with Storage(source) as left:
-        keys = sorted(set(all_keys(left)))
+        # The mark of stores that had unfinished objects comes by itself.
+        keys = sorted(set(all_keys(left)) - {SPARSE_MARK_KEY})
         report.entries = len(keys)
         try:
             with Storage(target) as right:
@@ -193,52 +160,33 @@ def all_keys(store: Storage) -> Iterator[bytes]:
 def _copy(
     left: Storage, right: Storage, keys: Sequence[bytes], report: MigrateReport, tell: Progress
 ) -> None:
+    unsynced_bytes = 0
     for done, key in enumerate(keys, 1):
-        entry = left.read_entry(key)
-        if entry is None:
-            report.gone += 1
+        copied_bytes = report.copied_bytes
+        if key.startswith(SPARSE_PREFIX):
+            copy_sparse(left, right, key[len(SPARSE_PREFIX) :], report)
         else:
-            value, meta, expiry_us = entry[:3]
-            there = right.read_entry(key)
-            if there is not None and there[:3] == entry[:3]:
-                report.present += 1
-            else:
-                _put(right, key, value, meta, expiry_us, report)
-        if done % SYNC_ENTRIES == 0:
+            copy_entry(left, right, key, report)
+        unsynced_bytes += report.copied_bytes - copied_bytes
+        if done % SYNC_ENTRIES == 0 or unsynced_bytes >= SYNC_BYTES:
             right.sync()
+            unsynced_bytes = 0
         tell("copy", done, len(keys))
     right.sync()
-
-
-def _put(
-    right: Storage, key: bytes, value: bytes, meta: bytes, expiry_us: int, report: MigrateReport
-) -> None:
-    # What fails here is found and counted when the target is verified.
-    limit = right.config.max_object_size
-    if limit is not None and len(value) > limit:
-        return
-    try:
-        if right.put_encoded(key, value, meta, expiry_us):
-            report.copied += 1
-            report.copied_bytes += len(value)
-    except ValueError as error:
-        if not isinstance(error, EdgeCacheError):
-            raise
 
 
 def _verify(
     left: Storage, right: Storage, keys: Sequence[bytes], report: MigrateReport, tell: Progress
 ) -> None:
     for done, key in enumerate(keys, 1):
-        entry = left.read_entry(key)
-        if entry is not None:
-            there = right.read_entry(key)
-            if there is None:
-                report.note_failure(key, "not in the target: too large, shed, or evicted again")
-            elif there[:3] != entry[:3]:
-                report.note_failure(key, "the target has other bytes")
-            else:
-                report.verified += 1
+        if key.startswith(SPARSE_PREFIX):
+            why = differs_sparse(left, right, key[len(SPARSE_PREFIX) :])
+        else:
+            why = differs(left, right, key)
+        if why == "":
+            report.verified += 1
+        elif why is not None:
+            report.note_failure(key.removeprefix(SPARSE_PREFIX), why)
         tell("verify", done, len(keys))
 
 
@@ -316,7 +264,7 @@ def target_config(
         size = max(int(used * TARGET_SPARE), 2 * GIB)
     options = {
         "root": root, "layout": layout, "disk": size, "memory": MEMORY_BYTES,
-        "max_object_size": OBJECT_BYTES_MAX, "namespace": source.namespace, **changes,
+        "namespace": source.namespace, **changes,
     }  # fmt: skip
     return Config.from_dict(options)
 

@@ -178,3 +178,60 @@ def test_two_different_directories_and_one_namespace_are_needed(tmp_path: Path) 
     ):
         with pytest.raises(errors.ArgumentError):
             migrate(left, right)
+
+
+def write_objects(store: Storage) -> dict[str, bytes]:
+    """Large objects of several kinds, in small chunks."""
+    values = {"object": os.urandom(3_000_000), "put": os.urandom(store.value_bytes_max + 1000)}
+    meta = Meta(created=1, updated=2, status=200, headers=b"h: v")
+    with store.get_miss_handler("object", meta, ttl=3600, tags=["t"]) as miss:
+        miss.write(values["object"])
+        miss.finish()
+    assert store.put("put", values["put"], tags=["t"])
+    store.create_sparse("sparse", 10**13, meta=meta, ttl=50)
+    assert store.write_range("sparse", 5, b"begin")
+    assert store.write_range("sparse", 9 * 10**12, b"far away" * 50_000)
+    return values
+
+
+@pytest.mark.parametrize(("source", "target"), [*LAYOUTS, ("log", "log"), ("files", "files")])
+def test_objects_of_any_size_arrive(tmp_path: Path, source: str, target: str) -> None:
+    small = {"chunk_size": "256KiB", "memory": "2MiB", "disk": "64MiB"}
+    with Storage(config_of(tmp_path / "old", source, **small)) as store:
+        values = write_objects(store)
+        expected = {key: store.read_entry(key) for key in values}
+        ranges = store.availability("sparse")
+    old = detect_config(tmp_path / "old")
+    new = target_config(old, str(tmp_path / "new"), target)
+    report = migrate(old, new)
+    assert (report.entries, report.copied, report.verified, report.failed) == (3, 3, 3, 0)
+    assert report.copied_bytes == sum(map(len, values.values())) + 5 + 400_000
+    again = migrate(old, new)
+    assert (again.present, again.copied, again.verified, again.exit_code) == (3, 0, 3, 0)
+    with Storage(new) as store:
+        for key, value in values.items():
+            assert store.get(key) == value
+            assert store.read_entry(key)[2] == expected[key][2]  # type: ignore[index]
+        with store.lookup("object") as hit:  # type: ignore[union-attr]
+            assert hit.meta == Meta(created=1, updated=2, status=200, headers=b"h: v", tags=("t",))
+        assert store.availability("sparse") == ranges
+        assert store.read_range("sparse", 5, 5) == b"begin"
+        assert store.read_range("sparse", 9 * 10**12, 400_000) == b"far away" * 50_000
+        assert store.write_range("sparse", 10, b"goes on")
+        assert store.purge_tag("t") == 2
+
+
+def test_an_object_with_a_hole_is_gone_and_one_that_does_not_fit_failed(tmp_path: Path) -> None:
+    small = {"chunk_size": "256KiB", "memory": "2MiB", "disk": "64MiB"}
+    with Storage(config_of(tmp_path / "old", "files", **small)) as store:
+        write_objects(store)
+    bodies = (tmp_path / "old").glob("??/??/*/body.bin")
+    chunks = [path for path in bodies if path.stat().st_size == 1 << 18]
+    chunks[0].write_bytes(bytes(1 << 18))
+    old = detect_config(tmp_path / "old")
+    report = migrate(old, target_config(old, str(tmp_path / "new"), "log"))
+    assert (report.gone, report.verified, report.exit_code) == (1, 2, 0)
+    limited = target_config(old, str(tmp_path / "other"), "log", max_object_size=500_000)
+    report = migrate(old, limited)
+    assert report.exit_code == 1
+    assert report.verified == 0

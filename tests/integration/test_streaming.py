@@ -20,14 +20,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "memory": {"io": "memory", "memory": "4MiB", "disk": "128MiB", "shards": 1},
     "threads": {"io": "threads", "memory": "4MiB", "disk": "128MiB"},
     "auto": {"io": "auto", "memory": "4MiB", "disk": "128MiB"},
-}
+    "files": {
+        "io": "threads", "layout": "files", "memory": "4MiB", "disk": "128MiB",
+        "chunk_size": "256KiB",
+    },
+}  # fmt: skip
 READERS = 4
 
 
 @pytest.fixture(params=CONFIGS)
 def config(request: pytest.FixtureRequest, tmp_path: Path) -> Config:
     options = CONFIGS[request.param]
-    on_files = request.param in ("threads", "auto")
+    on_files = request.param in ("threads", "auto", "files")
     return Config(**options, root=str(tmp_path / "r") if on_files else None)
 
 

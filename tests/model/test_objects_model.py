@@ -58,6 +58,7 @@ class Objects(RuleBasedStateMachine):
 
     engine = "memory"
     budget = "roomy"
+    layout = "log"
 
     @initialize()
     def start(self) -> None:
@@ -74,6 +75,7 @@ class Objects(RuleBasedStateMachine):
         disk, shards = BUDGETS[self.budget]
         options: dict[str, Any] = {
             "io": self.engine, "memory": "2MiB", "disk": disk, "shards": 1, "flush_interval": 3600,
+            "layout": self.layout, "chunk_size": "64KiB" if self.layout == "files" else "4MiB",
             "max_in_mem_partial_bytes": None if shards == 8 else "300KiB",
         }  # fmt: skip
         if self.engine != "memory":
@@ -266,8 +268,11 @@ class Objects(RuleBasedStateMachine):
     @rule(number=st.integers(0, 50))
     def press(self, number: int) -> None:
         """Other entries, which push objects out of RAM, and of a small disk."""
-        count = 300 if self.is_lossless() else 1500
-        self.store.put_many((f"other/{number % 3}/{one}", bytes(4000)) for one in range(count))
+        count, size = 300 if self.is_lossless() else 1500, 4000
+        if self.layout == "files":
+            # A directory costs more than its bytes.
+            count, size = count // 10, 10 * size
+        self.store.put_many((f"other/{number % 3}/{one}", bytes(size)) for one in range(count))
         self.store.flush()
 
     @rule()
@@ -322,8 +327,9 @@ SETTINGS = settings(
 )
 
 
-def machine(engine: str, budget: str, examples: int) -> Any:
-    kind = type(f"Objects_{engine}_{budget}", (Objects,), {"engine": engine, "budget": budget})
+def machine(engine: str, budget: str, examples: int, layout: str = "log") -> Any:
+    facts = {"engine": engine, "budget": budget, "layout": layout}
+    kind = type("Objects_{engine}_{budget}_{layout}".format(**facts), (Objects,), facts)
     kind.TestCase.settings = settings(SETTINGS, max_examples=examples)
     return kind.TestCase
 
@@ -332,3 +338,6 @@ TestMemory = machine("memory", "roomy", 40)
 TestMemoryTight = machine("memory", "tight", 25)
 TestThreads = machine("threads", "roomy", 5)
 TestAuto = machine("auto", "roomy", 5)
+TestFiles = machine("memory", "roomy", 25, "files")
+TestFilesTight = machine("memory", "tight", 15, "files")
+TestFilesThreads = machine("threads", "roomy", 4, "files")

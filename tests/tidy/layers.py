@@ -42,7 +42,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("walks", ("walks",)),
     ("purges", ("purges",)),
     ("storage", ("storage",)),
-    ("on storage", ("migrate",)),
+    ("on storage", ("migrate", "migrate_entry")),
     ("async storage", ("aio",)),
     ("package", ("__init__",)),
     ("rules of HTTP", ("rfc9111",)),
@@ -64,6 +64,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "_files_index",
         "_files_tree",
     ),  # objects of the file layout, and the calls that write them
+    ("migrate", "migrate_entry"),  # a migration, and each of its entries
     ("_memory", "_slab", "_slab_*"),  # the RAM tier and its allocator
     ("_recovery", "_checkpoint"),  # opening starts from a checkpoint
     ("_core", "_core_*"),

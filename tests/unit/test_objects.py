@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "io": "memory", "memory": "4MiB", "disk": "128MiB", "shards": 1, "namespace": "n",
         "default_ttl": 3600,
     },
+    "files": {
+        "io": "memory", "layout": "files", "memory": "4MiB", "disk": "128MiB", "shards": 1,
+        "chunk_size": "256KiB",
+    },
 }  # fmt: skip
 
 
@@ -36,9 +40,15 @@ def store(request: pytest.FixtureRequest) -> Iterator[Storage]:
         assert opened.check() == []
 
 
+@pytest.fixture(params=["disk", "files"])
+def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The settings of a store with a disk tier, of each layout."""
+    return CONFIGS[request.param]
+
+
 @pytest.fixture
-def disk_store() -> Iterator[Storage]:
-    with Storage(Config(**CONFIGS["disk"])) as opened:
+def disk_store(layout: dict[str, Any]) -> Iterator[Storage]:
+    with Storage(Config(**layout)) as opened:
         yield opened
 
 
@@ -311,6 +321,94 @@ def test_everyday_methods_work_on_objects(store: Storage) -> None:
     assert part_count(store) == 0
 
 
+REMOVALS: dict[str, Callable[[Storage], object]] = {
+    "delete": lambda store: store.delete("k"),
+    "delete_many": lambda store: store.delete_many(["k", "absent"]),
+    "put": lambda store: store.put("k", b"short"),
+    "put with meta": lambda store: store.put("k", b"short", tags=["other"]),
+    "delete_prefix": lambda store: store.delete_prefix("k"),
+    "purge_tag": lambda store: store.purge_tag("t"),
+    "purge": lambda store: store.purge("k", PurgeType.EVICTION),
+    "another object": lambda store: publish(store, "k", content(10)),
+    "a put that is shed": lambda store: store.put("k", bytes(200 * MIB)),
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+@pytest.mark.parametrize("is_cold", [False, True])
+def test_nothing_of_an_object_outlives_its_head(
+    store: Storage, removal: str, is_cold: bool
+) -> None:
+    has_disk = store.config.disk > 0
+    publish(store, "k", content(3 * chunk_bytes(store) + 5), tags=["t"])
+    fill = [f"fill-{number}" for number in range(150)]
+    if is_cold and has_disk:
+        store.put_many((key, bytes(40_000)) for key in fill)
+        store.flush()
+        assert store.needs_disk("k")
+    REMOVALS[removal](store)
+    store.delete_many(fill)
+    left = store.exists("k")
+    found = store.stats()
+    assert found["index"]["objects"] == found["memory"]["items"] == left
+    assert found["memory"]["item_bytes"] < 1000
+    assert store.check() == []
+
+
+def test_statistics_scrub_and_health_know_objects(disk_store: Storage) -> None:
+    store = disk_store
+    size = chunk_bytes(store)
+    publish(store, "k", content(3 * size))
+    store.create_sparse("s", 4 * size)
+    store.write_range("s", size, content(size))
+    store.sync()
+    found = store.stats()
+    assert (found["requests"]["puts"], found["requests"]["deletes"]) == (1, 0)
+    assert found["objects"]["sparse_bytes"] == size
+    assert store.health().status == "ok"
+    report = store.scrub()
+    # A head and three chunks; mark, head and chunk of the unfinished one.
+    assert (report.entries, report.corrupt) == (4 + 3, 0)
+    assert report.bytes >= 4 * size
+    assert store.get("k") == content(3 * size)
+
+
+def test_scrub_finds_rot_in_a_chunk_and_the_object_has_a_hole(tmp_path: Path) -> None:
+    config = Config(
+        root=str(tmp_path / "r"), memory="4MiB", disk="64MiB", layout="files", chunk_size="256KiB"
+    )
+    with Storage(config) as store:
+        publish(store, "k", content(4 << 18))
+    bodies = list((tmp_path / "r").glob("??/??/*/body.bin"))
+    chunk = next(path for path in bodies if path.stat().st_size == 1 << 18)
+    rotten = bytearray(chunk.read_bytes())
+    rotten[1000] ^= 1
+    chunk.write_bytes(rotten)
+    with Storage(config) as store:
+        report = store.scrub()
+        assert (report.entries, report.corrupt) == (4, 1)
+        assert store.get("k") is None
+        available = store.availability("k")
+        assert available is not None
+        assert available.present_bytes == 3 << 18
+        assert store.delete("k")
+        store.sync()
+        assert store.stats()["index"]["objects"] == 0
+        assert store.stats()["errors"]["corruption"]["record"] == 1
+    assert list((tmp_path / "r").glob("??/??/*/body.bin")) == []
+
+
+def test_touching_an_object_keeps_its_parts(store: Storage) -> None:
+    value = content(3 * chunk_bytes(store))
+    publish(store, "k", value, tags=["t"])
+    assert store.touch("k", 1000)
+    assert store.update_meta("k", Meta(created=1, updated=1, tags=("t",)))
+    assert store.get("k") == value
+    assert store.purge_tag("t", soft=True) == 1
+    with store.lookup("k") as hit:  # type: ignore[union-attr]
+        assert b"".join(hit) == value
+
+
 def test_a_purge_by_prefix_never_touches_the_parts_of_objects(store: Storage) -> None:
     value = content(2 * chunk_bytes(store))
     publish(store, "k", value)
@@ -374,9 +472,9 @@ def test_two_writers_of_a_key_never_mix_and_the_last_to_finish_wins(store: Stora
     assert part_count(store) == before + 4, "the parts of the other are gone"
 
 
-def test_a_shed_part_fails_the_write_and_the_old_object_stays() -> None:
+def test_a_shed_part_fails_the_write_and_the_old_object_stays(layout: dict[str, Any]) -> None:
     disk = MemoryDisk()
-    with Storage(Config(**CONFIGS["disk"]), disk=disk) as store:
+    with Storage(Config(**layout), disk=disk) as store:
         store.put("k", b"old")
         miss = store.get_miss_handler("k")
         fail(disk, "write", 5, count=-1)
@@ -400,8 +498,8 @@ def test_an_announced_size_is_insisted_on(store: Storage) -> None:
         store.get_miss_handler("k", size=-1)
 
 
-def test_open_writes_are_limited_by_number_and_by_memory() -> None:
-    options = {**CONFIGS["disk"], "max_partial_writes": 2}
+def test_open_writes_are_limited_by_number_and_by_memory(layout: dict[str, Any]) -> None:
+    options = {**layout, "max_partial_writes": 2}
     with Storage(Config(**options)) as store:
         misses = [store.get_miss_handler("k") for _ in range(2)]
         assert store.stats()["requests"]["partial_writes"] == 2
@@ -411,7 +509,7 @@ def test_open_writes_are_limited_by_number_and_by_memory() -> None:
         store.get_miss_handler("other").abort()
         assert store.put("large", bytes(store.value_bytes_max + 1)), "a put is no stream"
         misses[1].finish()
-    options = {**CONFIGS["disk"], "max_in_mem_partial_bytes": "100KiB"}
+    options = {**layout, "max_in_mem_partial_bytes": "100KiB"}
     with Storage(Config(**options)) as store:
         misses: list[Miss] = []
         with pytest.raises(errors.PartialWritesError):
@@ -441,8 +539,11 @@ def test_bad_arguments_are_refused_at_once(store: Storage) -> None:
     assert store.stats()["requests"]["partial_writes"] == 0
 
 
-def test_objects_survive_a_restart(tmp_path: Path) -> None:
-    config = Config(root=str(tmp_path / "r"), memory="4MiB", disk="64MiB", io="threads")
+@pytest.mark.parametrize("layout", ["log", "files"])
+def test_objects_survive_a_restart(tmp_path: Path, layout: str) -> None:
+    config = Config(
+        root=str(tmp_path / "r"), memory="4MiB", disk="64MiB", io="threads", layout=layout
+    )
     value = content(5 * MIB)
     with Storage(config) as store:
         publish(store, "k", value, meta=Meta(created=1, updated=2, status=404))
@@ -484,8 +585,11 @@ def test_hash_tables_larger_than_a_page_are_stored_as_pages(
     assert before == 0
 
 
-def test_a_stream_takes_a_few_chunks_of_memory_whatever_its_size() -> None:
-    config = Config(root=None, io="memory", memory="8MiB", disk="512MiB", chunk_size="256KiB")
+@pytest.mark.parametrize("layout", ["log", "files"])
+def test_a_stream_takes_a_few_chunks_of_memory_whatever_its_size(layout: str) -> None:
+    config = Config(
+        root=None, io="memory", layout=layout, memory="8MiB", disk="512MiB", chunk_size="256KiB"
+    )
     with Storage(config) as store:
         piece = content(100_000)
         tracemalloc.start()

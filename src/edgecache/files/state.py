@@ -25,6 +25,8 @@ from edgecache.files.names import Places, object_name
 # Source: FileFlags in `_files_format.pxd`.
 FLAG_TAGGED = 1
 FLAG_COMPOSITE = 2
+FLAG_PART = 4
+FLAG_OBJECT = 8
 LOCK_COUNT = 256
 # Failed writes or syncs in a row after which writing is only tried now and then.
 FAILURE_LIMIT = 3

@@ -23,7 +23,7 @@ from edgecache.files.publisher import Publisher
 from edgecache.files.report import tier_counters
 from edgecache.files.root_file import open_root
 from edgecache.files.startup import NOT_AN_OBJECT, load_tree
-from edgecache.files.state import FLAG_COMPOSITE, TierState
+from edgecache.files.state import FLAG_COMPOSITE, FLAG_OBJECT, TierState
 from edgecache.files.upkeep import scrub_objects, walk_keys
 from edgecache.files.writer import ObjectWriter
 
@@ -37,6 +37,8 @@ READ_TRIES = 3
 # Evicted ahead of need, as a part of the budget: removing takes a round of the publisher.
 AHEAD_DIVISOR = 64
 FULL = (errno.ENOSPC, errno.EDQUOT)
+# Source: docs/objects.md, "Head".
+OBJECT_HEAD_BYTES = 96
 Found = tuple[bytes, bytes, int, int]
 
 
@@ -162,6 +164,20 @@ class FileTier:
     def sequence(self, hash16: bytes) -> int:
         """Return the number of the current version; 0: there is none."""
         return int(self.state.index.sequence_of(hash16))
+
+    def object_head(self, hash16: bytes, key: bytes) -> bytes | None:
+        """Return the fixed part of an object's head; None when the key has no head of one.
+
+        *Cost*: none for other entries. The caller holds the key's lock.
+        """
+        entry = self.state.index.get(hash16)
+        if entry is None or not entry[5] & FLAG_OBJECT:
+            return None
+        # Expired ones, too: their parts are to go as well.
+        found = self._files.read_object(self.state.name_of(hash16, entry[4]))
+        if isinstance(found, int) or found[1] != key:
+            return None
+        return found[7][:OBJECT_HEAD_BYTES]
 
     def get(self, hash16: bytes, key: bytes) -> Found | None:
         """Return (value, meta, expiry_us, sequence) of a live object, fresh or stale."""

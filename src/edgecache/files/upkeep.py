@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgecache.errors import MetaFormatError
 from edgecache.files.startup import NOT_AN_OBJECT
-from edgecache.files.state import FLAG_TAGGED
+from edgecache.files.state import FLAG_PART, FLAG_TAGGED
 from edgecache.meta import Meta
 
 if TYPE_CHECKING:
@@ -22,7 +22,10 @@ PROGRESS_OBJECTS = 256
 def walk_keys(
     tier: FileTier, prefix: bytes | None, tag: bytes | None, progress: Progress | None
 ) -> list[bytes]:
-    """Return the caller's keys of live objects that have this prefix and this tag."""
+    """Return the caller's keys of live objects that have this prefix and this tag.
+
+    Parts of objects have keys of nobody, and are passed over.
+    """
     found = []
     hashes = tier.state.index.hashes()
     wanted = tag.decode() if tag is not None else None
@@ -42,7 +45,7 @@ def _key_if(tier: FileTier, hash16: bytes, prefix: bytes | None, tag: str | None
         entry = state.index.get(hash16)
         if entry is None or (entry[1] and entry[1] <= time.time_ns() // 1000):
             return None
-        if tag is not None and not entry[5] & FLAG_TAGGED:
+        if entry[5] & FLAG_PART or (tag is not None and not entry[5] & FLAG_TAGGED):
             return None
         found = state.files.read_meta(state.name_of(hash16, entry[4]))
         if not isinstance(found, int) and found[0] == entry[0]:

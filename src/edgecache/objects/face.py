@@ -201,6 +201,10 @@ class ObjectFace:
         """Return all bytes of an object, for `get` and its relatives; the engine calls it."""
         return self._objects.load(key_bytes(key), Stored(*entry))
 
+    def object_gone(self, head: bytes) -> None:
+        """Delete the parts of an object whose head is no more; the engine calls it."""
+        self._objects.doom_head(head)
+
     def put_beyond(
         self,
         key: Key,

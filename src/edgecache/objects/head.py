@@ -91,6 +91,25 @@ class Head:
         return fixed[:SUM_OFFSET] + check.digest() + tail
 
 
+def decode_fixed(data: bytes) -> Head | None:
+    """Read the fixed part of a head that was verified before; it has neither table nor runs."""
+    (
+        magic, version, state, flags, size, generation, object_id, chunk_bytes, _, _, _,
+        lifetime_us, _, _,
+    ) = HEAD_FIXED.unpack_from(data)  # fmt: skip
+    if magic != HEAD_MAGIC or version != VERSION or not chunk_bytes:
+        return None
+    return Head(
+        size=size,
+        generation=generation,
+        object_id=object_id,
+        chunk_bytes=chunk_bytes,
+        state=state,
+        is_paged=bool(flags & FLAG_PAGED),
+        lifetime_us=lifetime_us,
+    )
+
+
 def decode_head(data: bytes) -> Head | None:
     """Read a head; None when it is damaged, or of a version that this release does not know."""
     if len(data) < HEAD_FIXED.size:

@@ -5,8 +5,8 @@ Invariants (under `_lock`):
 1. `_writes[key][write_id]` holds exactly the writes that are open.
 2. The parts of an object id are deleted when it is doomed (replaced, purged, aborted) and its last
    reader has gone, whichever comes later.
-3. Publishing a head reads what it replaces and puts the new one under `_publish_lock`, so that of
-   two writers the parts of the one that lost are given back.
+3. The engine tells of every complete object whose head is deleted or replaced (`doom_head`), so
+   that of two writers the parts of the one that lost are given back.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Stored
 from edgecache.objects.budget import Budget
 from edgecache.objects.counters import COUNTED, Counters
-from edgecache.objects.head import STATE_COMPLETE, Head, decode_head
+from edgecache.objects.head import STATE_COMPLETE, Head, decode_fixed, decode_head
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import TABLE_BASE
 from edgecache.objects.miss import Miss
@@ -92,7 +92,6 @@ class ObjectManager:
         self.sparse = SparseSet(backend, self.budget, self.next_generation, partial_ttl_s)
         self._is_atomic = is_atomic
         self._lock = threading.RLock()
-        self._publish_lock = threading.RLock()
         self._writes: dict[bytes, dict[int, StreamWrite]] = {}
         self._write_count = 0
         self._last_id = 0
@@ -212,23 +211,19 @@ class ObjectManager:
         return self._publish(key, head.encode(), meta.encode_as(ENGINE_OBJECT), ttl)
 
     def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
-        with self._publish_lock:
-            # Asked first: most keys are new, and looking for them would count a miss.
-            old = self.backend.get_head(key) if self.backend.has_head(key) else None
-            if not self.backend.put_head(key, value, meta, ttl):
-                return False
-        if old is not None:
-            self.doom_head(old)
-        return True
+        return self.backend.put_head(key, value, meta, ttl)
 
     # Parts that nobody needs any more
 
-    def doom_head(self, stored: Stored) -> None:
-        """Delete the parts of an object that is no longer published, when nobody reads it."""
-        if not engine_flags_of(stored.meta) & ENGINE_OBJECT:
-            return
-        head = decode_head(stored.value)
-        if head is None:
+    def doom_head(self, fixed: bytes) -> None:
+        """Delete the parts of an object that is no longer published, when nobody reads it.
+
+        Args:
+            fixed: The fixed part of its head. Heads of unfinished objects come, too: those are
+                stored again and again, and have their own ways to go.
+        """
+        head = decode_fixed(fixed)
+        if head is None or head.state != STATE_COMPLETE:
             return
         pages = -(-head.chunk_count // PAGE_CHUNKS) if head.is_paged else 0
         numbers = [*range(head.chunk_count), *range(TABLE_BASE, TABLE_BASE + pages)]
@@ -375,11 +370,7 @@ class ObjectManager:
 
     def purge(self, key: bytes, kind: PurgeType) -> bool:
         """Delete a published object and an unfinished one; whether there was any."""
-        with self._publish_lock:
-            stored = self.backend.get_head(key) if self.backend.has_head(key) else None
-            existed = self.backend.delete_head(key)
-        if stored is not None:
-            self.doom_head(stored)
+        existed = self.backend.delete_head(key)
         was_unfinished = self.sparse.discard(key)
         if kind is PurgeType.EVICTION and (existed or was_unfinished):
             self.counters.add("purged_evictions")
@@ -388,12 +379,7 @@ class ObjectManager:
 
     def drop_stale(self, key: bytes) -> None:
         """Delete what the key has, for a put that was shed: the old value must not stay."""
-        with self._publish_lock:
-            stored = self.backend.get_head(key) if self.backend.has_head(key) else None
-            if stored is not None:
-                self.backend.delete_entry(key)
-        if stored is not None:
-            self.doom_head(stored)
+        self.backend.delete_entry(key)
 
     def update_meta(self, key: bytes, meta: Meta) -> bool:
         """Replace the meta; False when there is nothing, or it was shed."""

@@ -202,6 +202,8 @@ class Chunks:
         if expected in (NO_HASH, content_hash(part)):
             return part
         self._counters.add("hash_mismatches")
+        # Whoever reads it next, perhaps from RAM by then, finds a hole as well.
+        self._backend.delete_parts(self._object_id, [number])
         return None
 
     def _miss(self, number: int, size: int) -> None:
