@@ -1,0 +1,300 @@
+"""The configuration of the server: one section per part, one dataclass per section.
+
+    cache: {memory: 1GiB, disk: 100GiB, root: /var/cache/edgecache}
+    listen: ["127.0.0.1:8080"]
+    proxy: {upstream: ["http://127.0.0.1:3000"]}
+
+docs/serve.md lists every key; a test compares it with this file. Precedence, strongest first:
+command line, EDGECACHE_* variables (for `cache`), file, default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgecache.config import Config
+from edgecache.config.documents import read_document
+from edgecache.config.settings import Origin
+from edgecache.errors import ConfigError
+from edgecache.http.limits import HttpLimits
+from edgecache.server.sections import build
+
+LISTEN = "127.0.0.1:8080"
+ADMIN_LISTEN = "127.0.0.1:14000"
+METRICS_LISTEN = "127.0.0.1:6192"
+LEVELS = ("debug", "info", "warning", "error", "critical")
+SECRET = "***"
+
+_ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen.
+
+    Args:
+        host: A name or an address; None for a Unix socket or an activated one.
+        port: 0 to 65535; 0: any free one.
+        path: Of a Unix socket.
+        is_activated: The sockets that the service manager passed.
+    """
+
+    host: str | None
+    port: int = 0
+    path: str | None = None
+    is_activated: bool = False
+
+    @classmethod
+    def parse(cls, text: str, key: str) -> Address:
+        """Read "host:port", "[::1]:port", "unix:/path" or "systemd".
+
+        Raises:
+            ConfigError: It is something else.
+        """
+        if text == "systemd":
+            return cls(None, is_activated=True)
+        if text.startswith("unix:") and len(text) > 5:
+            return cls(None, path=text[5:])
+        match = _ADDRESS.fullmatch(text)
+        if match is None or int(match["port"]) > 65535:
+            raise ConfigError(
+                f"{key}: {text!r} is no address",
+                key=key,
+                hint='write "127.0.0.1:8080", "[::1]:8080", "unix:/run/x.sock" or "systemd"',
+            )
+        return cls(match["six"] or match["host"], int(match["port"]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.path is not None or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host or "").is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        if self.is_activated:
+            return "systemd"
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdminSettings:
+    """The admin plane.
+
+    Args:
+        listen: Its address; None: no admin plane.
+        token: What clients must send as Bearer; needed when it is not on the loopback.
+        token_file: A file that holds the token instead.
+    """
+
+    listen: str | None = ADMIN_LISTEN
+    token: str | None = None
+    token_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.listen is None:
+            return
+        address = Address.parse(self.listen, "admin.listen")
+        if self.token is not None and self.token_file is not None:
+            raise ConfigError("token and token_file: give one of them", key="admin.token_file")
+        if self.token is not None and not re.fullmatch(r"[!-~]{8,512}", self.token):
+            raise ConfigError(
+                "the admin token is too short or not printable",
+                key="admin.token",
+                hint="use 8 to 512 printable characters without spaces",
+            )
+        if not address.is_loopback and self.token is None and self.token_file is None:
+            raise ConfigError(
+                f"{self.listen} can be reached by others, and the admin plane has no token",
+                key="admin.listen",
+                hint="set admin.token or admin.token_file, or listen on 127.0.0.1",
+            )
+
+    def read_token(self) -> str | None:
+        """Return the token in use.
+
+        Raises:
+            ConfigError: The file cannot be read, or holds no usable token.
+        """
+        if self.token_file is None:
+            return self.token
+        try:
+            with open(self.token_file, encoding="ascii") as file:
+                token = file.read(1024).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"the token file cannot be read: {error}", key="admin.token_file"
+            ) from error
+        return AdminSettings(listen=self.listen, token=token).token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """The metrics listener.
+
+    Args:
+        listen: Its address; None: metrics are on the admin listener only.
+    """
+
+    listen: str | None = METRICS_LISTEN
+
+    def __post_init__(self) -> None:
+        if self.listen is not None:
+            Address.parse(self.listen, "metrics.listen")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsSettings:
+    """Certificates of the listeners in `listen`.
+
+    Args:
+        cert: PEM file of the chain.
+        key: PEM file of the key; None: in the same file.
+        watch_s: How often the files are looked at for a change; 0: on SIGHUP only. Seconds.
+    """
+
+    cert: str
+    key: str | None = None
+    watch_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is logged, to stderr.
+
+    Args:
+        level: debug, info, warning, error or critical.
+        access: A file for one JSON line per request, "-" for stdout; None: none.
+    """
+
+    level: str = "info"
+    access: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ConfigError(
+                f"{self.level!r} is no level", key="log.level", hint=f"one of {', '.join(LEVELS)}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """All settings of `edgecache serve`.
+
+    Args:
+        cache: The cache itself: docs/configuration.md.
+        listen: Addresses of the cache API and the proxy.
+        admin, metrics, tls, limits, proxy, api, log: The sections.
+        workers: Processes.
+        drain_s: How long requests may run on when the server stops. Seconds.
+        pid_file: Where the process id is written.
+    """
+
+    cache: Config
+    listen: tuple[str, ...] = (LISTEN,)
+    admin: AdminSettings = field(default_factory=AdminSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    tls: TlsSettings | None = None
+    limits: HttpLimits = field(default_factory=HttpLimits)
+    log: LogSettings = field(default_factory=LogSettings)
+    workers: int = 1
+    drain_s: float = 30.0
+    pid_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.listen:
+            raise ConfigError("listen: needs at least one address", key="listen")
+        for text in self.listen:
+            Address.parse(text, "listen")
+        if self.workers != 1:
+            raise ConfigError(
+                f"{self.workers} workers need a cache that processes share, which this version "
+                "does not have",
+                key="workers",
+                hint="use workers: 1",
+            )
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where to listen."""
+        return tuple(Address.parse(text, "listen") for text in self.listen)
+
+    def merged(self, other: ServerSettings, names: frozenset[str]) -> ServerSettings:
+        """Return these settings with the sections `names` of others."""
+        known = {each.name for each in dataclasses.fields(self)}
+        return dataclasses.replace(self, **{n: getattr(other, n) for n in names & known})
+
+    def redacted(self) -> dict[str, Any]:
+        """Return all settings as plain values, secrets hidden."""
+        shown = {
+            each.name: _plain(getattr(self, each.name))
+            for each in dataclasses.fields(self)
+            if each.name != "cache"
+        }
+        return {"cache": self.cache.to_dict(), **shown}
+
+
+_SECRET_NAMES = frozenset({"token", "tokens", "password", "secret"})
+
+
+def _plain(value: object, name: str = "") -> Any:
+    if name in _SECRET_NAMES and value:
+        return SECRET
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: _plain(getattr(value, each.name), each.name)
+            for each in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each, str(key)) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in value]
+    if isinstance(value, bytes):
+        return value.decode("latin-1")
+    return value
+
+
+def load_settings(
+    path: str | None,
+    options: Mapping[str, Any],
+    environ: Mapping[str, str] | None = None,
+) -> ServerSettings:
+    """Return the settings of a file, the environment and the command line.
+
+    Args:
+        path: A .yaml, .yml, .toml or .json file; None: defaults.
+        options: From the command line: root, memory, disk, listen, upstream, profile, workers.
+        environ: Instead of the process's.
+
+    Raises:
+        ConfigError: Something is not usable; it names file, line and key.
+    """
+    variables = os.environ if environ is None else environ
+    data: Any = {}
+    origin = Origin("")
+    if path is not None:
+        document = read_document(path)
+        data = document.data if document.data is not None else {}
+        origin = Origin("", document.path, (), document.line_of)
+    if not isinstance(data, Mapping):
+        raise origin.error("the configuration is not a table of keys", "write `key: value` lines")
+    cache = Config.from_section(
+        data.get("cache"),
+        origin.child("cache"),
+        environ=variables,
+        **{name: options[name] for name in ("root", "memory", "disk") if name in options},
+    )
+    rest = {name: value for name, value in data.items() if name != "cache"}
+    rest.update({name: options[name] for name in ("listen", "workers") if name in options})
+    return build(ServerSettings, rest, origin, {"cache": cache})
