@@ -16,6 +16,7 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     ARENA_MAGIC = 0x0041454E41524345    # "ECRANEA\\0"
     ARENA_HEADER_BYTES = 4096
+    ARENA_ALIGNMENT = 2097152           # of the base: a huge page of x86-64
 
 cdef struct ArenaHeader:
     uint64_t magic
@@ -37,6 +38,9 @@ cdef class Arena:
 
     cdef char* base
     cdef readonly uint64_t size_bytes
+
+    # For parts that are in use as a whole: whole huge pages of [offset, offset + size_bytes).
+    cdef void use_huge_pages(self, uint64_t offset, uint64_t size_bytes) noexcept
 
 # Bump allocation while the layout is planned: returns the offset and moves *cursor behind it.
 cdef inline uint64_t arena_plan(uint64_t* cursor, uint64_t size_bytes,

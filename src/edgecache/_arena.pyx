@@ -13,7 +13,7 @@ cdef extern from "sys/mman.h" nogil:
         MAP_ANONYMOUS
         MAP_NORESERVE
         MADV_DONTDUMP
-        MADV_DONTFORK
+        MADV_HUGEPAGE
     void* MAP_FAILED
 
 
@@ -26,18 +26,31 @@ cdef class Arena:
             MemoryError: the address space is not to be had (see `ulimit -v`).
         """
         cdef void* base
+        cdef uint64_t before
         self.base = NULL
-        base = mmap(NULL, size_bytes, PROT_READ | PROT_WRITE,
+        # So that what is aligned in the arena is aligned in memory, up to the size of huge pages.
+        base = mmap(NULL, size_bytes + ARENA_ALIGNMENT, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if base == MAP_FAILED:
             raise MemoryError(
                 f"cannot reserve {size_bytes} bytes of address space for the cache; "
                 "lower `memory`, or raise the limit (ulimit -v)")
-        self.base = <char*>base
+        before = -<uint64_t>base & (ARENA_ALIGNMENT - 1)
+        if before:
+            munmap(base, before)
+        self.base = <char*>base + before
         self.size_bytes = size_bytes
+        munmap(self.base + size_bytes, ARENA_ALIGNMENT - before)
         # A core dump would hold every cached value.
-        madvise(base, size_bytes, MADV_DONTDUMP)
+        madvise(self.base, size_bytes, MADV_DONTDUMP)
 
     def __dealloc__(self) -> None:
         if self.base != NULL:
             munmap(self.base, self.size_bytes)
+
+    cdef void use_huge_pages(self, uint64_t offset, uint64_t size_bytes) noexcept:
+        cdef uint64_t start = (offset + ARENA_ALIGNMENT - 1) & ~<uint64_t>(ARENA_ALIGNMENT - 1)
+        cdef uint64_t end = (offset + size_bytes) & ~<uint64_t>(ARENA_ALIGNMENT - 1)
+        # A kernel without huge pages refuses, and small ones serve.
+        if start < end:
+            madvise(self.base + start, end - start, MADV_HUGEPAGE)

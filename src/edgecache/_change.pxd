@@ -16,6 +16,11 @@ Invariants:
    finds no room there (index full, value too large for a cache without disk) has removed the
    earlier value: a put that returned False never leaves a stale value behind.
 3. Old slots of the key are gone from the index before the new one appears, under one lock hold.
+4. A delete that found no room in the log takes the entry out of the index all the same. Until a
+   checkpoint, which is asked for at once, knows that, a crash may bring the entry back: no sync
+   returns before (invariant 9 of _segment.pxd).
+5. The record of a put that is refused in its critical section becomes a tombstone or a filler; a
+   large one, on the device by then, gets a tombstone of its own sequence, which wins.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -43,7 +48,7 @@ cdef enum ChangeFlags:
     CHANGE_NO_DISK = 4              # RAM only (an older copy on disk gets a tombstone)
     CHANGE_COMPOSITE = 8
     CHANGE_TAGGED = 16
-    CHANGE_UNLOGGED = 32            # delete although no tombstone can be written
+    CHANGE_UNLOGGED = 32            # delete although no tombstone can be written (4)
     CHANGE_IF_SAME = 64             # put only over the very version that `expected_*` names
 
 cdef struct Pending:

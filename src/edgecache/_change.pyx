@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from edgecache._evict cimport evict_admits
+from edgecache._evict cimport evict_admits, evict_prefetch_insert
 from edgecache._fetch cimport (
     FETCH_FAILED,
     FETCH_FOUND,
@@ -14,7 +14,7 @@ from edgecache._fetch cimport (
     fetch_run,
 )
 from edgecache._flush cimport log_large_write
-from edgecache._index cimport index_prefetch, size_class_of
+from edgecache._index cimport index_prefetch_pair, size_class_of
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -30,7 +30,9 @@ from edgecache._memory cimport (
     memory_publish,
     memory_set_budget,
 )
+from edgecache._reclaim cimport reclaim_tombstone
 from edgecache._segment cimport (
+    LOG_MAIN,
     LogStore,
     log_abandon,
     log_commit,
@@ -38,7 +40,9 @@ from edgecache._segment cimport (
     log_large_begin,
     log_large_free,
     log_next_sequence,
+    log_note_unlogged,
     log_reserve,
+    log_wake,
 )
 from edgecache._segment_format cimport (
     RECORD_COMPOSITE,
@@ -53,6 +57,7 @@ from edgecache._segment_format cimport (
     record_header_sum,
     record_key,
     record_payload_sum,
+    record_void,
 )
 from edgecache._shard cimport (
     Probe,
@@ -67,7 +72,7 @@ from edgecache._shard cimport (
     shard_probe,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_load_u32, ec_load_u64, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
 
 
@@ -102,9 +107,10 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.existed_expired = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
-    # The bucket is needed only after the record was copied: have it fetched meanwhile. What is read
+    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is read
     # for that without the lock may be outdated, then the wrong line is asked for.
-    index_prefetch(engine.shards.base, &shard.index, hash.low)
+    index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
+    evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 
 
 cdef void _fill_record(Change* self) noexcept nogil:
@@ -396,16 +402,51 @@ cdef Status _insert(Change* self, Shard* shard, uint64_t location) noexcept nogi
     return Status.STATUS_NO_SPACE
 
 
+cdef void _withdraw(Change* self, bint hides) noexcept nogil:
+    """The put is refused: no recovery may find its record, and what it hid stays hidden."""
+    cdef LogStore* log = self.engine.log
+    cdef RecordHeader* record = <RecordHeader*>self.append.record
+    cdef uint64_t size = record_bytes(self.key_len, 0, 0)
+    cdef char* end = record_key(record) + self.key_len
+    if not hides:
+        record_void(log.api, log.seed, self.append.generation, record, self.append.size_bytes)
+        return
+    record.flags = <uint8_t>(RECORD_DELETE | (record.flags & RECORD_COMPOSITE))
+    record.meta_len = 0
+    record.body_len = 0
+    record.expiry_us = <int64_t>log.shared.generation
+    memset(end, 0, self.append.record + size - end)
+    record.payload_sum = record_payload_sum(log.api, log.seed, record)
+    record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
+    if size < self.append.size_bytes:
+        record_void(log.api, log.seed, self.append.generation,
+                    <RecordHeader*>(self.append.record + size), self.append.size_bytes - size)
+
+
+cdef void _withdraw_large(Change* self) noexcept nogil:
+    """The same for a block that is on the device already: a tombstone of its own sequence."""
+    cdef Shard* shard = _shard(self)
+    cdef LogStore* log = self.engine.log
+    if reclaim_tombstone(log, LOG_MAIN, self.hash.low, self.hash.high, self.key, self.key_len,
+                         (<RecordHeader*>self.append.record).sequence,
+                         ec_load_u64(&log.shared.generation)) == Status.STATUS_OK:
+        return
+    ec_lock_acquire(&shard.lock)
+    log_note_unlogged(log)
+    ec_lock_release(&shard.lock)
+    log_wake(&log.shared.reclaim_word)
+
+
 cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noexcept nogil:
     """Old slots are gone, the lock is held: insert the new one."""
     cdef uint64_t location = 0
     cdef bint superseded = False, hides
-    hides = _supersede(self)
+    hides = _supersede(self) or old_disk != 0
     if self.is_large:
         superseded = _unregister_pending(self)
         location = self.append.location
     elif self.has_append:
-        _seal_record(self, old_disk != 0 or hides)
+        _seal_record(self, hides)
         location = 0 if self.flags & CHANGE_NO_DISK else self.append.location
     if superseded:
         # A newer change came while this was written: as if this one had come just before it.
@@ -418,8 +459,8 @@ cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noe
     if self.status == Status.STATUS_OK:
         shard.counters.put_count += 1
         shard.counters.put_bytes += self.value_len
-    # A record that found no slot stays in the log: it hides the older version, as it must, and a
-    # recovery may find room for it.
+    elif location and not self.is_large:
+        _withdraw(self, hides)
     return CHANGE_DONE if self.status == Status.STATUS_OK else CHANGE_FAILED
 
 
@@ -460,6 +501,7 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef uint64_t old_disk = 0, same
     cdef bint expired = False, is_delete = self.flags & CHANGE_DELETE != 0
     cdef ChangeResult result
+    cdef bint unlogged = False
     ec_lock_acquire(&shard.lock)
     if self.is_large and self.pending and self.engine.pending[self.pending - 1].superseded:
         # The slots there now belong to the newer change.
@@ -493,7 +535,11 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         old_disk = old_disk if old_disk else PENDING_LOCATION
     if is_delete and self.probe.ram == 0 and same == 0 and not self.has_append and \
             (old_disk == 0 or self.flags & CHANGE_UNLOGGED):
+        if old_disk:
+            log_note_unlogged(self.engine.log)
         ec_lock_release(&shard.lock)
+        if old_disk:
+            log_wake(&self.engine.log.shared.reclaim_word)
         change_abandon(self)
         return CHANGE_NOTHING
     if old_disk and not self.has_append and self.flags & (CHANGE_DELETE | CHANGE_NO_DISK) and \
@@ -505,7 +551,10 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     elif same:
         shard_erase_disk(shards.base, shard, self.hash.low, same)
     if is_delete:
-        if self.has_append:
+        unlogged = old_disk != 0 and not self.has_append
+        if unlogged:
+            log_note_unlogged(self.engine.log)
+        elif self.has_append:
             _seal_record(self, False)
         _supersede(self)
         expired = expired or (self.probe.ram == 0 and same == 0)
@@ -514,6 +563,10 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     else:
         result = _finish_put(self, shard, old_disk)
     ec_lock_release(&shard.lock)
+    if unlogged:
+        log_wake(&self.engine.log.shared.reclaim_word)
+    if result == CHANGE_FAILED and self.is_large:
+        _withdraw_large(self)
     _release(self)
     return result
 
@@ -522,7 +575,9 @@ cdef void change_abandon(Change* self) noexcept nogil:
     if self.staged:
         _drop_staged(self)
     if self.pending:
+        # Its block may be on the device already.
         _unregister_pending(self)
+        _withdraw_large(self)
     if self.is_large:
         log_large_free(self.engine.log, &self.append)
     elif self.has_append:

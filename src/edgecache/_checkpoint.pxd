@@ -71,6 +71,7 @@ cdef struct Checkpointer:               # process-local
     uint64_t last_duration_us
     uint64_t last_record_count          # of the log when it was taken
     uint64_t retired_count              # of the log when one was last tried
+    uint64_t sequence_floor             # of the last one written
     uint32_t is_due                     # recovery met something that the next one must not meet
     uint32_t zero
 

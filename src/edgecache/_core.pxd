@@ -2,20 +2,12 @@
 part."""
 
 from edgecache._core_write cimport CoreWrite
-from edgecache._io cimport IoChannel, IoEngine
 from edgecache._walk cimport Walk
 
-cdef class BatchChannel:
-    """An I/O channel of one thread; closed when the thread's locals go."""
-
-    cdef IoEngine io
-    cdef IoChannel* channel
-
 cdef class Core(CoreWrite):
-    cdef object channels            # threading.local: a channel per thread for batches
+    cdef object channels            # threading.local: a BatchReader per thread
 
-    cdef IoChannel* channel(self) except NULL
-    cdef get_batch(self, list found, list waiting)
+    cdef fetch_many(self, list found, list waiting)
     cdef object stored_key(self, const char* data, Py_ssize_t size)
     cdef list take_keys(self, Walk* walk)
     cdef bytes prepare_walk(self, Walk* walk, object prefix, bytes tag)

@@ -2,7 +2,6 @@
 
 import threading
 
-cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport (
     PyList_CheckExact,
@@ -12,10 +11,10 @@ from cpython.list cimport (
 )
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
+from edgecache._core_batch cimport BatchReader
 from edgecache._core_counters cimport collect_counters
 from edgecache._core_read cimport (
     LOOKUP_DISK,
@@ -23,19 +22,14 @@ from edgecache._core_read cimport (
     FrontEntry,
     KeyView,
     LookupResult,
+    ObjectHead,
     take_plain_key,
 )
 from edgecache._core_write cimport CoreWrite
-from edgecache._fetch cimport (
-    FETCH_FOUND,
-    Fetch,
-    FetchState,
-    fetch_free,
-    fetch_init,
-    fetch_run_many,
-)
-from edgecache._flush cimport log_flush
-from edgecache._io cimport IoChannel, IoEngine
+from edgecache._flush cimport log_flush, log_settle
+from edgecache._io cimport IoEngine
+from edgecache._memory cimport RamItem, item_has_meta, item_meta, item_meta_len, memory_item
+from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
 from edgecache._segment cimport log_check
 from edgecache._shard cimport (
     Probe,
@@ -46,31 +40,13 @@ from edgecache._shard cimport (
     shard_probe,
 )
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release, ec_monotonic_ns
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_monotonic_ns
 from edgecache._walk cimport Walk, walk_clear, walk_free, walk_memory, walk_region
 
 cdef enum:
-    BATCH_FETCHES = 256
     GET_CHUNK = 64                      # keys hashed, and their memory asked for, ahead
     WALK_FLUSH_NS = 60000000000
-
-
-@cython.final
-@cython.no_gc
-cdef class BatchChannel:
-
-    def __cinit__(self, IoEngine io):
-        cdef int result
-        self.io = io
-        self.channel = NULL
-        result = io.ops.channel_open(io.state, 64, False, &self.channel)
-        if result < 0:
-            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
-
-    def __dealloc__(self):
-        if self.channel != NULL:
-            with nogil:
-                self.io.ops.channel_close(self.channel)
+    SETTLE_NS = 60000000000
 
 
 cdef class Core(CoreWrite):
@@ -99,9 +75,11 @@ cdef class Core(CoreWrite):
         return self.log.shared.region_count if self.has_disk else 0
 
     def needs_disk(self, key):
-        """Would `get` or `delete` of this key read the disk? Counts nothing."""
+        """Would `get` or `delete` of this key read the disk, or many entries? Counts nothing."""
         cdef KeyView view
         cdef Probe probe
+        cdef RamItem* item
+        cdef bint is_object = False
         cdef object _owner
         cdef Shard* shard
         self.check_open()
@@ -109,17 +87,19 @@ cdef class Core(CoreWrite):
         shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         ec_lock_acquire(&shard.lock)
         shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        if probe.ram:
+            item = memory_item(self.shards.base, &shard.memory, probe.ram)
+            is_object = item_has_meta(item) and \
+                meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT)
         ec_lock_release(&shard.lock)
-        return probe.ram == 0 and probe.count > 0
+        return is_object or (probe.ram == 0 and probe.count > 0)
+
+    @property
+    def value_bytes_max(self):
+        """The largest value that one entry can hold, key and meta at their largest."""
+        return self.largest_value_bytes
 
     # Batches
-
-    cdef IoChannel* channel(self) except NULL:
-        cdef BatchChannel held = getattr(self.channels, "channel", None)
-        if held is None:
-            held = BatchChannel(self.io)
-            self.channels.channel = held
-        return held.channel
 
     def get_many(self, keys):
         """Return the values of `keys` in their order, None for each miss.
@@ -130,7 +110,7 @@ cdef class Core(CoreWrite):
         cdef KeyView[GET_CHUNK] views
         cdef Probe probe
         cdef object value, key
-        cdef list found, waiting = None, owners
+        cdef list found, waiting = None, objects = None, owners
         cdef LookupResult result
         cdef FrontEntry* entry
         cdef Py_ssize_t start, index, count, total
@@ -164,6 +144,10 @@ cdef class Core(CoreWrite):
                         waiting = [] if waiting is None else waiting
                         waiting.append((start + index, key))
                         continue
+                    if type(value) is ObjectHead:
+                        objects = [] if objects is None else objects
+                        objects.append((start + index, key, (<ObjectHead>value).entry))
+                        continue
                     if result != LOOKUP_HIT:
                         self.count_miss(&views[index])
                         continue
@@ -172,59 +156,32 @@ cdef class Core(CoreWrite):
                 Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
                 PyList_SET_ITEM(found, start + index, value)
         if waiting is not None:
-            for start in range(0, len(waiting), BATCH_FETCHES):
-                self.get_batch(found, waiting[start:start + BATCH_FETCHES])
+            self.fetch_many(found, waiting)
+        if objects is not None:
+            # Python code, so after the loop that keeps pointers into `keys`.
+            for start, key, entry_found in objects:
+                found[start] = self.load_object(key, entry_found)
         return found
 
-    cdef get_batch(self, list found, list waiting):
+    cdef fetch_many(self, list found, list waiting):
         """Read the (position, key) pairs from disk into `found`."""
-        cdef uint32_t count = <uint32_t>len(waiting), index
-        cdef Fetch* fetches = <Fetch*>malloc(count * sizeof(Fetch))
-        cdef FetchState* states = <FetchState*>calloc(count, sizeof(FetchState))
+        cdef BatchReader reader = getattr(self.channels, "reader", None)
         cdef KeyView view
-        cdef Probe probe
-        cdef Shard* shard
         cdef object _owner, value
-        cdef IoChannel* channel
-        cdef list owners = []
-        try:
-            if fetches == NULL or states == NULL:
-                raise MemoryError("no memory for a batch")
-            memset(fetches, 0, count * sizeof(Fetch))
-            channel = self.channel()
-            for index in range(count):
-                _owner = self.take_key(waiting[index][1], &view)
-                owners.append(_owner)
-                shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
-                ec_lock_acquire(&shard.lock)
-                shard_probe(self.shards.base, shard, view.hash.low, view.data,
-                            <uint32_t>view.size, &probe)
-                ec_lock_release(&shard.lock)
-                fetch_init(&fetches[index], &self.log, &self.shards, view.hash, view.data,
-                           <uint32_t>view.size, &probe, False)
-            with nogil:
-                fetch_run_many(fetches, states, count, channel)
-            for index in range(count):
-                value = None
-                if states[index] == FETCH_FOUND:
-                    value = self.take_fetched(&fetches[index], False)
-                elif fetches[index].was_stale or fetches[index].probe.ram:
-                    # Moved, or promoted by somebody else meanwhile: the slow way finds it.
-                    _owner = self.take_key(waiting[index][1], &view)
-                    value = self.find(waiting[index][1], &view, False)
-                    found[waiting[index][0]] = value
-                    continue
+        # A finalizer that the collector ran in the middle of a batch may ask for another one.
+        if reader is not None and reader.is_busy:
+            reader = BatchReader(self.io)
+        if reader is None:
+            reader = self.channels.reader = BatchReader(self.io)
+        reader.read(self, found, waiting)
+        for position, key in waiting:
+            value = found[position]
+            if type(value) is ObjectHead:
+                # Python code, so after the batch, which it may want to use.
+                value = found[position] = self.load_object(key, (<ObjectHead>value).entry)
                 if value is None:
-                    shard = shard_at(&self.shards, shard_number(&self.shards,
-                                                                fetches[index].hash.high))
-                    ec_count(&shard.counters.miss_count, 1)
-                found[waiting[index][0]] = value
-        finally:
-            if fetches != NULL:
-                for index in range(count):
-                    fetch_free(&fetches[index])
-            free(fetches)
-            free(states)
+                    _owner = self.take_key(key, &view)
+                    self.count_miss(&view)
 
     # Walks
 
@@ -306,11 +263,11 @@ cdef class Core(CoreWrite):
         finally:
             walk_free(&walk)
 
-    def walk_region(self, uint32_t region, prefix=None, tag=None, bint verify=False):
+    def walk_region(self, uint32_t region, prefix=None, tag=None):
         """As `walk_memory` for the entries of one region: (keys, entries, bytes, corrupt).
 
-        `verify`: check payload sums too and drop what fails. *Cost*: reads the region (for a tag
-        only its tagged blocks), without the GIL. Between `walk_begin` and `walk_end` only.
+        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged blocks),
+        without the GIL. Between `walk_begin` and `walk_end` only.
         """
         cdef Walk walk
         cdef Status status
@@ -319,7 +276,6 @@ cdef class Core(CoreWrite):
         if region >= self.region_count:
             raise IndexError(f"region {region} of {self.region_count}")
         _kept = self.prepare_walk(&walk, prefix, tag)
-        walk.verify = verify
         try:
             with nogil:
                 status = walk_region(&walk, region)
@@ -332,18 +288,22 @@ cdef class Core(CoreWrite):
     def clear_all(self):
         """Forget every entry, durably when it returns. Not between `walk_begin` and `walk_end`.
 
-        *Cost*: waits for the buffers, then writes one page per region and a checkpoint.
+        *Cost*: waits for the buffers, writes one page per region and two checkpoints.
         """
         cdef Status status
         self.check_open()
         with nogil:
             if self.has_disk:
                 ec_lock_acquire(&self.maintenance.lock)
-            status = walk_clear(&self.engine)
+            walk_clear(&self.engine, &self.checkpointer)
             if self.has_disk:
                 ec_lock_release(&self.maintenance.lock)
-        raise_for_status(status, "clear", self.log.shared.last_errno if self.has_disk else 0)
+        if not self.has_disk:
+            return
         self.checkpoint()
+        with nogil:
+            status = log_settle(&self.log, ec_monotonic_ns() + <int64_t>SETTLE_NS)
+        raise_for_status(status, "clear", self.log.shared.last_errno)
 
     def counters(self):
         """Every counter and gauge of the native part by its plain name; see snapshot.py."""

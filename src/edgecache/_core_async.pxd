@@ -32,4 +32,5 @@ cdef class AsyncReader:
     cdef resolve(self, PendingGet pending, FetchState state)
     cdef advance(self, PendingGet pending, FetchState state)
     cdef list take_resolved(self)
+    cdef start_queued(self)
     cdef read_here(self)

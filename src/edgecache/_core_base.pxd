@@ -50,7 +50,10 @@ cdef class CoreBase:
     cdef bint is_composite              # keys are (namespace, key) in canonical encoding
     cdef int64_t block_timeout_ns
     cdef int64_t default_ttl_us
-    cdef uint64_t max_object_bytes
+    cdef uint64_t max_object_bytes      # a larger value is no single entry
+    cdef uint64_t object_bytes_limit    # as configured
+    cdef uint64_t largest_entry_bytes   # key, meta and value of one entry
+    cdef uint64_t largest_value_bytes   # beside the longest key and meta
     cdef uint64_t memory_bytes
     cdef uint64_t disk_bytes
     cdef uint64_t index_bytes
@@ -73,6 +76,7 @@ cdef class CoreBase:
     cdef object __weakref__
 
     cdef _take_options(self, dict options)
+    cdef _limit_values(self)
     cdef _open_superblock(self, uint64_t region_bytes)
     cdef _lay_out(self, uint32_t shard_count)
     cdef _lay_out_log(self, uint64_t log_offset, uint64_t buffer_offset, uint32_t region_count)

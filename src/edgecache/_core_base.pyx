@@ -39,6 +39,7 @@ from edgecache._memory cimport (
     memory_init,
     memory_private_bytes,
 )
+from edgecache._read_buffers cimport read_buffers_close
 from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
 from edgecache._recovery cimport recovery_run
 from edgecache._segment cimport (
@@ -55,6 +56,7 @@ from edgecache._segment cimport (
 )
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
+from edgecache._slab cimport SLAB_SPAN_BYTES
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
 from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
@@ -71,6 +73,8 @@ cdef enum:
     SHARD_COUNT_MAX = 64
     REGIONS_PER_FILE_BYTES = 1073741824
     CLOSE_NS = 30000000000          # longest wait for the last flush
+    BLOCK_ROOM_BYTES = 12288        # of a block of one record: headers, index entry, alignment
+    KEY_META_BYTES_MAX = 81920      # the longest key (composite) and the longest meta
 
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
 cdef object LIVE = weakref.WeakSet()
@@ -126,6 +130,7 @@ cdef class CoreBase:
             self.seed ^= KEY_COMPOSITE_SEED
         self._lay_out(options["shards"])
         try:
+            self._limit_values()
             if self.has_disk:
                 self._open_log(options)
             self.state = STORE_OPEN
@@ -188,7 +193,7 @@ cdef class CoreBase:
         """Plan the arena, map it, and lay out what lives in RAM."""
         cdef uint64_t cursor = ARENA_HEADER_BYTES, budget, area_bytes, private_bytes, index_bytes
         cdef uint64_t shard_offset, stride, log_offset = 0, ghost_offset = 0, buffer_offset = 0
-        cdef uint64_t private_offset, index_offset, memory_offset, ghosts_size = 0
+        cdef uint64_t private_offset, index_offset, memory_offset, memory_stride, ghosts_size = 0
         cdef uint32_t number, region_count = 0
         cdef ArenaHeader* header
         cdef Shard* shard
@@ -213,14 +218,20 @@ cdef class CoreBase:
         private_offset = arena_plan(&cursor, private_bytes * shard_count, 4096)
         self.shards.epochs_offset = arena_plan(&cursor, SHARD_EPOCHS * sizeof(uint32_t), 4096)
         index_offset = arena_plan(&cursor, index_bytes * shard_count, 4096)
-        memory_offset = arena_plan(&cursor, area_bytes * shard_count, MEMORY_PAGE_BYTES)
+        # Address space costs nothing: areas that huge pages fit into begin with one.
+        memory_stride = align_up(area_bytes, SLAB_SPAN_BYTES if area_bytes >= 2 * SLAB_SPAN_BYTES
+                                 else MEMORY_PAGE_BYTES)
+        memory_offset = arena_plan(&cursor, memory_stride * shard_count, SLAB_SPAN_BYTES)
         if self.has_disk:
             region_count = self._region_count()
             ghosts_size = ghost_bytes(self.disk_bytes)
             log_offset = arena_plan(&cursor, log_shared_bytes(region_count, self.buffer_count), 64)
             ghost_offset = arena_plan(&cursor, sizeof(GhostTable) + 64 + ghosts_size, 64)
-            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count, 4096)
+            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
+                                       SLAB_SPAN_BYTES)
         self.arena = Arena(align_up(cursor, 4096))
+        if self.has_disk:
+            self.arena.use_huge_pages(buffer_offset, self.buffer_bytes * self.buffer_count)
         header = <ArenaHeader*>self.arena.base
         header.magic = ARENA_MAGIC
         header.abi_hash = self._abi_hash()
@@ -244,7 +255,7 @@ cdef class CoreBase:
             raise_for_status(status, "index layout")
             shard.index.used_bytes_limit = index_bytes
             status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
-                                 memory_offset + number * area_bytes, area_bytes, budget,
+                                 memory_offset + number * memory_stride, area_bytes, budget,
                                  private_offset + number * private_bytes, private_bytes)
             raise_for_status(status, f"RAM tier layout ({budget} bytes a shard)")
         if shard_set_open(&self.shards, self.engine.api, self.seed) != 0:
@@ -258,6 +269,18 @@ cdef class CoreBase:
                                                               64), ghosts_size)
             self.engine.ghosts = self.ghosts
             self._lay_out_log(log_offset, buffer_offset, region_count)
+
+    cdef _limit_values(self):
+        """What one entry may hold: a region takes it with all that stands around it, or a shard."""
+        if self.has_disk:
+            self.largest_entry_bytes = self.log.region_bytes - FOOTER_BYTES - BLOCK_ROOM_BYTES
+        else:
+            self.largest_entry_bytes = max(self.engine.shard_budget_bytes // 4,
+                                           <uint64_t>MEMORY_PAGE_BYTES // 2)
+        self.largest_value_bytes = self.largest_entry_bytes - \
+            min(self.largest_entry_bytes // 2, <uint64_t>KEY_META_BYTES_MAX)
+        self.object_bytes_limit = self.max_object_bytes
+        self.max_object_bytes = min(self.max_object_bytes, self.largest_entry_bytes)
 
     cdef uint64_t _abi_hash(self):
         cdef uint64_t sizes[8]
@@ -334,6 +357,12 @@ cdef class CoreBase:
             result = log.ops.open_file(log.engine, name,
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
             log.files[index] = result if result >= 0 else -1
+            if result >= 0:
+                # A buffered file takes any span, and a sector is as good as a byte.
+                log.read_align_bytes = max(log.read_align_bytes, max(
+                    <uint32_t>512, log.ops.read_alignment(log.engine, <uint32_t>result)))
+        if log.read_align_bytes == 0:
+            log.read_align_bytes = 4096
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(
@@ -468,4 +497,5 @@ cdef class CoreBase:
         free(self.log.dirty)
         free(self.log.footers)
         free(self.log.footer_regions)
+        read_buffers_close(&self.log.read_buffers)
         shard_set_close(&self.shards)

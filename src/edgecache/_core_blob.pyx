@@ -28,6 +28,7 @@ from edgecache._memory cimport (
     memory_pin,
     memory_unpin,
 )
+from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
 from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
@@ -98,7 +99,8 @@ cdef class CoreBlob(CoreRead):
             item = memory_item(base, &shard.memory, probe.ram)
             if not (item_has_expiry(item) and is_past(item_expiry_us(item))) and \
                     not (item_has_meta(item) and
-                         meta_is_stale(item_meta(item), item_meta_len(item))):
+                         (meta_is_stale(item_meta(item), item_meta_len(item)) or
+                          meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT))):
                 pinned = memory_pin(base, &shard.memory, probe.ram)
         if pinned:
             memory_hit(base, &shard.memory, probe.ram, view.hash.low)

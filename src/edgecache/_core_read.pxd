@@ -51,6 +51,10 @@ cdef bint meta_is_stale(const char* meta, uint32_t meta_len) noexcept
 # A bytes object of memory that cannot move; big copies without the GIL.
 cdef object copy_pinned(const char* data, uint64_t size)
 
+# The head of an object where a value was asked for: the layer above knows how to get that.
+cdef class ObjectHead:
+    cdef readonly tuple entry       # as of read_entry
+
 cdef class CoreRead(CoreBase):
     cdef FrontEntry* front
     cdef uint64_t front_mask
@@ -74,6 +78,7 @@ cdef class CoreRead(CoreBase):
     cdef object take_fetched(self, Fetch* fetch, bint whole)
     cdef object get_disk(self, KeyView* view, Probe* probe, bint whole)
     cdef object find(self, object key, KeyView* view, bint whole)
+    cdef object find_raw(self, object key, KeyView* view, bint whole)
     cdef void count_miss(self, KeyView* view) noexcept
 
 

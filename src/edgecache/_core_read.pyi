@@ -10,6 +10,13 @@ __test__: dict[str, str]
 _T = TypeVar("_T")
 
 @disjoint_base
+class ObjectHead:
+    @property
+    def entry(self) -> tuple[bytes, bytes, int, int, int]: ...
+    # Always raises: heads come from the store.
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
+
+@disjoint_base
 class CoreRead(CoreBase):
     @overload
     def get(self, key: bytes | str, default: None = None) -> bytes | None: ...
@@ -19,3 +26,7 @@ class CoreRead(CoreBase):
     def read_entry(self, key: bytes | str) -> tuple[bytes, bytes, int, int, int] | None: ...
     # NotImplemented: only the disk knows.
     def peek(self, key: bytes | str) -> Any: ...
+    # Overridden by the layer that knows objects; None: a miss.
+    def load_object(
+        self, key: bytes | str, entry: tuple[bytes, bytes, int, int, int]
+    ) -> bytes | None: ...

@@ -35,7 +35,12 @@ from edgecache._memory cimport (
     memory_pin,
     memory_unpin,
 )
-from edgecache._meta cimport META_FIXED_BYTES, meta_fresh_until_us
+from edgecache._meta cimport (
+    META_FIXED_BYTES,
+    META_FLAG_OBJECT,
+    meta_fresh_until_us,
+    meta_has_flag,
+)
 from edgecache._promote cimport promote_allocate, promote_copy, promote_publish, promote_touch
 from edgecache._segment_format cimport RecordHeader, record_body, record_meta
 from edgecache._shard cimport (
@@ -133,6 +138,18 @@ cdef bint same_key(PyObject* held, KeyView* view) noexcept:
 cdef tuple whole_entry(object value, RamItem* item):
     return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
             item_expiry_us(item), item.version, item_disk_location(item))
+
+
+cdef class ObjectHead:
+
+    def __init__(self):
+        raise TypeError("heads of objects come from the store")
+
+
+cdef ObjectHead object_head(tuple entry):
+    cdef ObjectHead head = ObjectHead.__new__(ObjectHead)
+    head.entry = entry
+    return head
 
 
 cdef class CoreRead(CoreBase):
@@ -298,8 +315,10 @@ cdef class CoreRead(CoreBase):
         """Look the key up in RAM; None unless *result is LOOKUP_HIT. Counts hits, not misses.
 
         `whole`: also when it is stale, and as (value, meta, expiry_us, version, location).
+        Otherwise the head of an object comes as an ObjectHead.
         """
         cdef object value
+        cdef bint is_object = False
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
@@ -319,40 +338,43 @@ cdef class CoreRead(CoreBase):
             ec_lock_release(&shard.lock)
             result[0] = LOOKUP_MISS
             return None
-        if not whole and item_has_meta(item) and \
-                meta_is_stale(item_meta(item), item_meta_len(item)):
-            ec_lock_release(&shard.lock)
-            result[0] = LOOKUP_STALE
-            return None
+        if not whole and item_has_meta(item):
+            if meta_is_stale(item_meta(item), item_meta_len(item)):
+                ec_lock_release(&shard.lock)
+                result[0] = LOOKUP_STALE
+                return None
+            is_object = meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT)
         result[0] = LOOKUP_HIT
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
         if item.value_len <= LARGE_COPY_BYTES or not memory_pin(base, &shard.memory, reference):
             # Making an object of bytes runs no Python code, so it may happen under the lock.
             value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
-            if whole:
+            if whole or is_object:
                 value = whole_entry(value, item)
             fronted = not item_has_meta(item)
             ec_lock_release(&shard.lock)
             # Nobody else ran since: the GIL is held, and native threads change versions only.
             if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, value)
-            return value
+            return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
         value = copy_pinned(item_value(item), item.value_len)
-        if whole:
+        if whole or is_object:
             # Pinned items neither move nor change.
             value = whole_entry(value, item)
         ec_lock_acquire(&shard.lock)
         memory_unpin(base, &shard.memory, reference)
         ec_lock_release(&shard.lock)
-        return value
+        return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):
         """Value of a found record, promoted to RAM; None if it is expired or stale."""
         cdef RecordHeader* record = fetch.record
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, fetch.hash.high))
         cdef uint32_t reference
+        cdef bint is_object = not whole and meta_has_flag(record_meta(record), record.meta_len,
+                                                          META_FLAG_OBJECT)
         if record.expiry_us and is_past(record.expiry_us):
             ec_lock_acquire(&shard.lock)
             shard_erase_disk(self.shards.base, shard, fetch.hash.low, fetch.location)
@@ -362,9 +384,11 @@ cdef class CoreRead(CoreBase):
         if not whole and meta_is_stale(record_meta(record), record.meta_len):
             return None
         value = copy_pinned(record_body(record), record.body_len)
-        if whole:
+        if whole or is_object:
             value = (value, PyBytes_FromStringAndSize(record_meta(record), record.meta_len),
                      record.expiry_us, 0, fetch.location)
+            if is_object:
+                value = object_head(value)
         ec_lock_acquire(&shard.lock)
         shard.counters.disk_hit_count += 1
         shard.counters.clash_count += fetch.clash_count
@@ -403,6 +427,22 @@ cdef class CoreRead(CoreBase):
 
     cdef object find(self, object key, KeyView* view, bint whole):
         """Value of a key from any tier, or None (counted as a miss)."""
+        cdef object value = self.find_raw(key, view, whole)
+        if type(value) is ObjectHead:
+            value = self.load_object(key, (<ObjectHead>value).entry)
+            if value is None:
+                self.count_miss(view)
+        return value
+
+    def load_object(self, key, entry):
+        """All bytes of the object whose head is `entry` (as of `read_entry`), or None.
+
+        The layer that knows objects overrides it; here nobody does.
+        """
+        return None
+
+    cdef object find_raw(self, object key, KeyView* view, bint whole):
+        """As `find`, but the head of an object comes as an ObjectHead."""
         cdef Probe probe
         cdef LookupResult result
         cdef object value = None
@@ -485,7 +525,7 @@ cdef class CoreRead(CoreBase):
             return value
         value = self.lookup_memory(key, &view, &probe, False, &result)
         if result == LOOKUP_HIT:
-            return value
+            return NotImplemented if type(value) is ObjectHead else value
         if result == LOOKUP_DISK:
             return NotImplemented
         self.count_miss(&view)

@@ -41,9 +41,10 @@ from edgecache._core_base cimport (
     CoreBase,
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
-from edgecache._meta cimport meta_tag_count
+from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_tag_count
+from edgecache._segment cimport LOG_MAIN
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_monotonic_ns, ec_now_coarse_us, ec_now_us
+from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
@@ -78,7 +79,7 @@ cdef class CoreWrite(CoreBlob):
         """Reserve log space, waiting as the policy allows; the Status."""
         cdef Status status
         cdef bint big = change.value_len > LARGE_COPY_BYTES, waited
-        cdef int64_t deadline = ec_monotonic_ns() + self.block_timeout_ns
+        cdef int64_t deadline = 0
         while True:
             if big:
                 with nogil:
@@ -87,6 +88,8 @@ cdef class CoreWrite(CoreBlob):
                 status = change_prepare(change)
             if status != Status.STATUS_AGAIN or not block or not self.block:
                 return <int>status
+            if deadline == 0:
+                deadline = ec_monotonic_ns() + self.block_timeout_ns
             with nogil:
                 waited = log_wait(&self.log, deadline)
             if not waited:
@@ -134,7 +137,8 @@ cdef class CoreWrite(CoreBlob):
         cdef Change change
         cdef ChangeResult result
         cdef Status status = Status.STATUS_OK
-        cdef int64_t now = ec_now_coarse_us()
+        # Only a delete tells whether what it removes was still alive.
+        cdef int64_t now = 0
         if self.is_composite:
             flags |= CHANGE_COMPOSITE
         change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size, flags)
@@ -147,6 +151,11 @@ cdef class CoreWrite(CoreBlob):
         change.expected_location = expected_location
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
+                if meta_has_flag(meta, meta_len, META_FLAG_PART) and \
+                        ec_load_u32(&self.log.shared.ready_count) >= 3:
+                    # An object that loses one part is worthless: all of them outlive the small log,
+                    # which an object larger than that would fill alone.
+                    change.head = LOG_MAIN
                 status = <Status>self.prepare(&change, block)
             else:
                 self.shed_counts[SHED_WRITE_BUDGET] += 1
@@ -197,7 +206,7 @@ cdef class CoreWrite(CoreBlob):
                     change_resolve(&change, now)
             elif result == CHANGE_RESERVE:
                 if self.prepare(&change, True) != <int>Status.STATUS_OK:
-                    # The entry goes all the same; after a crash it might be found again.
+                    # The entry goes all the same; the next sync waits for a checkpoint.
                     change.flags |= CHANGE_UNLOGGED
                     self.engine.unlogged_delete_count += 1
             else:
@@ -253,6 +262,27 @@ cdef class CoreWrite(CoreBlob):
                             flags, True, version, location)
         return None if result == NOT_SAME else result == STORED
 
+    def put_encoded(self, key, value, bytes meta not None, int64_t expiry_us):
+        """Put with the bytes of a meta and an absolute expiry (0: never); for the layers above.
+
+        No configured size limit is looked at; False also when one entry cannot hold the value.
+        """
+        cdef KeyView view
+        cdef object _owner
+        cdef Py_buffer source
+        cdef uint32_t flags = 0
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        if PyBytes_GET_SIZE(meta) and meta_tag_count(PyBytes_AS_STRING(meta)):
+            flags = CHANGE_TAGGED
+        PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
+        try:
+            return self.store(&view, <const char*>source.buf, source.len, PyBytes_AS_STRING(meta),
+                              <uint32_t>PyBytes_GET_SIZE(meta), expiry_us, flags, True, 0,
+                              0) == STORED
+        finally:
+            PyBuffer_Release(&source)
+
     def expiry_at(self, ttl):
         """When a lifetime of `ttl` seconds from now ends, in us since the epoch; 0: never."""
         return expiry_of(self, ttl)
@@ -278,25 +308,43 @@ cdef class CoreWrite(CoreBlob):
             if meta_tag_count(meta_data):
                 flags = CHANGE_TAGGED
         if PyBytes_CheckExact(value):
-            self.check_size(PyBytes_GET_SIZE(value))
+            if self.is_beyond(PyBytes_GET_SIZE(value), &view, meta_len):
+                return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
                               meta_len, expiry, flags, block, 0, 0)
         if isinstance(value, str):
             raise TypeError("the value is str; encode it, or use a codec")
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
-            self.check_size(source.len)
+            if self.is_beyond(source.len, &view, meta_len):
+                return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
                               expiry, flags, block, 0, 0)
         finally:
             PyBuffer_Release(&source)
 
-    cdef int check_size(self, uint64_t size) except -1:
-        if size > self.max_object_bytes:
+    cdef inline bint is_beyond(self, uint64_t value_len, KeyView* view, uint32_t meta_len) noexcept:
+        """A value that no single entry holds?"""
+        return value_len > self.max_object_bytes or \
+            value_len + <uint64_t>view.size + meta_len > self.largest_entry_bytes
+
+    cdef int store_beyond(self, object key, object value, object ttl, object tags, object meta,
+                          bint block) except -1:
+        """A value that no single entry holds."""
+        if not block:
+            return WOULD_BLOCK
+        return STORED if self.put_beyond(key, value, ttl, tags, meta) else NOT_STORED
+
+    def put_beyond(self, key, value, ttl, tags, meta):
+        """`put` of a value that no single entry holds; the layer that knows objects overrides it.
+        """
+        cdef uint64_t size = memoryview(value).nbytes
+        if size > self.object_bytes_limit:
             raise errors.ValueTooLargeError(
-                f"the value has {size} bytes, `max_object_size` is {self.max_object_bytes}",
+                f"the value has {size} bytes, `max_object_size` is {self.object_bytes_limit}",
                 hint="raise max_object_size, or split the value")
-        return 0
+        self.shed_counts[SHED_TOO_LARGE] += 1
+        return False
 
     def encode_meta(self, meta, tags):
         """Bytes of a meta with these tags; the Python face overrides it."""

@@ -74,6 +74,13 @@ cdef void evict_remove(char* base, EvictState* state, uint32_t reference) noexce
 # Pinned nodes are passed over (moved on as if they had been hit). 0: nothing can be evicted.
 cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function node_hash,
                            void* context) noexcept nogil
+# What evict_victim will most likely choose next, and, in `then`, what after that; 0: unknown. A
+# guess that spares cache misses: nothing is changed and nothing may depend on it.
+cdef uint32_t evict_foresee(char* base, EvictState* state, uint32_t* then) noexcept nogil
+# Ask the memory for what evict_victim will touch besides the node with that hash; for what
+# evict_insert of a node with that hash will touch. The second needs no lock.
+cdef void evict_prefetch_victim(char* base, EvictState* state, uint64_t hash) noexcept nogil
+cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash) noexcept nogil
 # The node moved (compaction): `target` holds a copy of `source`'s node; fix lists and hands.
 cdef void evict_relocate(char* base, EvictState* state, uint32_t source,
                          uint32_t target) noexcept nogil

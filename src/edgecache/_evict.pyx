@@ -18,11 +18,17 @@ from edgecache._evict_arc cimport (
     arc_state,
     arc_victim,
 )
-from edgecache._evict_ghost cimport GHOST_ENTRY_AREA_BYTES, ghost_check
+from edgecache._evict_ghost cimport (
+    GHOST_ENTRY_AREA_BYTES,
+    ghost_check,
+    ghost_prefetch,
+    ghost_prefetch_oldest,
+)
 from edgecache._evict_lru cimport lru_hit, lru_insert, lru_victim
 from edgecache._evict_s3fifo cimport (
     S3FifoState,
     s3fifo_check,
+    s3fifo_foresee,
     s3fifo_hit,
     s3fifo_init,
     s3fifo_insert,
@@ -51,7 +57,6 @@ from edgecache._evict_wtinylfu cimport (
     tinylfu_victim,
 )
 from edgecache._list cimport list_check, list_relocate
-from edgecache._sync cimport ec_prefetch
 
 cdef extern from *:
     """
@@ -176,20 +181,6 @@ cdef void evict_remove(char* base, EvictState* state, uint32_t reference) noexce
         evict_unlink(base, state, reference)
 
 
-cdef inline void evict_prefetch(char* base, EvictState* state, uint32_t tail) noexcept nogil:
-    """Ask for the node that unlinking `tail` will write to, and for what follows tail's node.
-
-    Victims are cold memory. The tail's own node was written when its neighbour went, so it is here.
-    """
-    cdef uint32_t neighbour
-    if tail == 0:
-        return
-    ec_prefetch(<char*>evict_node(base, state, tail) + 64)
-    neighbour = evict_node(base, state, tail).prev
-    if neighbour:
-        ec_prefetch(evict_node(base, state, neighbour))
-
-
 cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function node_hash,
                            void* context) noexcept nogil:
     cdef uint32_t reference
@@ -208,9 +199,30 @@ cdef uint32_t evict_victim(char* base, EvictState* state, evict_hash_function no
     if reference != 0:
         state.size_bytes -= evict_node(base, state, reference).size_bytes
         state.count -= 1
-        evict_prefetch(base, state, state.lists[0].tail)
-        evict_prefetch(base, state, state.lists[1].tail)
     return reference
+
+
+cdef uint32_t evict_foresee(char* base, EvictState* state, uint32_t* then) noexcept nogil:
+    cdef uint32_t reference = state.lists[0].tail
+    if state.kind == EVICT_S3FIFO:
+        reference = s3fifo_foresee(state)
+    elif state.kind == EVICT_SIEVE and sieve_state(state).hand != 0:
+        reference = sieve_state(state).hand
+    elif reference == 0:
+        reference = state.lists[1].tail
+    then[0] = evict_node(base, state, reference).prev if reference else 0
+    return reference
+
+
+cdef void evict_prefetch_victim(char* base, EvictState* state, uint64_t hash) noexcept nogil:
+    if state.kind == EVICT_S3FIFO:
+        ghost_prefetch(base, &s3fifo_state(state).ghost, hash)
+        ghost_prefetch_oldest(base, &s3fifo_state(state).ghost)
+
+
+cdef void evict_prefetch_insert(char* base, const EvictState* state, uint64_t hash) noexcept nogil:
+    if state.kind == EVICT_S3FIFO:
+        ghost_prefetch(base, &(<S3FifoState*>state.private_state).ghost, hash)
 
 
 cdef void evict_relocate(char* base, EvictState* state, uint32_t source,

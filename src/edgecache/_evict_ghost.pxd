@@ -28,6 +28,8 @@ deletion from linear probing without tombstones: D. Knuth, TAOCP vol. 3, section
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
+from edgecache._sync cimport ec_prefetch
+
 cdef enum:
     GHOST_ENTRY_AREA_BYTES = 16     # 8 in the ring, two u32 places in the table
 
@@ -179,6 +181,18 @@ cdef inline void ghost_push(char* base, GhostQueue* ghost, uint64_t hash, uint32
     ghost.span_count += 1
     ghost.count += 1
     ghost.size_bytes += size_bytes
+
+
+cdef inline void ghost_prefetch(char* base, const GhostQueue* ghost, uint64_t hash) noexcept nogil:
+    """Ask for the place where the search for the object begins."""
+    ec_prefetch(ghost_table(base, ghost) + ghost_home(ghost, ghost_fingerprint(hash)))
+
+
+cdef inline void ghost_prefetch_oldest(char* base, const GhostQueue* ghost) noexcept nogil:
+    """The same for the ghost that goes next."""
+    if ghost.span_count:
+        ec_prefetch(ghost_table(base, ghost)
+                    + ghost_home(ghost, ghost_ring(base, ghost)[ghost.oldest].fingerprint))
 
 
 cdef inline int ghost_check(char* base, const GhostQueue* ghost) noexcept nogil:

@@ -142,6 +142,14 @@ cdef inline uint32_t s3fifo_victim(char* base, EvictState* state, evict_hash_fun
     return reference if reference != 0 else s3fifo_victim_main(base, state)
 
 
+cdef inline uint32_t s3fifo_foresee(EvictState* state) noexcept nogil:
+    """The queue that s3fifo_victim will look at first, and in it the oldest node."""
+    if state.lists[S3FIFO_MAIN].size_bytes > s3fifo_state(state).main_bytes \
+            or state.lists[S3FIFO_SMALL].count == 0:
+        return state.lists[S3FIFO_MAIN].tail
+    return state.lists[S3FIFO_SMALL].tail
+
+
 cdef inline int s3fifo_check(char* base, EvictState* state) noexcept nogil:
     cdef uint32_t reference
     cdef int index

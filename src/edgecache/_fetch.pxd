@@ -6,7 +6,8 @@ A fetch holds the disk candidates of a key (slots that carry its tag) and tries 
     fetch_advance -> the same
 
 so that a blocking get, a batch and an asyncio reader differ only in how they perform the request.
-Records that are still in a write buffer are found without any request.
+Records that are still in a write buffer are found without any request. A record that is longer than
+what was asked for (_spans.pxd) is read again, whole.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -34,8 +35,9 @@ cdef struct Fetch:
     uint32_t skip
     Probe probe
     uint64_t generation         # of the candidate's region when it was read
-    char* scratch               # page-aligned, scratch_bytes
+    char* scratch               # page-aligned, scratch_bytes; of the log's read buffers
     uint64_t scratch_bytes
+    uint64_t asked_bytes        # of the record; 0: as much as the hints say
     uint64_t available
     RecordHeader* record        # FETCH_FOUND: in scratch
     uint64_t location           # FETCH_FOUND: of the record
@@ -44,7 +46,25 @@ cdef struct Fetch:
     uint32_t clash_count
     uint32_t was_stale
     uint32_t has_failed         # a candidate could not be read, or its region is retired
+    FetchState state            # for FetchBatch
     IoRequest request
+
+cdef enum:
+    FETCH_BATCH_DEPTH = 64      # requests in flight
+    FETCH_BATCH_SIZE = 128      # fetches of a batch: in flight, prepared or done
+    FETCH_BATCH_PART = 32       # with nothing left to start, that many results are worth a return
+
+# Many fetches of one thread. Invariants:
+# 1. A fetch is in `prepared`, in flight, or in `done`; together there are FETCH_BATCH_SIZE at most.
+# 2. Whoever ends a batch early runs it until in_flight is 0: the device writes to the scratches.
+cdef struct FetchBatch:
+    IoChannel* channel
+    uint32_t in_flight
+    uint32_t prepared_count
+    uint32_t done_count
+    uint32_t zero
+    (Fetch*)[128] prepared      # initialised; oldest first
+    (Fetch*)[128] done          # with their `state`
 
 # Take the candidates that `probe` found; owns no memory yet.
 cdef void fetch_init(Fetch* self, LogStore* log, ShardSet* shards, Hash128 hash, const char* key,
@@ -53,8 +73,9 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil
 cdef FetchState fetch_advance(Fetch* self) noexcept nogil
 # Drive it to the end on this thread; blocks on the device.
 cdef FetchState fetch_run(Fetch* self) noexcept nogil
-# Drive many to their ends, as many requests in flight as the channel takes; blocks on the device.
-# states[i] is the outcome of fetches[i].
-cdef void fetch_run_many(Fetch* fetches, FetchState* states, uint32_t count,
-                         IoChannel* channel) noexcept nogil
+# Start all that is prepared, keeping FETCH_BATCH_DEPTH requests in flight, and return when all are
+# started; blocks on the device as long as there are more of them than room. Requests stay in flight
+# on return, so that the device works while the caller takes what is done and prepares the next. With
+# nothing prepared: wait for a part of what is in flight (all of it when `drain`).
+cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil
 cdef void fetch_free(Fetch* self) noexcept nogil

@@ -1,11 +1,11 @@
 """Fetching one entry from the disk tier (see _fetch.pxd)."""
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memset
 
 from edgecache._index cimport size_class_bytes, size_class_of
 from edgecache._io cimport IO_READ, IoChannel, IoRequest
+from edgecache._read_buffers cimport read_buffer_give, read_buffer_take
 from edgecache._segment cimport (
     REGION_RETIRED,
     LogStore,
@@ -15,12 +15,10 @@ from edgecache._segment cimport (
     log_region_generation,
 )
 from edgecache._segment_format cimport (
-    PAGE_BYTES,
     RECORD_DELETE,
     RECORD_HEADER_BYTES,
     RECORD_VOID,
     RecordHeader,
-    align_up,
     record_header_valid,
     record_key,
     record_payload_sum,
@@ -35,14 +33,9 @@ from edgecache._shard cimport (
     shard_erase_disk,
     shard_number,
 )
+from edgecache._spans cimport span_learn, span_wanted
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
-
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
-
-cdef enum:
-    FETCH_BATCH = 64
 
 
 cdef void fetch_init(Fetch* self, LogStore* log, ShardSet* shards, Hash128 hash, const char* key,
@@ -58,7 +51,9 @@ cdef void fetch_init(Fetch* self, LogStore* log, ShardSet* shards, Hash128 hash,
 
 
 cdef void fetch_free(Fetch* self) noexcept nogil:
-    free(self.scratch)
+    if self.scratch == NULL:
+        return
+    read_buffer_give(&self.log.read_buffers, self.scratch, self.scratch_bytes)
     self.scratch = NULL
     self.scratch_bytes = 0
 
@@ -66,20 +61,19 @@ cdef void fetch_free(Fetch* self) noexcept nogil:
 cdef bint _grow_scratch(Fetch* self, uint64_t size) noexcept nogil:
     if size <= self.scratch_bytes:
         return True
-    free(self.scratch)
-    self.scratch = NULL
-    self.scratch_bytes = 0
-    if posix_memalign(<void**>&self.scratch, PAGE_BYTES, size) != 0:
-        return False
-    self.scratch_bytes = size
-    return True
+    fetch_free(self)
+    self.scratch = read_buffer_take(&self.log.read_buffers, size, &self.scratch_bytes)
+    return self.scratch != NULL
 
 
 cdef uint64_t _wanted_bytes(Fetch* self, const Candidate* candidate) noexcept nogil:
     cdef uint64_t size = size_class_bytes(candidate.size_class)
     if self.head_only:
         return min(size, <uint64_t>RECORD_HEADER_BYTES + self.key_len)
-    return size
+    if self.asked_bytes:
+        return self.asked_bytes
+    return max(span_wanted(&self.log.spans, candidate.size_class, size),
+               min(size, <uint64_t>RECORD_HEADER_BYTES + self.key_len))
 
 
 cdef void _erase_candidate(Fetch* self, uint64_t location) noexcept nogil:
@@ -90,10 +84,14 @@ cdef void _erase_candidate(Fetch* self, uint64_t location) noexcept nogil:
 
 
 cdef FetchState _judge(Fetch* self, const Candidate* candidate) noexcept nogil:
-    """Is the record in scratch the wanted one? FETCH_MISS: no, try the next candidate."""
+    """Is the record in scratch the wanted one? FETCH_MISS: no, try the next candidate.
+
+    FETCH_READ: it may be, and is longer than what was read: `asked_bytes` says how long.
+    """
     cdef LogStore* log = self.log
     cdef RecordHeader* record = self.record
     cdef bint intact
+    cdef uint64_t size
     intact = self.available >= RECORD_HEADER_BYTES and \
         record_header_valid(log.api, log.seed, self.generation, record) and \
         not record.flags & (RECORD_DELETE | RECORD_VOID) and \
@@ -102,6 +100,13 @@ cdef FetchState _judge(Fetch* self, const Candidate* candidate) noexcept nogil:
                    or record.key_len != self.key_len):
         self.clash_count += 1
         return FETCH_MISS
+    if intact and not self.head_only:
+        size = record_total_bytes(record)
+        if self.asked_bytes == 0:
+            span_learn(&self.log.spans, candidate.size_class, size)
+            if self.available < size:
+                self.asked_bytes = size
+                return FETCH_READ
     if intact and self.available >= RECORD_HEADER_BYTES + <uint64_t>self.key_len and \
             memcmp(record_key(record), self.key, self.key_len) == 0:
         if self.head_only:
@@ -121,6 +126,15 @@ cdef FetchState _judge(Fetch* self, const Candidate* candidate) noexcept nogil:
     return FETCH_MISS
 
 
+cdef inline bint _judge_settles(Fetch* self) noexcept nogil:
+    """Judge the candidate; False: go on with the next one, or with all of this one."""
+    cdef FetchState state = _judge(self, &self.probe.candidates[self.next])
+    if state == FETCH_MISS:
+        self.next += 1
+        self.asked_bytes = 0
+    return state == FETCH_FOUND
+
+
 cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
     cdef LogStore* log = self.log
     cdef Candidate* candidate
@@ -134,17 +148,17 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
             # The slot stays: a delete or overwrite must know that there may be an older version.
             self.has_failed = 1
             self.next += 1
+            self.asked_bytes = 0
             continue
-        if not _grow_scratch(self, align_up(wanted, PAGE_BYTES) + 2 * PAGE_BYTES):
+        if not _grow_scratch(self, wanted + 2 * log.read_align_bytes):
             return FETCH_FAILED
         self.generation = log_region_generation(log, candidate.location)
         self.location = candidate.location
         self.size_class = candidate.size_class
         if log_read_buffered(log, candidate.location, wanted, self.scratch, &self.available):
             self.record = <RecordHeader*>self.scratch
-            if _judge(self, candidate) == FETCH_FOUND:
+            if _judge_settles(self):
                 return FETCH_FOUND
-            self.next += 1
             continue
         log_read_span(log, candidate.location, wanted, &file, &self.request.offset_bytes,
                       &self.request.length_bytes, &self.skip)
@@ -162,14 +176,14 @@ cdef FetchState fetch_advance(Fetch* self) noexcept nogil:
         ec_count(&self.log.shared.counters.read_error_count, 1)
         self.has_failed = 1
         self.next += 1
+        self.asked_bytes = 0
         return fetch_begin(self)
     ec_count(&self.log.shared.counters.read_count, 1)
     ec_count(&self.log.shared.counters.read_bytes, <uint64_t>moved)
     self.record = <RecordHeader*>(self.scratch + self.skip)
     self.available = <uint64_t>moved - self.skip if moved > <int64_t>self.skip else 0
-    if _judge(self, &self.probe.candidates[self.next]) == FETCH_FOUND:
+    if _judge_settles(self):
         return FETCH_FOUND
-    self.next += 1
     return fetch_begin(self)
 
 
@@ -183,47 +197,74 @@ cdef FetchState fetch_run(Fetch* self) noexcept nogil:
     return state
 
 
-cdef void _submit_or_read(Fetch* self, FetchState* state, IoChannel* channel,
-                          uint32_t* in_flight) noexcept nogil:
+cdef inline void _finish(FetchBatch* self, Fetch* fetch) noexcept nogil:
+    self.done[self.done_count] = fetch
+    self.done_count += 1
+
+
+cdef void _submit_or_read(FetchBatch* self, Fetch* fetch) noexcept nogil:
     """Hand the request to the channel; where it has no room or is broken, read here."""
-    cdef IoRequest* request = &self.request
-    while state[0] == FETCH_READ:
-        if self.log.ops.submit(channel, &request, 1) == 1:
-            in_flight[0] += 1
+    cdef IoRequest* request = &fetch.request
+    while fetch.state == FETCH_READ:
+        if fetch.log.ops.submit(self.channel, &request, 1) == 1:
+            self.in_flight += 1
             return
-        request.result = self.log.ops.read(self.log.engine, request.file, request.offset_bytes,
-                                           request.buffer, request.length_bytes)
-        state[0] = fetch_advance(self)
+        request.result = fetch.log.ops.read(fetch.log.engine, request.file, request.offset_bytes,
+                                            request.buffer, request.length_bytes)
+        fetch.state = fetch_advance(fetch)
+    _finish(self, fetch)
 
 
-cdef void fetch_run_many(Fetch* fetches, FetchState* states, uint32_t count,
-                         IoChannel* channel) noexcept nogil:
-    cdef IoRequest* batch[FETCH_BATCH]
-    cdef IoRequest* done[FETCH_BATCH]
-    cdef uint32_t next_fetch = 0, in_flight = 0, gathered, index, wanted
-    cdef int taken, finished
-    while next_fetch < count or in_flight:
-        gathered = 0
-        while next_fetch < count and gathered < FETCH_BATCH and \
-                in_flight + gathered < channel.depth:
-            states[next_fetch] = fetch_begin(&fetches[next_fetch])
-            if states[next_fetch] == FETCH_READ:
-                fetches[next_fetch].request.user_data = next_fetch
-                batch[gathered] = &fetches[next_fetch].request
-                gathered += 1
-            next_fetch += 1
-        taken = fetches[0].log.ops.submit(channel, batch, gathered) if gathered else 0
-        in_flight += <uint32_t>max(taken, 0)
-        for index in range(<uint32_t>max(taken, 0), gathered):
-            _submit_or_read(&fetches[batch[index].user_data], &states[batch[index].user_data],
-                            channel, &in_flight)
-        if in_flight == 0:
-            continue
-        # Waiting for a quarter of what is in flight keeps the queue full at few system calls.
-        wanted = max(<uint32_t>1, in_flight // 4)
-        finished = fetches[0].log.ops.reap(channel, done, FETCH_BATCH, wanted, -1)
-        for index in range(<uint32_t>max(finished, 0)):
-            in_flight -= 1
-            states[done[index].user_data] = fetch_advance(&fetches[done[index].user_data])
-            _submit_or_read(&fetches[done[index].user_data], &states[done[index].user_data],
-                            channel, &in_flight)
+cdef uint32_t _start_some(FetchBatch* self, uint32_t first) noexcept nogil:
+    """Start prepared fetches from number `first` on while there is room; the next number."""
+    cdef (IoRequest*)[64] gathered
+    cdef uint32_t count = 0, index
+    cdef Fetch* fetch
+    cdef int taken
+    while first < self.prepared_count and self.in_flight + count < FETCH_BATCH_DEPTH:
+        fetch = self.prepared[first]
+        first += 1
+        fetch.state = fetch_begin(fetch)
+        if fetch.state == FETCH_READ:
+            fetch.request.user_data = <uint64_t><uintptr_t>fetch
+            gathered[count] = &fetch.request
+            count += 1
+        else:
+            _finish(self, fetch)
+    if count == 0:
+        return first
+    taken = self.prepared[0].log.ops.submit(self.channel, gathered, count)
+    self.in_flight += <uint32_t>max(taken, 0)
+    for index in range(<uint32_t>max(taken, 0), count):
+        _submit_or_read(self, <Fetch*><uintptr_t>gathered[index].user_data)
+    return first
+
+
+cdef void _collect(FetchBatch* self, uint32_t wanted) noexcept nogil:
+    """Wait for `wanted` completions, and take all that are there."""
+    cdef (IoRequest*)[64] finished
+    cdef uint32_t index
+    cdef Fetch* fetch
+    cdef int count = self.channel.ops.reap(self.channel, finished, FETCH_BATCH_DEPTH, wanted, -1)
+    for index in range(<uint32_t>max(count, 0)):
+        self.in_flight -= 1
+        fetch = <Fetch*><uintptr_t>finished[index].user_data
+        fetch.state = fetch_advance(fetch)
+        _submit_or_read(self, fetch)
+
+
+cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil:
+    cdef uint32_t first = 0
+    cdef bint is_idle = self.prepared_count == 0
+    while True:
+        if first < self.prepared_count:
+            first = _start_some(self, first)
+        if self.in_flight == 0 and first == self.prepared_count:
+            break
+        if first == self.prepared_count and not drain and not (
+                is_idle and self.done_count < FETCH_BATCH_PART):
+            break
+        # Waiting for an eighth of what is in flight keeps the queue full at few system calls.
+        if self.in_flight:
+            _collect(self, max(<uint32_t>1, self.in_flight // 8))
+    self.prepared_count = 0

@@ -22,6 +22,10 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil
 # when the device fails now.
 cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil
 
+# Wait for a checkpoint (maintenance writes it) that makes gone for good what the log cannot say:
+# retired regions, and what left the index without a record. Not with the maintenance lock held.
+cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil
+
 # Write the block of a large record from the calling thread.
 cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil
 # Write footers of full regions; called by the flusher and the closing thread.

@@ -32,6 +32,7 @@ from edgecache._segment cimport (
     log_close_buffer_locked,
     log_fill_block_header,
     log_footer,
+    log_is_settled,
     log_retire_locked,
     log_seal_block,
     log_wake,
@@ -236,12 +237,11 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
     return status
 
 
-cdef Status _settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
-    """Wait for a checkpoint that knows of every retired region; maintenance writes it."""
+cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef LogShared* shared = log.shared
     cdef uint32_t attempts = ec_load_u32(&log.settle_attempts), seen
     cdef int64_t now
-    while ec_load_u64(&log.retired_settled) != ec_load_u64(&shared.counters.retired_count):
+    while not log_is_settled(log):
         seen = ec_load_u32(&shared.done_word)
         now = ec_monotonic_ns()
         # One attempt may have begun too early; the second tells.
@@ -267,7 +267,7 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
         status = Status.STATUS_IO_ERROR
     ec_lock_release(&log.shared.lock)
     if status == Status.STATUS_OK:
-        status = _settle(log, deadline_ns)
+        status = log_settle(log, deadline_ns)
     return status
 
 

@@ -195,6 +195,16 @@ cdef inline void index_prefetch(char* base, const IndexShard* shard,
     cdef uint64_t* segment = index_segment(area, index_group(area, shard, hash), hash >> 42)
     ec_prefetch(segment + index_bucket_number(hash) * INDEX_BUCKET_WORDS)
 
+# Both buckets, ahead of a change of `hash`.
+cdef inline void index_prefetch_pair(char* base, const IndexShard* shard,
+                                     uint64_t hash) noexcept nogil:
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t tag = hash >> 42
+    cdef uint64_t* segment = index_segment(area, index_group(area, shard, hash), tag)
+    cdef uint32_t bucket_number = index_bucket_number(hash)
+    ec_prefetch(segment + bucket_number * INDEX_BUCKET_WORDS)
+    ec_prefetch(segment + (bucket_number ^ bucket_step(tag)) * INDEX_BUCKET_WORDS)
+
 # Position the cursor on the slot with exactly this location; False if there is none.
 cdef bint index_find(char* base, IndexShard* shard, uint64_t hash, uint64_t location, bint is_ram,
                      IndexCursor* cursor) noexcept nogil

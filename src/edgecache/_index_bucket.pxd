@@ -78,13 +78,14 @@ cdef inline uint32_t bucket_match(const uint64_t* bucket, uint64_t tag) noexcept
         matches |= <uint32_t>(slot_tag(bucket[slot]) == tag) << slot
     return matches
 
-# Number of a free slot, or INDEX_BUCKET_SLOTS.
+# Number of a free slot, or INDEX_BUCKET_SLOTS. Without branches too: which slot is free is as good
+# as random, and one wrong guess costs more than looking at all seven.
 cdef inline uint32_t bucket_free_slot(const uint64_t* bucket) noexcept nogil:
+    cdef uint32_t free_slots = 1 << INDEX_BUCKET_SLOTS
     cdef uint32_t slot
     for slot in range(INDEX_BUCKET_SLOTS):
-        if bucket[slot] == 0:
-            return slot
-    return INDEX_BUCKET_SLOTS
+        free_slots |= <uint32_t>(bucket[slot] == 0) << slot
+    return <uint32_t>__builtin_ctz(free_slots)
 
 # The word goes last: a process that dies in between leaves a free slot, not half an entry.
 cdef inline void bucket_set(uint64_t* bucket, uint32_t slot, uint64_t word,

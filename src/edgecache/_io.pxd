@@ -25,8 +25,8 @@ Guarantees of every engine:
 Names are relative to the root, have at most IO_NAME_DEPTH_MAX components of 1 to 255 bytes, none
 of them "." or ".."; no component may be a symbolic link. Files are regular, created 0600; anything
 else at that name is refused (-ELOOP, -EISDIR, -EINVAL). Alignment: when `direct` was asked for at
-open, offset, length and buffer address are multiples of 4096; the engines do not check this, the
-device does (EINVAL).
+open, offset, length and buffer address are multiples of 4096, those of a read at least of what
+`read_alignment` says; the engines do not check this, the device does (EINVAL).
 
 The caller keeps the IoEngine alive while it uses its channels, and closes the channels first.
 """
@@ -89,6 +89,9 @@ cdef struct IoEngineOps:
     int (*open_file)(void* engine, const char* name, int flags) noexcept nogil
     int (*close_file)(void* engine, uint32_t file) noexcept nogil
     int64_t (*file_size)(void* engine, uint32_t file) noexcept nogil
+    # Of offset and length of reads of this file: a power of two from 1 to IO_ALIGNMENT. Buffers
+    # that start at a multiple of IO_ALIGNMENT always do.
+    uint32_t (*read_alignment)(void* engine, uint32_t file) noexcept nogil
     # Reserve [0, size) so that later writes cannot meet ENOSPC (posix_fallocate semantics).
     int (*allocate)(void* engine, uint32_t file, uint64_t size_bytes) noexcept nogil
     int (*truncate)(void* engine, uint32_t file, uint64_t size_bytes) noexcept nogil
@@ -214,6 +217,7 @@ cdef struct IoFile:
     uint32_t generation         # counts the opens of this slot
     uint32_t alignment_bytes
     uint32_t next_free          # index + 1
+    uint32_t read_alignment_bytes
 
 # Real files: the first member of the state of `uring` and `threads`; the io_file_system_* functions
 # fill the file half of their ops.

@@ -278,6 +278,11 @@ cdef int memory_close_file(void* engine, uint32_t index) noexcept nogil:
     return <int>engine_leave(state, -EBADF if file == NULL else 0)
 
 
+cdef uint32_t memory_read_alignment(void* engine, uint32_t index) noexcept nogil:
+    # A disk of 512-byte sectors: the smallest there is, so that reads are as odd as they can be.
+    return SECTOR_BYTES
+
+
 cdef int64_t memory_file_size(void* engine, uint32_t index) noexcept nogil:
     cdef MemoryState* state = <MemoryState*>engine
     cdef MemoryFile* file
@@ -423,12 +428,15 @@ cdef void request_perform(MemoryState* state, IoRequest* request) noexcept nogil
     """Carry out a whole request on a pinned file, under the lock. `result` is set on return."""
     cdef MemoryFile* file = &state.files[request.file]
     cdef uint64_t place = request.offset_bytes | request.length_bytes | <size_t>request.buffer
+    cdef uint64_t grain = file.alignment_bytes
+    if request.operation == IO_READ and grain > 1:
+        grain = SECTOR_BYTES
     if state.generation != state.image.generation:
         request.result = -EIO
     elif request.operation == IO_WRITE and not file.is_writable:
         request.result = -EBADF
     elif request.operation != IO_SYNC and (
-            request.offset_bytes >> 63 or place % file.alignment_bytes != 0):
+            request.offset_bytes >> 63 or place % grain != 0):
         request.result = -EINVAL
     elif request.operation == IO_WRITE and (
             request.offset_bytes + request.length_bytes > <uint64_t>FILE_BYTES_MAX):
@@ -761,6 +769,7 @@ def open_memory(object disk, int queue_depth):
     engine.ops.open_file = memory_open_file
     engine.ops.close_file = memory_close_file
     engine.ops.file_size = memory_file_size
+    engine.ops.read_alignment = memory_read_alignment
     engine.ops.allocate = memory_allocate
     engine.ops.truncate = memory_truncate
     engine.ops.unlink = memory_unlink

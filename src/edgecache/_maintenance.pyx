@@ -10,7 +10,7 @@ from edgecache._reclaim cimport (
     reclaim_one,
     reclaim_run,
 )
-from edgecache._segment cimport LogStore, log_wake
+from edgecache._segment cimport LogStore, log_is_settled, log_wake
 from edgecache._shard cimport ShardSet, shard_at
 from edgecache._status cimport Status
 from edgecache._sync cimport (
@@ -40,6 +40,7 @@ cdef extern from "signal.h" nogil:
 
 cdef enum:
     RETRY_NS = 100000000            # no region could be freed: look again soon
+    UNSETTLED_NS = 1000000000       # a checkpoint is due that could not be written
     GROWN_RECORDS = 1000000         # a checkpoint is due after so many, or an eighth of all objects
 
 
@@ -89,8 +90,8 @@ cdef bint _has_grown(Maintenance* self) noexcept nogil:
 cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     """Do what is due; how long to sleep then (-1: until woken)."""
     cdef LogStore* log = self.log
-    cdef int64_t left
-    cdef bint short_of_regions
+    cdef int64_t left, since
+    cdef bint short_of_regions, is_settled
     ec_lock_acquire(&self.lock)
     reclaim_run(self.reclaimer)
     if reclaim_is_stuck(self.reclaimer) and \
@@ -100,17 +101,20 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     ec_lock_release(&self.lock)
     if log.shared.read_only:
         return -1
-    # A lost region, or one that a recovery could not read: until a checkpoint says so, another
-    # recovery might believe in it again.
+    # A lost region, or one that a recovery could not read, or a delete that the log had no room
+    # for: until a checkpoint says so, another recovery might believe in it again. Where such
+    # deletes come in rows, a checkpoint takes an eighth of the time.
+    is_settled = log_is_settled(log)
+    since = ec_monotonic_ns() - self.last_checkpoint_ns
     if reclaim_needs_checkpoint(self.reclaimer) or self.checkpointer.is_due or \
             self.checkpointer.retired_count != log.shared.counters.retired_count or \
-            (log.retired_settled != log.shared.counters.retired_count and
-             ec_monotonic_ns() - self.last_checkpoint_ns > <int64_t>RETRY_NS):
+            (not is_settled and since > <int64_t>RETRY_NS and
+             since > 8000 * <int64_t>self.checkpointer.last_duration_us):
         maintenance_checkpoint(self, 0)
         return 0
     short_of_regions = ec_load_u32(&log.shared.ready_count) < self.reclaimer.ready_target
     if not _is_dirty(self):
-        return -1
+        return -1 if is_settled else UNSETTLED_NS
     left = self.last_checkpoint_ns + self.checkpoint_interval_ns - ec_monotonic_ns()
     if _has_grown(self):
         # What a recovery would have to replay is bounded by a share of what there is.
@@ -118,7 +122,9 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     if left <= 0:
         maintenance_checkpoint(self, 0)
         left = self.checkpoint_interval_ns
-    return min(left, <int64_t>RETRY_NS) if short_of_regions else left
+    if short_of_regions:
+        return min(left, <int64_t>RETRY_NS)
+    return left if is_settled else min(left, <int64_t>UNSETTLED_NS)
 
 
 cdef void* _maintainer(void* argument) noexcept nogil:

@@ -37,7 +37,7 @@ need be (_slab.pxd). When nothing is free, the policy chooses victims, a bounded
 did not free the right place, the cheapest window of pages (fewest live bytes, nothing pinned) is
 emptied: items move to free slots of their class or are evicted.
 
-All functions: the caller holds the shard's lock. All three hooks are set; `on_evict` and `on_move`
+All functions: the caller holds the shard's lock. All hooks are set; `on_evict` and `on_move`
 are called under the lock and may touch the index, nothing else. An allocation may evict any item
 that is not pinned, also one with the same key: a caller that replaces an item frees it first, or
 pins it.
@@ -82,11 +82,14 @@ ctypedef void (*memory_move_function)(void* context, uint32_t source, uint32_t t
 # Hash of a key, low 64 bits as used for the index.
 ctypedef uint64_t (*memory_hash_function)(void* context, const char* key,
                                           uint64_t key_len) noexcept nogil
+# An item with this hash will probably be evicted soon: ask the memory for what on_evict touches.
+ctypedef void (*memory_foresee_function)(void* context, uint64_t hash) noexcept nogil
 
 cdef struct MemoryHooks:                # process-local, never in the arena
     memory_evict_function on_evict
     memory_move_function on_move
     memory_hash_function hash_key
+    memory_foresee_function foresee
     void* context
 
 cdef struct MemoryShard:                # in the arena
@@ -107,7 +110,10 @@ cdef struct MemoryShard:                # in the arena
     uint64_t private_offset             # page table, then the policy's area; arena offset
     uint64_t private_size_bytes
     uint32_t version_last
+    uint32_t foreseen_reference         # the next victim, perhaps; with ...
+    uint32_t foreseen_version           # ... this version it is the item that ...
     uint32_t zero
+    uint64_t foreseen_hash              # ... has this hash
     SlabState slab
 
 # Bytes of page table plus policy area for that area.

@@ -18,7 +18,8 @@ from libc.string cimport memcpy, memset
 
 from edgecache._evict cimport (
     EvictKind, EvictNode, evict_area_bytes, evict_check, evict_hit, evict_init, evict_insert,
-    evict_relocate, evict_remove, evict_set_capacity, evict_victim,
+    evict_foresee, evict_prefetch_victim, evict_relocate, evict_remove, evict_set_capacity,
+    evict_victim,
 )
 from edgecache._slab cimport (
     SLAB_FRAMES_PER_PAGE, SLAB_GRANULE_BYTES, SLAB_LINK_OFFSET, SLAB_PAGE_FREE, SLAB_PAGE_SLOTS,
@@ -29,7 +30,7 @@ from edgecache._slab cimport (
 )
 from edgecache._slab_check cimport slab_check
 from edgecache._status cimport STATUS_INVALID, Status
-from edgecache._sync cimport ec_store_u32
+from edgecache._sync cimport ec_prefetch, ec_store_u32
 
 cdef extern from *:
     """
@@ -39,6 +40,7 @@ cdef extern from *:
 
 cdef enum:
     VICTIM_COUNT_MAX = 16               # per allocation of a slot
+    FORESEEN_BYTES_MAX = 2048           # what follows comes by the processor's own prefetch
     ZOMBIE_BIT = 47
     META_BIT = 48
     EXPIRY_BIT = 49
@@ -54,6 +56,8 @@ cdef struct HashContext:                # what evict_hash_function needs to reac
     char* base
     MemoryShard* shard
     const MemoryHooks* hooks
+    uint32_t reference                  # of the last hash asked for
+    uint64_t hash
 
 
 cdef inline bint item_is_filling(const RamItem* item) noexcept nogil:
@@ -66,7 +70,14 @@ cdef inline uint64_t item_hash(const MemoryHooks* hooks, RamItem* item) noexcept
 
 cdef uint64_t node_hash(void* context, uint32_t reference) noexcept nogil:
     cdef HashContext* reach = <HashContext*>context
-    return item_hash(reach.hooks, memory_item(reach.base, reach.shard, reference))
+    cdef RamItem* item = memory_item(reach.base, reach.shard, reference)
+    if reference == reach.shard.foreseen_reference \
+            and item.version == reach.shard.foreseen_version:
+        reach.hash = reach.shard.foreseen_hash
+    else:
+        reach.hash = item_hash(reach.hooks, item)
+    reach.reference = reference
+    return reach.hash
 
 
 cdef inline uint64_t item_bytes_before_value(uint32_t key_len, uint32_t meta_len,
@@ -144,27 +155,68 @@ cdef inline void item_give(char* base, MemoryShard* shard, uint32_t reference) n
     pages_count(shard)
 
 
-# Out of the policy's lists already, and not pinned.
-cdef void victim_drop(char* base, MemoryShard* shard, const MemoryHooks* hooks,
-                      uint32_t reference) noexcept nogil:
-    cdef RamItem* item = memory_item(base, shard, reference)
-    hooks.on_evict(hooks.context, reference, item_hash(hooks, item))
+# Out of the policy's lists already, and not pinned. Its place stays taken.
+cdef inline void victim_close(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                              uint32_t reference, uint64_t hash) noexcept nogil:
+    hooks.on_evict(hooks.context, reference, hash)
     shard.eviction_count += 1
     shard.item_count -= 1
-    version_close(item)
+    version_close(memory_item(base, shard, reference))
+
+
+cdef void victim_drop(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                      uint32_t reference) noexcept nogil:
+    victim_close(base, shard, hooks, reference,
+                 item_hash(hooks, memory_item(base, shard, reference)))
     item_give(base, shard, reference)
 
 
-cdef uint32_t memory_evict_one(char* base, MemoryShard* shard,
-                               const MemoryHooks* hooks) noexcept nogil:
+# The policy's next victim, closed; its place is not given back yet. 0: nothing can be evicted.
+cdef inline uint32_t victim_take(char* base, MemoryShard* shard,
+                                 const MemoryHooks* hooks) noexcept nogil:
     cdef HashContext reach
     cdef uint32_t reference
     reach.base = base
     reach.shard = shard
     reach.hooks = hooks
+    reach.reference = 0
     reference = evict_victim(base, &shard.evict, node_hash, &reach)
     if reference:
-        victim_drop(base, shard, hooks, reference)
+        # A policy with ghosts has asked for the hash already.
+        if reach.reference != reference:
+            node_hash(&reach, reference)
+        victim_close(base, shard, hooks, reference, reach.hash)
+    return reference
+
+
+# Victims are cold memory, and one miss after the other would cost more than all the rest of a put.
+# So while one put ends, what the next one will evict is asked for: the item, mostly to be written
+# over, the index and the ghosts that know its hash, and of the item after it the key, for its hash.
+cdef void victim_foresee(char* base, MemoryShard* shard, const MemoryHooks* hooks) noexcept nogil:
+    cdef uint32_t then = 0, offset, end
+    cdef uint32_t reference = evict_foresee(base, &shard.evict, &then)
+    cdef RamItem* item
+    if then:
+        ec_prefetch(memory_item(base, shard, then))
+        ec_prefetch(<char*>memory_item(base, shard, then) + 64)
+    if reference == 0:
+        return
+    item = memory_item(base, shard, reference)
+    shard.foreseen_reference = reference
+    shard.foreseen_version = item.version
+    shard.foreseen_hash = item_hash(hooks, item)
+    evict_prefetch_victim(base, &shard.evict, shard.foreseen_hash)
+    hooks.foresee(hooks.context, shard.foreseen_hash)
+    end = min(item.node.size_bytes, <uint32_t>FORESEEN_BYTES_MAX)
+    for offset in range(128, end, 64):
+        ec_prefetch(<char*>item + offset)
+
+
+cdef uint32_t memory_evict_one(char* base, MemoryShard* shard,
+                               const MemoryHooks* hooks) noexcept nogil:
+    cdef uint32_t reference = victim_take(base, shard, hooks)
+    if reference:
+        item_give(base, shard, reference)
     return reference
 
 
@@ -286,17 +338,24 @@ cdef bint window_make(char* base, MemoryShard* shard, const MemoryHooks* hooks,
 
 
 # Victims until one frees the place, at most as many as the bound says: a slot takes 16; an extent
-# may take as many bytes as it needs, or one victim per 512 bytes.
+# may take as many bytes as it needs, or one victim per 512 bytes. A victim of the very size hands
+# its place over, and the page table need not be touched (but while a lower budget waits for pages).
 cdef uint32_t place_by_victims(char* base, MemoryShard* shard, const MemoryHooks* hooks,
                                uint32_t size_bytes) noexcept nogil:
     cdef bint is_extent = size_bytes > slot_bytes_max(&shard.slab)
-    cdef uint32_t count = 0, victim, reference
+    cdef uint32_t count = 0, victim, victim_bytes, reference
     cdef uint32_t count_max = VICTIM_COUNT_MAX + (size_bytes // 512 if is_extent else 0)
     cdef uint64_t freed_bytes = shard.item_bytes
     while count < count_max:
-        victim = memory_evict_one(base, shard, hooks)
+        victim = victim_take(base, shard, hooks)
         if victim == 0:
             return 0
+        victim_bytes = memory_item(base, shard, victim).node.size_bytes
+        if victim_bytes == size_bytes and shard.slab.page_limit == shard.slab.page_target:
+            shard.item_bytes -= size_bytes
+            victim_foresee(base, shard, hooks)
+            return victim
+        item_give(base, shard, victim)
         if is_extent:
             reference = slab_take_near(base, &shard.slab, victim, size_bytes)
         else:

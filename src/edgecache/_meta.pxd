@@ -24,7 +24,7 @@ document):
 1. It has 80 to 65535 bytes, begins with the magic and version 1, and is exactly as long as
    80 + tags_len + header_len.
 2. checksum is checksum_pair of bytes [0, 72) and [80, end).
-3. Bits 1 to 7 of flags are 0; status is at most 999; tag_count is at most 255.
+3. Bits 3 to 7 of flags are 0; status is at most 999; tag_count is at most 255.
 4. The tags fill tags_len exactly; each has 1 to 255 bytes; they ascend strictly, bytewise (of two
    with a common prefix the shorter one first). So a set of tags has one encoding only.
 
@@ -110,7 +110,9 @@ cdef enum:
     # flags: the low byte belongs to the engine and its unknown bits must be 0; the high byte
     # belongs to the door that wrote the entry, any value is kept.
     META_FLAG_HEADERS_ZSTD = 0x0001     # the header block is one zstd frame
-    META_FLAGS_RESERVED = 0x00FE
+    META_FLAG_OBJECT = 0x0002           # the value is the head of an object (docs/objects.md)
+    META_FLAG_PART = 0x0004             # a part of an object: purges by prefix or tag pass it over
+    META_FLAGS_RESERVED = 0x00F8
     META_FLAGS_DOOR = 0xFF00
 
     PROJECTION_TRAILER_BYTES = 16
@@ -154,6 +156,11 @@ cdef inline void meta_tag_append(ByteWriter* writer, const char* tag,
 
 cdef inline uint16_t meta_flags(const char* meta) noexcept nogil:
     return bytes_load_u16(meta + 2)
+
+
+# For metas of any origin: False where the fixed part is not all there.
+cdef inline bint meta_has_flag(const char* meta, size_t size, uint16_t flag) noexcept nogil:
+    return size >= META_FIXED_BYTES and meta_flags(meta) & flag != 0
 
 
 cdef inline uint16_t meta_status(const char* meta) noexcept nogil:

@@ -226,7 +226,7 @@ def encode_meta(created, updated, fresh_until, *, stale_while_revalidate=0, stal
         created, updated, fresh_until: Microseconds since the epoch.
         stale_while_revalidate, stale_if_error: Seconds, 0 to 2**32 - 1.
         watermark: 0 to 2**64 - 1.
-        flags: 16 bits; bits 1 to 7 must be 0.
+        flags: 16 bits; bits 3 to 7 must be 0.
         status: 0 to 999.
         variance: 16 bytes.
         tags: Collection of str, at most 255 different ones, each of 1 to 255 bytes in UTF-8.

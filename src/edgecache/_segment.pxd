@@ -19,6 +19,9 @@ Invariants (LogShared lies in the arena; its lock guards all of it, buffers and 
 7. Tickets count closed buffers; all up to `flushed_ticket` are on the device, or lost.
 8. `large_count` large blocks are reserved and not given back yet. While there are any, no record
    that is not in the index has a sequence of `large_floor` or less.
+9. What left the index without a record that says so (`unlogged_sequence` is the newest sequence of
+   such a change) is gone for good once a checkpoint that was begun later has that sequence below
+   its floor (`settled_sequence` says up to where); no log_sync succeeds before.
 
 Lock order: shard lock, then log lock. The log lock is never held across I/O or a wait.
 """
@@ -26,7 +29,9 @@ Lock order: shard lock, then log lock. The log lock is never held across I/O or 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
+from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport Footer, RecordHeader
+from edgecache._spans cimport SpanHints
 from edgecache._status cimport Status
 from edgecache._xxhash cimport XxhashApi
 
@@ -172,10 +177,15 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t failure_limit      # write failures in a row that make the tier read-only
     uint32_t failure_count
     uint32_t registered         # buffers are registered memory
+    uint32_t read_align_bytes   # of offset and length of a read: 512 to 4096
+    ReadBuffers read_buffers
+    SpanHints spans             # of records, by size class
     int64_t flush_interval_ns
     int64_t probe_after_ns      # when read-only: next attempt
     Footer* footers             # block lists of regions not sealed yet, FOOTER_SLOTS of them
     uint32_t* footer_regions    # whose, NONE32: unused
+    uint64_t unlogged_sequence  # invariant 9; changed under the log lock
+    uint64_t settled_sequence
 
 cdef struct Append:             # a reservation of record bytes
     char* record
@@ -208,12 +218,17 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil
 
 cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
+# An entry leaves the index, and nothing in the log will say so (invariant 9). Called while its
+# shard is locked; wake `reclaim_word` when that lock is given back.
+cdef void log_note_unlogged(LogStore* log) noexcept nogil
+# Does a checkpoint cover everything that the log cannot say by itself (invariants 6 and 9)?
+cdef bint log_is_settled(LogStore* log) noexcept nogil
 
 # Bytes at `location`, at most `length`, into `scratch` (PAGE-aligned, length + 8192 bytes). On
 # success *record points into scratch and *available is how many bytes follow.
 cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
                      char** record, uint64_t* available) noexcept nogil
-# Aligned span that a read of `length` bytes at `location` needs (for engines' requests).
+# Aligned span (see read_align_bytes) that a read of `length` bytes at `location` needs (for engines' requests).
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
                         uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil
 # Copy from a write buffer if the location has not been flushed; False: it is on the device.

@@ -64,6 +64,18 @@ cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil:
     return ec_add_u64(&log.shared.sequence, 1)
 
 
+cdef void log_note_unlogged(LogStore* log) noexcept nogil:
+    ec_lock_acquire(&log.shared.lock)
+    log.unlogged_sequence = log_next_sequence(log)
+    ec_lock_release(&log.shared.lock)
+
+
+cdef bint log_is_settled(LogStore* log) noexcept nogil:
+    return ec_load_u64(&log.retired_settled) == \
+        ec_load_u64(&log.shared.counters.retired_count) and \
+        ec_load_u64(&log.settled_sequence) >= ec_load_u64(&log.unlogged_sequence)
+
+
 cdef bint log_is_large(LogStore* log, uint64_t record_bytes) noexcept nogil:
     # Block header, worst alignment gap, one index entry, tail header.
     return record_bytes + 2 * BLOCK_HEADER_BYTES + PAGE_BYTES + 2 * INDEX_ENTRY_BYTES > \
@@ -613,10 +625,10 @@ cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint3
     cdef uint32_t region = location_region(log, location)
     cdef uint64_t start = location_offset(log, location)
     cdef uint64_t end = min(start + length, log.region_bytes)
-    cdef uint64_t first = start & ~<uint64_t>(PAGE_BYTES - 1)
+    cdef uint64_t first = start & ~<uint64_t>(log.read_align_bytes - 1)
     file[0] = region // log.regions_per_file
     offset[0] = <uint64_t>(region % log.regions_per_file) * log.region_bytes + first
-    span[0] = <uint32_t>(align_up(end, PAGE_BYTES) - first)
+    span[0] = <uint32_t>(align_up(end, log.read_align_bytes) - first)
     skip[0] = <uint32_t>(start - first)
 
 

@@ -12,6 +12,7 @@ from edgecache._index cimport (
     index_find,
     index_insert,
     index_next,
+    index_prefetch_pair,
     index_replace,
     index_scan,
     index_seek,
@@ -30,7 +31,7 @@ from edgecache._memory cimport (
     memory_item,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_add_u32, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_add_u32, ec_lock_acquire, ec_lock_release, ec_prefetch
 from edgecache._xxhash cimport XxhashApi
 
 
@@ -195,6 +196,12 @@ cdef uint64_t _hash_key(void* context, const char* key, uint64_t key_len) noexce
     return local.api.bits128(key, key_len, local.seed).low
 
 
+cdef void _foresee(void* context, uint64_t hash) noexcept nogil:
+    cdef ShardLocal* local = <ShardLocal*>context
+    index_prefetch_pair(local.shards.base, &local.shard.index, hash)
+    ec_prefetch(shard_epoch(local.shards, hash))
+
+
 cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) noexcept nogil:
     cdef uint32_t number
     shards.hooks = <MemoryHooks*>calloc(shards.count, sizeof(MemoryHooks))
@@ -209,6 +216,7 @@ cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) n
         shards.locals[number].api = api
         shards.locals[number].seed = seed
         shards.hooks[number].hash_key = _hash_key
+        shards.hooks[number].foresee = _foresee
         shards.hooks[number].context = &shards.locals[number]
     return 0
 

@@ -29,6 +29,9 @@ Invariants:
 6. `live_bytes` is the sum of what is in use on the page; `busy_count` counts the reasons (a pin,
    being filled) for which objects that touch it must stay.
 7. No hole of free frames in FRAMES pages is longer than `hole_frames_max`, which spares searches.
+8. Huge pages are asked for by spans of 2 MiB, before the first page of a span is used, and only for
+   spans that the limit covers. Pages before `huge_pages` may have memory that came with a span;
+   where that is above `page_high`, it is not above the limit.
 
 A header can be read at any time without the lock once its slot has been handed out: slots of a page
 stay where they are until the page is returned. Free slots keep the header's other fields.
@@ -47,6 +50,7 @@ cdef enum:
     SLAB_PAGE_SHIFT_MAX = 16
     SLAB_PAGE_SIZES = 5
     SLAB_PAGES_WANTED = 1024
+    SLAB_SPAN_BYTES = 2097152           # a huge page of x86-64 and of aarch64 with 4 KiB pages
     SLAB_FRAMES_PER_PAGE = 64           # one bit each in a u64
     HOLE_LOOK_PAGES = 32                # looked at per search for a hole
     SLAB_SLOT_BYTES_MIN = 40
@@ -88,8 +92,10 @@ cdef struct SlabState:                  # in the arena
     uint32_t dirty_pages                # free pages with memory behind them
     uint32_t free_page                  # head of the free list, page number + 1
     uint32_t page_epoch                 # pages taken: what a reference meant may have changed
+    uint32_t huge_pages                 # pages before this one may be parts of huge pages
     uint32_t hole_page                  # where the search for a hole goes on
     uint32_t hole_frames_max            # no hole in FRAMES pages is longer (upper bound)
+    uint32_t hole_frames_seen           # the same for the pages before hole_page
     uint32_t partial_pages[SLAB_CLASS_COUNT_MAX]
 
 cdef uint64_t slab_table_bytes(uint64_t area_size_bytes) noexcept nogil

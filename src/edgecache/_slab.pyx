@@ -22,6 +22,12 @@ cdef extern from *:
     """
     int slab_discard(void* start, size_t size_bytes) noexcept nogil
 
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void* address, size_t length, int advice)
+    enum:
+        MADV_HUGEPAGE
+        MADV_NOHUGEPAGE
+
 # Constants after import, per page size: the sizes of the classes, and the class of a size in
 # granules.
 cdef uint32_t class_bytes[SLAB_PAGE_SIZES][SLAB_CLASS_COUNT_MAX]
@@ -140,10 +146,55 @@ cdef inline void pages_unlink(char* base, SlabState* state, uint32_t* head,
     page.next = 0
 
 
+# ---------------------------------------------------------------- huge pages
+
+cdef inline uint32_t span_pages(const SlabState* state) noexcept nogil:
+    return <uint32_t>(SLAB_SPAN_BYTES >> state.page_shift)
+
+
+cdef inline char* page_address(char* base, const SlabState* state, uint32_t number) noexcept nogil:
+    return base + state.area_offset + (<uint64_t>number << state.page_shift)
+
+
+# A span that is about to be touched for the first time: a huge page costs a third of its 512 faults.
+# Only where the limit leaves room for the whole span, so that the process stays within its budget.
+cdef void span_advise(char* base, SlabState* state, uint32_t number) noexcept nogil:
+    if <uint64_t>page_address(base, state, number) % SLAB_SPAN_BYTES \
+            or number + span_pages(state) > state.page_limit:
+        return
+    if madvise(page_address(base, state, number), SLAB_SPAN_BYTES, MADV_HUGEPAGE) == 0:
+        state.huge_pages = number + span_pages(state)
+
+
+# Memory of free pages goes back. A span that loses some must not be made whole again by the kernel.
+cdef void pages_discard(char* base, SlabState* state, uint32_t first,
+                        uint32_t count) noexcept nogil:
+    cdef uint32_t start = first - first % span_pages(state)
+    cdef uint32_t end = min(first + count, state.huge_pages)
+    if start < end:
+        end += (span_pages(state) - end % span_pages(state)) % span_pages(state)
+        madvise(page_address(base, state, start), <uint64_t>(end - start) << state.page_shift,
+                MADV_NOHUGEPAGE)
+    slab_discard(page_address(base, state, first), <uint64_t>count << state.page_shift)
+
+
+# The limit falls into spans that are not filled yet: what nobody has used goes.
+cdef void spans_cut(char* base, SlabState* state) noexcept nogil:
+    cdef uint32_t first = max(state.page_high, state.page_limit)
+    if state.huge_pages > first:
+        pages_discard(base, state, first, state.huge_pages - first)
+        state.huge_pages = first
+
+
 # Entries below page_high are valid; pages passed over on the way up are free and untouched.
 cdef void page_high_raise(char* base, SlabState* state, uint32_t page_high) noexcept nogil:
     while state.page_high < page_high:
+        if state.page_high % span_pages(state) == 0:
+            span_advise(base, state, state.page_high)
         memset(slab_page(base, state, state.page_high), 0, sizeof(SlabPage))
+        if state.page_high < state.huge_pages:
+            slab_page(base, state, state.page_high).dirty = 1
+            state.dirty_pages += 1
         pages_push(base, state, &state.free_page, state.page_high)
         state.page_high += 1
 
@@ -176,9 +227,9 @@ cdef void page_return(char* base, SlabState* state, uint32_t number) noexcept no
     pages_push(base, state, &state.free_page, number)
     if state.page_limit > state.page_target:
         state.page_limit = max(state.page_target, state.used_pages)
+        spans_cut(base, state)
     if state.used_pages + state.dirty_pages > state.page_limit:
-        slab_discard(base + state.area_offset + (<uint64_t>number << state.page_shift),
-                     page_bytes(state))
+        pages_discard(base, state, number, 1)
         page.dirty = 0
         state.dirty_pages -= 1
 
@@ -197,8 +248,7 @@ cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil:
             state.dirty_pages -= 1
             number += 1
         if number > first:
-            slab_discard(base + state.area_offset + (<uint64_t>first << state.page_shift),
-                         <size_t>(number - first) << state.page_shift)
+            pages_discard(base, state, first, number - first)
             bytes += <uint64_t>(number - first) << state.page_shift
         else:
             number += 1
@@ -208,6 +258,7 @@ cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil:
 cdef void slab_set_limit(char* base, SlabState* state, uint32_t page_limit) noexcept nogil:
     state.page_target = min(page_limit, state.page_count)
     state.page_limit = max(state.page_target, state.used_pages)
+    spans_cut(base, state)
     if state.used_pages + state.dirty_pages > state.page_limit:
         slab_trim(base, state)
 
@@ -328,6 +379,12 @@ cdef void frames_mark(char* base, SlabState* state, uint64_t frame, uint32_t fra
         frames -= count
 
 
+# Somewhere a hole may be that long, whether the running search has passed it or not.
+cdef inline void holes_raise(SlabState* state, uint32_t frames) noexcept nogil:
+    state.hole_frames_max = max(state.hole_frames_max, frames)
+    state.hole_frames_seen = max(state.hole_frames_seen, frames)
+
+
 cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
     cdef uint32_t reference = slab_reference(frame << frame_shift(state))
@@ -337,27 +394,38 @@ cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
     return reference
 
 
+# The same in frames of which some may lie in free pages: what is left of the last one is a new hole.
+cdef uint32_t extent_place_new(char* base, SlabState* state, uint64_t frame,
+                               uint32_t size_bytes) noexcept nogil:
+    cdef uint32_t reference = extent_place(base, state, frame, size_bytes), length = 0
+    frame += size_bytes >> frame_shift(state)
+    if frame & 63:
+        hole_around(base, state, frame, HOLE_FRAMES_MAX, 0, &length)
+        holes_raise(state, length)
+    return reference
+
+
 # A part of the pages per call, the next part at the next: a full shard has few holes, and the
 # search must not cost more than the eviction that makes one. The bound on holes is lowered when one
-# call looked at all pages without a find.
+# round, over as many calls as it takes, is through with all pages.
 cdef int64_t hole_look(char* base, SlabState* state, uint32_t frames) noexcept nogil:
     cdef uint32_t first = state.hole_page, end, longest = 0
     cdef int64_t frame
-    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4 or first >= state.page_high:
+    if first == 0 or first >= state.page_high:
         first = 0
+        state.hole_frames_seen = 0
     end = min(first + <uint32_t>HOLE_LOOK_PAGES, state.page_high)
-    if frames > HOLE_LOOK_PAGES * SLAB_FRAMES_PER_PAGE // 4:
-        end = state.page_high
     frame = hole_find(base, state, frames, 0, first, end, &longest)
+    state.hole_frames_seen = max(state.hole_frames_seen, longest)
     if frame >= 0:
+        # What is left of this hole is seen when the round goes on from its page.
         state.hole_page = <uint32_t>(frame // SLAB_FRAMES_PER_PAGE)
         return frame
     if end < state.page_high:
         # Overlapping, so that a hole across the end is seen whole next time.
         state.hole_page = end - <uint32_t>HOLE_LOOK_PAGES // 4
     else:
-        if first == 0:
-            state.hole_frames_max = longest
+        state.hole_frames_max = state.hole_frames_seen
         state.hole_page = 0
     return -1
 
@@ -382,9 +450,7 @@ cdef uint32_t extent_take(char* base, SlabState* state, uint32_t size_bytes,
         frame = hole_find(base, state, frames, free_pages, 0, state.page_count, &longest)
     if frame < 0:
         return 0
-    # What is left of the last page is a hole that others may use.
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
-    return extent_place(base, state, <uint64_t>frame, size_bytes)
+    return extent_place_new(base, state, <uint64_t>frame, size_bytes)
 
 
 cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
@@ -397,13 +463,14 @@ cdef uint32_t slab_take_near(char* base, SlabState* state, uint32_t reference,
                         headroom_pages(state), &length)
     if length < frames:
         return 0
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
-    return extent_place(base, state, start, size_bytes)
+    # The giver told how long its hole is.
+    return extent_place_new(base, state, start, size_bytes)
 
 
 cdef uint32_t slab_take_at(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
-    state.hole_frames_max = max(state.hole_frames_max, <uint32_t>HOLE_FRAMES_MAX)
+    # Its pages were emptied: there may be holes on both sides.
+    holes_raise(state, HOLE_FRAMES_MAX)
     return extent_place(base, state, frame, size_bytes)
 
 
@@ -416,9 +483,9 @@ cdef void extent_give(char* base, SlabState* state, uint32_t reference,
     frames_mark(base, state, frame, size_bytes >> frame_shift(state), False)
     # Two holes where the pages between became free.
     hole_around(base, state, frame, HOLE_FRAMES_MAX, 0, &length)
-    state.hole_frames_max = max(state.hole_frames_max, length)
+    holes_raise(state, length)
     hole_around(base, state, last, HOLE_FRAMES_MAX, 0, &length)
-    state.hole_frames_max = max(state.hole_frames_max, length)
+    holes_raise(state, length)
 
 
 # ---------------------------------------------------------------- both
@@ -476,7 +543,7 @@ cdef void slab_window_close(char* base, SlabState* state, uint32_t page, uint32_
     cdef uint32_t number
     cdef SlabPage* entry
     # Holes of closing pages were not looked at.
-    state.hole_frames_max = HOLE_FRAMES_MAX
+    holes_raise(state, HOLE_FRAMES_MAX)
     for number in range(page, min(page + page_count, state.page_high)):
         entry = slab_page(base, state, number)
         if entry.kind == SLAB_PAGE_FREE or entry.closing == closing:

@@ -112,4 +112,6 @@ cdef int slab_check(char* base, SlabState* state) noexcept nogil:
     if hole_find(base, state, state.hole_frames_max + 1, 0, 0, state.page_high,
                  &longest) >= 0:
         return 7
+    if state.huge_pages > max(state.page_high, state.page_limit):
+        return 8
     return list_check(base, state, state.free_page, free, SLAB_PAGE_FREE, 0)

@@ -21,7 +21,7 @@ from edgecache._memory cimport (
     memory_slot_bytes, memory_unpin,
 )
 from edgecache._slab cimport (
-    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, page_bytes, slab_class_bytes, slab_class_count, slab_page,
+    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, SLAB_SPAN_BYTES, page_bytes, slab_class_bytes, slab_class_count, slab_page,
     slab_rounded_bytes,
 )
 from edgecache._status cimport STATUS_OK
@@ -56,6 +56,7 @@ cdef struct ToyIndex:
     uint32_t* references                # by key number
     uint64_t key_count
     uint64_t mismatch_count             # a hook named an item that the index has elsewhere
+    uint64_t foreseen_count
     uint64_t evicted_bytes
 
 
@@ -74,6 +75,10 @@ cdef inline uint64_t toy_number(ToyIndex* index, uint32_t reference) noexcept no
     cdef uint64_t number = 0
     memcpy(&number, item_key(memory_item(index.base, index.shard, reference)), 8)
     return number
+
+
+cdef void toy_foresee(void* context, uint64_t hash) noexcept nogil:
+    (<ToyIndex*>context).foreseen_count += 1
 
 
 cdef void toy_on_evict(void* context, uint32_t reference, uint64_t hash) noexcept nogil:
@@ -122,6 +127,7 @@ cdef class MemoryHarness:
     these.
     """
 
+    cdef char* mapping
     cdef char* base
     cdef size_t mapping_bytes
     cdef MemoryShard* shard
@@ -138,12 +144,14 @@ cdef class MemoryHarness:
         area_bytes = (area_bytes or budget_bytes) & ~<uint64_t>65535
         private_bytes = (memory_private_bytes(evict_kind, area_bytes, mean_object_bytes)
                          + 65535) & ~<uint64_t>65535
-        self.mapping_bytes = 2 * AREA_OFFSET + area_bytes + private_bytes
+        self.mapping_bytes = 2 * AREA_OFFSET + area_bytes + private_bytes + SLAB_SPAN_BYTES
         start = mmap(NULL, self.mapping_bytes, PROT_READ | PROT_WRITE,
                      (MAP_SHARED if shared else MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
         if start == <void*><uintptr_t>-1:
             raise MemoryError
-        self.base = <char*>start
+        self.mapping = <char*>start
+        # As in the arena, where areas begin with a whole huge page.
+        self.base = self.mapping + (-<uint64_t>(self.mapping + AREA_OFFSET) % SLAB_SPAN_BYTES)
         # Old bytes must not matter: page table and policy area start out dirty.
         memset(self.base, 0xA5, 2 * AREA_OFFSET)
         memset(self.base + AREA_OFFSET + area_bytes, 0xA5, private_bytes)
@@ -158,14 +166,15 @@ cdef class MemoryHarness:
         self.hooks.on_evict = toy_on_evict
         self.hooks.on_move = toy_on_move
         self.hooks.hash_key = toy_hash
+        self.hooks.foresee = toy_foresee
         self.hooks.context = &self.index
         if memory_init(self.base, self.shard, evict_kind, AREA_OFFSET, area_bytes, budget_bytes,
                        AREA_OFFSET + area_bytes, private_bytes) != STATUS_OK:
             raise ValueError("memory_init refused")
 
     def __dealloc__(self):
-        if self.base != NULL:
-            munmap(self.base, self.mapping_bytes)
+        if self.mapping != NULL:
+            munmap(self.mapping, self.mapping_bytes)
         free(self.index.references)
         free(self.zeros)
 

@@ -8,6 +8,7 @@ Cost: RAM items are walked in place; of the disk tier every region is read once,
 from libc.stdint cimport uint32_t, uint64_t
 
 from edgecache._change cimport Engine
+from edgecache._checkpoint cimport Checkpointer
 from edgecache._status cimport Status
 
 cdef struct Walk:
@@ -16,7 +17,6 @@ cdef struct Walk:
     uint32_t prefix_len
     uint32_t tag_len
     const char* tag                 # NULL: any entry
-    uint32_t verify                 # 1: check payload sums, erase what fails
     # Keys of matching live entries, one after the other: u32 length, bytes.
     char* keys
     uint64_t keys_bytes
@@ -30,5 +30,5 @@ cdef void walk_free(Walk* self) noexcept nogil
 cdef Status walk_memory(Walk* self, uint32_t shard_index) noexcept nogil
 cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil
 # Forget every entry: indexes, RAM tier and regions. Entries put meanwhile may or may not survive.
-# The caller writes a checkpoint afterwards, which makes it durable.
-cdef Status walk_clear(Engine* engine) noexcept nogil
+# Writes a checkpoint. Durable when log_settle has returned, for which the caller writes another.
+cdef void walk_clear(Engine* engine, Checkpointer* checkpointer) noexcept nogil

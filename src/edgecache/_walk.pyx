@@ -5,7 +5,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from edgecache._change cimport Engine
-from edgecache._flush cimport log_flush, log_seal_regions
+from edgecache._checkpoint cimport Checkpointer, checkpoint_write
+from edgecache._flush cimport log_erase, log_flush, log_seal_regions, log_sync_quiet, log_wait
 from edgecache._index cimport index_clear
 from edgecache._memory cimport (
     RamItem,
@@ -17,13 +18,14 @@ from edgecache._memory cimport (
     memory_item,
     memory_scan,
 )
-from edgecache._meta cimport meta_has_tag
+from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_has_tag
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
     ScanList,
+    ScanWindow,
     scan_list_free,
-    scan_read,
+    scan_load,
     scan_region,
 )
 from edgecache._segment cimport (
@@ -34,22 +36,18 @@ from edgecache._segment cimport (
     REGION_SEALED,
     REGION_SEALING,
     LogStore,
-    location_offset,
     log_close_buffer_locked,
+    log_note_unlogged,
     log_release_region,
+    log_retire_region,
 )
 from edgecache._segment_format cimport (
-    PAGE_BYTES,
     RECORD_DELETE,
     RECORD_TAGGED,
     UNIT_SHIFT,
     RecordHeader,
-    align_up,
-    record_header_valid,
     record_key,
     record_meta,
-    record_payload_sum,
-    record_total_bytes,
 )
 from edgecache._shard cimport (
     Shard,
@@ -61,20 +59,16 @@ from edgecache._shard cimport (
     shard_number,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release, ec_monotonic_ns
-
-cdef extern from "stdlib.h" nogil:
-    int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+from edgecache._sync cimport (
+    ec_count,
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+)
 
 cdef enum:
-    WINDOW_BYTES = 1048576
     CLEAR_WAIT_NS = 60000000000
-
-cdef struct Window:                 # what of the region is in memory now
-    char* bytes
-    uint64_t start
-    uint64_t end
-    uint64_t capacity
 
 
 cdef void walk_free(Walk* self) noexcept nogil:
@@ -105,6 +99,8 @@ cdef bint _matches(Walk* self, const char* key, uint32_t key_len, const char* me
                    uint32_t meta_len) noexcept nogil:
     if self.prefix == NULL and self.tag == NULL:
         return False
+    if meta_has_flag(meta, meta_len, META_FLAG_PART):
+        return False
     if self.prefix != NULL and (key_len < self.prefix_len or
                                 memcmp(key, self.prefix, self.prefix_len) != 0):
         return False
@@ -133,40 +129,7 @@ cdef Status walk_memory(Walk* self, uint32_t shard_index) noexcept nogil:
     return status
 
 
-cdef RecordHeader* _load(LogStore* log, uint32_t region, const ScanEntry* entry,
-                         Window* window) noexcept nogil:
-    """The record in memory, header verified; NULL when it cannot be had."""
-    cdef uint64_t begin = location_offset(log, entry.location)
-    cdef uint64_t size = <uint64_t>entry.size_units << UNIT_SHIFT
-    cdef uint64_t first = begin & ~<uint64_t>(PAGE_BYTES - 1), wanted
-    cdef int64_t moved
-    cdef RecordHeader* record
-    if begin < window.start or begin + size > window.end:
-        wanted = min(max(align_up(begin + size, PAGE_BYTES) - first, <uint64_t>WINDOW_BYTES),
-                     log.region_bytes - first)
-        if wanted > window.capacity:
-            free(window.bytes)
-            window.bytes = NULL
-            window.capacity = 0
-            window.start = window.end = 0
-            if posix_memalign(<void**>&window.bytes, PAGE_BYTES, wanted) != 0:
-                return NULL
-            window.capacity = wanted
-        moved = scan_read(log, region, first, window.bytes, wanted)
-        window.start = first
-        window.end = first + <uint64_t>max(moved, <int64_t>0)
-        if begin + size > window.end:
-            return NULL
-    record = <RecordHeader*>(window.bytes + (begin - window.start))
-    if not record_header_valid(log.api, log.seed, log.regions[region].generation, record) or \
-            record.hash_low != entry.hash_low or record.hash_high != entry.hash_high or \
-            record_total_bytes(record) != size:
-        return NULL
-    return record
-
-
-cdef Status _visit(Walk* self, uint32_t region, const ScanEntry* entry,
-                   Window* window) noexcept nogil:
+cdef Status _visit(Walk* self, const ScanEntry* entry, ScanWindow* window) noexcept nogil:
     cdef Engine* engine = self.engine
     cdef LogStore* log = engine.log
     cdef ShardSet* shards = engine.shards
@@ -182,15 +145,14 @@ cdef Status _visit(Walk* self, uint32_t region, const ScanEntry* entry,
     if heat < 0:
         return Status.STATUS_OK
     self.entry_count += 1
-    record = _load(log, region, entry, window)
-    if record != NULL and self.verify and \
-            record.payload_sum != record_payload_sum(log.api, log.seed, record):
-        record = NULL
+    record = scan_load(log, entry, window)
     if record == NULL:
+        # It may be one that a purge has to take, and the device may read it again some day.
         self.corrupt_count += 1
         ec_count(&log.shared.counters.corrupt_count, 1)
         ec_lock_acquire(&shard.lock)
-        shard_erase_disk(shards.base, shard, entry.hash_low, entry.location)
+        if shard_erase_disk(shards.base, shard, entry.hash_low, entry.location):
+            log_note_unlogged(log)
         ec_lock_release(&shard.lock)
         return Status.STATUS_OK
     self.byte_count += <uint64_t>entry.size_units << UNIT_SHIFT
@@ -203,18 +165,18 @@ cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil:
     cdef LogStore* log = self.engine.log
     cdef ScanList entries
     cdef ScanInfo info
-    cdef Window window
+    cdef ScanWindow window
     cdef uint64_t number
     cdef Status status
     if log.regions[region].state not in (REGION_OPEN, REGION_SEALING, REGION_SEALED):
         return Status.STATUS_OK
     memset(&entries, 0, sizeof(ScanList))
-    memset(&window, 0, sizeof(Window))
+    memset(&window, 0, sizeof(ScanWindow))
     status = scan_region(log, region, log.regions[region].generation, 0, &entries, &info)
     for number in range(entries.count):
         if status != Status.STATUS_OK:
             break
-        status = _visit(self, region, &entries.entries[number], &window)
+        status = _visit(self, &entries.entries[number], &window)
     free(window.bytes)
     scan_list_free(&entries)
     return status
@@ -228,12 +190,28 @@ cdef void _clear_shards(Engine* engine) noexcept nogil:
         ec_lock_acquire(&shard.lock)
         memory_clear(engine.shards.base, &shard.memory)
         index_clear(engine.shards.base, &shard.index)
+        if engine.log != NULL:
+            # Records of regions that are not erased: put meanwhile, or on their way.
+            log_note_unlogged(engine.log)
         ec_lock_release(&shard.lock)
     shard_bump_all(engine.shards)
 
 
-cdef void _release_before(LogStore* log, uint64_t generation, char* page) noexcept nogil:
-    """Free the regions opened up to `generation`; their first pages are zeroed."""
+cdef bint _is_sealing(LogStore* log, uint64_t generation) noexcept nogil:
+    """Does a region opened up to `generation` still wait for a block or its footer?"""
+    cdef uint32_t region
+    for region in range(log.shared.region_count):
+        if log.regions[region].state == REGION_SEALING and \
+                log.regions[region].generation <= generation:
+            return True
+    return False
+
+
+cdef Status _erase_before(LogStore* log, uint64_t generation, int64_t deadline_ns) noexcept nogil:
+    """Erase the regions opened up to `generation`, durably; they are RECLAIMING then, or RETIRED.
+
+    Nobody else reclaims: the caller has the maintenance lock.
+    """
     cdef uint32_t region
     cdef bint ours
     for region in range(log.shared.region_count):
@@ -243,27 +221,26 @@ cdef void _release_before(LogStore* log, uint64_t generation, char* page) noexce
         if ours:
             log.regions[region].state = REGION_RECLAIMING
         ec_lock_release(&log.shared.lock)
-        if not ours:
+        if ours:
+            log_erase(log, region)
+    return log_sync_quiet(log, deadline_ns)
+
+
+cdef void _release_erased(LogStore* log, bint durably) noexcept nogil:
+    cdef uint32_t region
+    for region in range(log.shared.region_count):
+        if log.regions[region].state != REGION_RECLAIMING:
             continue
-        log.ops.write(log.engine, <uint32_t>log.files[region // log.regions_per_file],
-                      <uint64_t>(region % log.regions_per_file) * log.region_bytes, page,
-                      PAGE_BYTES)
-        log.dirty[region // log.regions_per_file] = 1
-        log_release_region(log, region)
+        if durably:
+            log_release_region(log, region)
+        else:
+            log_retire_region(log, region)
 
 
-cdef Status walk_clear(Engine* engine) noexcept nogil:
-    cdef LogStore* log = engine.log
+cdef uint64_t _close_regions(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    """Seal what is open, and wait for blocks on their way; the last generation of before."""
     cdef uint32_t head
     cdef uint64_t generation
-    cdef char* page = NULL
-    cdef Status status
-    if log == NULL:
-        _clear_shards(engine)
-        return Status.STATUS_OK
-    if posix_memalign(<void**>&page, PAGE_BYTES, PAGE_BYTES) != 0:
-        return Status.STATUS_NO_MEMORY
-    memset(page, 0, PAGE_BYTES)
     ec_lock_acquire(&log.shared.lock)
     generation = log.shared.generation
     for head in range(LOG_COUNT):
@@ -273,9 +250,38 @@ cdef Status walk_clear(Engine* engine) noexcept nogil:
             log.regions[log.shared.heads[head].region].state = REGION_SEALING
         log.shared.heads[head].region = NONE32
     ec_lock_release(&log.shared.lock)
-    status = log_flush(log, ec_monotonic_ns() + <int64_t>CLEAR_WAIT_NS)
+    # A region that fails here is retired, which the checkpoint tells as well.
+    log_flush(log, deadline_ns)
     log_seal_regions(log)
+    while _is_sealing(log, generation) and log_wait(log, deadline_ns):
+        log_seal_regions(log)
+    return generation
+
+
+cdef bint _write_checkpoint(LogStore* log, Checkpointer* checkpointer) noexcept nogil:
+    """One that reflects everything logged so far; False where it could not be had."""
+    cdef uint64_t stable = 0, sequence
+    log_note_unlogged(log)
+    sequence = ec_load_u64(&log.unlogged_sequence)
+    return checkpoint_write(checkpointer, 0, &stable) == Status.STATUS_OK and \
+        ec_load_u64(&log.settled_sequence) >= sequence
+
+
+cdef void walk_clear(Engine* engine, Checkpointer* checkpointer) noexcept nogil:
+    cdef LogStore* log = engine.log
+    cdef int64_t deadline = ec_monotonic_ns() + <int64_t>CLEAR_WAIT_NS
+    cdef uint64_t generation
+    cdef Status status = Status.STATUS_OK
+    if log == NULL:
+        _clear_shards(engine)
+        return
+    generation = _close_regions(log, deadline)
+    # A crash may leave some of the regions erased and others not: a tombstone gone, and what it hid
+    # still there. With a checkpoint that knows of all deletes that does not matter; without one
+    # nothing is erased, and the regions are reclaimed in their time.
+    if _write_checkpoint(log, checkpointer):
+        # As reclaim does it: an entry leaves the index, so that a delete of its key would write
+        # nothing, only when its record cannot come back.
+        status = _erase_before(log, generation, deadline)
     _clear_shards(engine)
-    _release_before(log, generation, page)
-    free(page)
-    return status
+    _release_erased(log, status == Status.STATUS_OK)

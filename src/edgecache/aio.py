@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 
+from edgecache._core_read import ObjectHead
 from edgecache.config import Config
 from edgecache.entry import Entry, ScrubReport
 from edgecache.errors import ArgumentError, StoreClosedError
@@ -28,6 +29,7 @@ from edgecache.memoize.flight_async import AsyncFlights
 from edgecache.memoize.key import KeyFunction
 from edgecache.memoize.wrap_async import wrap_async
 from edgecache.meta import Meta
+from edgecache.objects.async_face import AsyncObjectFace
 from edgecache.opening import Progress
 from edgecache.storage import Key, Storage, several_keys
 
@@ -51,7 +53,7 @@ INLINE_BYTES_MAX = 1 << 20
 TURN_KEYS = 256
 
 
-class AsyncStorage:
+class AsyncStorage(AsyncObjectFace):
     """A cache of bytes in RAM and on disk, for asyncio and uvloop.
 
         async with AsyncStorage(Config(root="cache")) as store:
@@ -130,6 +132,12 @@ class AsyncStorage:
         return self._store
 
     @property
+    def _objects_store(self) -> Storage:
+        if self._is_closing:
+            _refuse()
+        return self._store
+
+    @property
     def config(self) -> Config:
         """The settings that it was opened with."""
         return self._store.config
@@ -198,21 +206,39 @@ class AsyncStorage:
         """As `Storage.get`. *Cost*: a RAM hit does not suspend; a disk hit is one read."""
         value: object = self._peek(key)
         if value is NotImplemented:
-            loop = asyncio.get_running_loop()
-            value = await self._reader(loop).read(loop, key)
+            value = await self._read(key)
         return default if value is None else value
+
+    async def _read(self, key: Key) -> object:
+        """Get what RAM could not answer."""
+        store = self._store
+        if not store.region_count:
+            return await self._run(store.get, key)
+        loop = asyncio.get_running_loop()
+        value: Any = await self._reader(loop).read(loop, key)
+        if type(value) is ObjectHead:
+            # Many reads, and much to copy.
+            value = await self._run(store.get, key)
+        return value
 
     async def get_many(self, keys: Iterable[Key]) -> list[bytes | None]:
         """As `Storage.get_many`. *Cost*: all disk reads go out in one submission."""
         wanted = list(several_keys(keys))
         found: list[Any] = [self._peek(key) for key in wanted]
         waiting = [place for place, value in enumerate(found) if value is NotImplemented]
-        if waiting:
+        if waiting and not self._store.region_count:
+            for place in waiting:
+                found[place] = await self._read(wanted[place])
+        elif waiting:
             loop = asyncio.get_running_loop()
             reader = self._reader(loop)
             futures = [reader.read(loop, wanted[place]) for place in waiting]
-            for place, value in zip(waiting, await asyncio.gather(*futures), strict=True):
-                found[place] = value
+            values: list[Any] = await asyncio.gather(*futures)
+            for place, value in zip(waiting, values, strict=True):
+                if type(value) is ObjectHead:
+                    found[place] = await self._run(self._store.get, wanted[place])
+                else:
+                    found[place] = value
         return found
 
     async def get_entry(self, key: Key) -> Entry | None:

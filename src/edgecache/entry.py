@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import time
 from typing import NamedTuple
 
@@ -41,3 +42,41 @@ class ScrubReport(NamedTuple):
     corrupt: int
     regions: int
     seconds: float
+
+
+class PurgeType(enum.Enum):
+    """Why an object goes; each is counted for itself."""
+
+    EVICTION = "eviction"
+    INVALIDATION = "invalidation"
+
+
+class Availability(NamedTuple):
+    """Which bytes of an object are there; every range is (start, end), the end exclusive.
+
+    Args:
+        size: Bytes of the whole object.
+        ranges: What is there, ascending, never adjacent.
+        missing: The rest.
+        is_finalized: Whether it is published; if not, only `read_range` shows it.
+    """
+
+    size: int
+    ranges: tuple[tuple[int, int], ...]
+    missing: tuple[tuple[int, int], ...]
+    is_finalized: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+    @property
+    def present_bytes(self) -> int:
+        """Bytes that are there."""
+        return sum(end - start for start, end in self.ranges)
+
+    @property
+    def percent(self) -> float:
+        """Bytes that are there, of a hundred; 100.0 for an empty object."""
+        return 100.0 * self.present_bytes / self.size if self.size else 100.0

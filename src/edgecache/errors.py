@@ -27,6 +27,7 @@ __all__ = [
     "EntryExistsError",
     "EntryNotFoundError",
     "FormatVersionError",
+    "IncompleteObjectError",
     "InvalidTTLError",
     "KeySizeError",
     "KeyTypeError",
@@ -36,9 +37,18 @@ __all__ = [
     "MetaTruncatedError",
     "MetaVersionError",
     "NoSpaceError",
+    "ObjectChangedError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "ObjectShedError",
+    "PartialQuotaError",
+    "PartialWritesError",
+    "RangeError",
+    "RangeMissingError",
     "StoreClosedError",
     "StoreForkedError",
     "StoreLockedError",
+    "StreamAbortedError",
     "TooManyWritesError",
     "UnsafePathError",
     "ValueTooLargeError",
@@ -163,6 +173,74 @@ class TooManyWritesError(EdgeCacheError, BlockingIOError):
 
     default_hint = "finish or abort writes in progress, or raise max_partial_writes"
     errno_default = _errno.EAGAIN
+
+
+class ObjectNotFoundError(EntryNotFoundError):
+    """There is no unfinished object of this key to write to, or to finalize."""
+
+    default_hint = "call create_sparse() first; it may also have expired or been purged"
+
+
+class ObjectExistsError(EntryExistsError):
+    """The key has an unfinished object already."""
+
+    default_hint = "go on writing to it, or purge() it first"
+
+
+class PartialWritesError(TooManyWritesError):
+    """One more streaming write would exceed `max_partial_writes`, or the memory for them."""
+
+
+class PartialQuotaError(EdgeCacheError, OSError):
+    """Unfinished objects hold as much as they may; `limit` names the limit."""
+
+    limit: str | None = None
+
+    default_hint = "finalize or purge unfinished objects, or raise the limit"
+    fact_names = (*EdgeCacheError.fact_names, "limit")
+    errno_default = _errno.EDQUOT
+
+
+class ObjectShedError(EdgeCacheError, OSError):
+    """A part of an object was not accepted: the store is full, sick or too slow (counted)."""
+
+    default_hint = "stats() says why; write the object again later"
+    errno_default = _errno.ENOBUFS
+
+
+class ObjectChangedError(EdgeCacheError, RuntimeError):
+    """The object that is being read was replaced or purged, and its bytes are gone."""
+
+    default_hint = "look it up again"
+
+
+class StreamAbortedError(EdgeCacheError, ConnectionAbortedError):
+    """The writer of an object that is being written has given up; what was read is a part only."""
+
+    default_hint = "look the key up again, or fetch it from its origin"
+    errno_default = _errno.ECONNABORTED
+
+
+class RangeError(EdgeCacheError, ValueError):
+    """A range does not lie in the object."""
+
+
+class RangeMissingError(EdgeCacheError, LookupError):
+    """Bytes of a range are not there; `missing` holds the (start, end) of each hole."""
+
+    missing: tuple[tuple[int, int], ...] | None = None
+
+    default_hint = "fetch the missing ranges"
+    fact_names = (*EdgeCacheError.fact_names, "missing")
+
+
+class IncompleteObjectError(EdgeCacheError, ValueError):
+    """An object cannot be finalized: `missing` holds the (start, end) of its first holes."""
+
+    missing: tuple[tuple[int, int], ...] | None = None
+
+    default_hint = "write the missing ranges, then finalize again"
+    fact_names = (*EdgeCacheError.fact_names, "missing")
 
 
 class DeadlineError(EdgeCacheError, TimeoutError):

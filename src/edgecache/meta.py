@@ -11,21 +11,36 @@ from edgecache._meta import (
     encode_meta,
     encode_projection_trailer,
 )
+from edgecache.errors import MetaFieldError
 
 __all__ = [
+    "ENGINE_FLAGS",
+    "ENGINE_OBJECT",
+    "ENGINE_PART",
     "FLAG_HEADERS_ZSTD",
     "FRESH_FOREVER",
     "NO_VARIANCE",
     "Meta",
     "ProjectionTrailer",
+    "engine_flags_of",
 ]
 
 FLAG_HEADERS_ZSTD = 0x0001
 """The header block is one zstd frame."""
 FRESH_FOREVER = 2**63 - 1
 """`fresh_until` of an entry that never becomes stale."""
+ENGINE_OBJECT = 0x0002
+"""Flag of the engine: the value is the head of an object (docs/objects.md)."""
+ENGINE_PART = 0x0004
+"""Flag of the engine: the entry is a part of an object."""
+ENGINE_FLAGS = ENGINE_OBJECT | ENGINE_PART
 NO_VARIANCE = bytes(16)
 """`variance` of an entry that has one variant only."""
+
+
+def engine_flags_of(encoded: bytes) -> int:
+    """Return the engine's flags of an encoded meta; 0 for b""."""
+    return encoded[2] & ENGINE_FLAGS if len(encoded) > 2 else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +93,14 @@ class Meta:
             MetaFieldError: A field is out of its range; the error names it.
             ValueTooLargeError: More than 65535 bytes.
         """
+        if isinstance(self.flags, int) and self.flags & ENGINE_FLAGS:
+            raise MetaFieldError(
+                "these flags belong to the engine", field="flags", found=self.flags
+            )
+        return self.encode_as(0)
+
+    def encode_as(self, engine_flags: int) -> bytes:
+        """As `encode`, with flags of the engine: for the layer that stores objects."""
         encoded: bytes = encode_meta(
             self.created,
             self.updated,
@@ -85,7 +108,7 @@ class Meta:
             stale_while_revalidate=self.stale_while_revalidate,
             stale_if_error=self.stale_if_error,
             watermark=self.watermark,
-            flags=self.flags,
+            flags=self.flags | engine_flags,
             status=self.status,
             variance=self.variance,
             tags=self.tags,
@@ -95,7 +118,7 @@ class Meta:
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Meta:
-        """Read a meta from exactly its bytes.
+        """Read a meta from exactly its bytes; the engine's flags are left out.
 
         Raises:
             MetaFormatError: Or rather one of its subclasses, which name what is wrong.
@@ -120,7 +143,7 @@ class Meta:
             stale_while_revalidate=stale_while_revalidate,
             stale_if_error=stale_if_error,
             watermark=watermark,
-            flags=flags,
+            flags=flags & ~ENGINE_FLAGS,
             status=status,
             variance=variance,
             tags=tags,

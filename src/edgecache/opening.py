@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], object]
 
 REPORT_INTERVAL_S = 1.0
+NO_LIMIT_BYTES = 2**63 - 1
 _log = logging.getLogger("edgecache.recovery")
 
 
@@ -62,7 +63,7 @@ def core_options(config: Config, progress: Progress | None) -> dict[str, Any]:
         "flush_interval_s": config.flush_interval,
         "block": config.backpressure == "block",
         "block_timeout_s": config.block_timeout,
-        "max_object_bytes": config.max_object_size,
+        "max_object_bytes": config.max_object_size or NO_LIMIT_BYTES,
         "checkpoint_interval_s": config.checkpoint_interval,
         "small_share": config.small_ratio,
         "reinsert": config.reinsert,

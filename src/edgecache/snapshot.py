@@ -7,7 +7,7 @@ about a tier that is not in use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgecache._version import __version__
@@ -31,6 +31,7 @@ class Facts:
         layout, policy, is_direct, is_atomic_publish, queue_depth: From the configuration.
         uptime_seconds: Since the store was opened.
         soft_purge_count: Entries made stale by `purge_tag(soft=True)`.
+        objects: `ObjectManager.stats()`.
     """
 
     io: str
@@ -42,6 +43,7 @@ class Facts:
     queue_depth: int
     uptime_seconds: float
     soft_purge_count: int
+    objects: Mapping[str, int] = field(default_factory=dict)
 
 
 def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnapshot:
@@ -55,6 +57,8 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
     found = empty_snapshot()
     _fill_engine(found, counters, io, facts)
     _fill_requests(found, counters, facts)
+    if facts.objects:
+        _fill_objects(found, facts.objects)
     _fill_memory(found, counters)
     if io:
         _fill_disk(found, counters)
@@ -91,6 +95,25 @@ def _fill_requests(found: StatsSnapshot, counters: Counters, facts: Facts) -> No
     requests["evictions"] = counters["memory_evictions"] + counters["disk_evictions"]
     requests["invalidations"] = counters["invalidations"] + facts.soft_purge_count
     requests["demotions"] = counters["demotions"]
+
+
+def _fill_objects(found: StatsSnapshot, counted: Mapping[str, int]) -> None:
+    requests, objects = found["requests"], found["objects"]
+    requests["stream_attaches"] = counted["stream_attaches"]
+    requests["stream_attach_misses"] = counted["stream_attach_misses"]
+    requests["partial_writes"] = counted["partial_writes"]
+    # The engine counts each purged key as an invalidation; those purged as evictions are none.
+    requests["evictions"] += counted["purged_evictions"]
+    requests["invalidations"] -= counted["engine_evictions"]
+    requests["shed"]["too_large"] += counted["too_large"]
+    objects["aborted_writes"] = counted["aborted_writes"]
+    objects["refused_writes"] = counted["refused_writes"]
+    objects["shed_writes"] = counted["shed_writes"]
+    objects["sparse"] = counted["sparse"]
+    objects["sparse_bytes"] = counted["sparse_bytes"]
+    objects["memory_bytes"] = counted["memory_bytes"]
+    objects["holes"] = counted["holes"]
+    objects["hash_mismatches"] = counted["hash_mismatches"]
 
 
 def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:

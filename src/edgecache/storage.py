@@ -7,7 +7,7 @@ Invariants:
 
 1. A store that is open holds its root directory, and gives it back after the engine has stopped: at
    no moment do two stores write to one root.
-2. Keys are gathered first (`walks.py`) and purged afterwards, one native delete each.
+2. What objects hold in memory only is saved before `sync` and `close` (`objects/`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from edgecache._core import Core
 from edgecache._io import IoEngine, open_engine
 from edgecache.config import Config
-from edgecache.entry import Entry, ScrubReport
-from edgecache.errors import ArgumentError, KeyTypeError, StoreClosedError
+from edgecache.entry import Entry
+from edgecache.errors import ArgumentError, KeyTypeError, ObjectShedError, StoreClosedError
 from edgecache.health import HealthReport, assess
 from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
-from edgecache.meta import Meta
+from edgecache.meta import Meta, engine_flags_of
+from edgecache.objects import LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options
+from edgecache.purges import Purges
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
-from edgecache.walks import find_keys, scrub_regions
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -57,7 +58,7 @@ class Attachment(Protocol):
     def detach(self) -> None: ...
 
 
-class Storage(Core):
+class Storage(ObjectFace, Purges, Core):
     """A cache of bytes in RAM and on disk.
 
         with Storage(Config(root="cache", memory="1GiB", disk="100GiB")) as store:
@@ -88,6 +89,7 @@ class Storage(Core):
         "_engine",
         "_flights",
         "_is_closing",
+        "_objects",
         "_opened_s",
         "_process",
         "_soft_purge_count",
@@ -118,7 +120,23 @@ class Storage(Core):
         except BaseException:
             self._give_back()
             raise
+        self._objects = self._open_objects()
         _live.add(self)
+
+    def _open_objects(self) -> ObjectManager:
+        config = self._config
+        return ObjectManager(
+            LogBackend(self),
+            chunk_bytes=config.chunk_size,
+            # Not all of it: there are other entries, and the log needs room to work.
+            capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
+            object_bytes_max=config.max_object_size,
+            writes_max=config.max_partial_writes,
+            memory_bytes_max=config.max_in_mem_partial_bytes,
+            quota_bytes=config.partial_quota,
+            partial_ttl_s=config.partial_ttl,
+            is_atomic=config.atomic_publish,
+        )
 
     def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
         config = self._config
@@ -174,10 +192,16 @@ class Storage(Core):
             try:
                 for attachment in list(self._attachments):
                     attachment.detach()
+                self._close_objects()
                 super().close()
             finally:
                 if self._claim is not None:
                     self._claim.release()
+
+    def _close_objects(self) -> None:
+        objects: ObjectManager | None = getattr(self, "_objects", None)
+        if objects is not None:
+            objects.close()
 
     def __enter__(self) -> Self:
         return self
@@ -222,6 +246,11 @@ class Storage(Core):
         if found is None:
             return None
         value, meta = found[:2]
+        if engine_flags_of(meta):
+            loaded = self.load_object(key, found)
+            if loaded is None:
+                return None
+            value = loaded
         return Entry(value, Meta.decode(meta) if meta else None)
 
     def touch(self, key: Key, ttl: float | None) -> bool:
@@ -247,6 +276,19 @@ class Storage(Core):
             if replaced is not None:
                 return replaced
         return False
+
+    def sync(self) -> None:
+        """Make everything put or deleted so far durable; returns when it is.
+
+        Ranges of unfinished objects, too: what of them is in memory only is stored first.
+
+        Raises:
+            ObjectShedError: That was shed.
+            DiskIOError, DeadlineError: As `Core.sync`.
+        """
+        if not self._objects.sparse.save():
+            raise ObjectShedError("the ranges of an unfinished object were not accepted")
+        super().sync()
 
     # Batches
 
@@ -281,71 +323,6 @@ class Storage(Core):
                 batch.clear()
         return found + len(batch) - self.get_many(batch).count(None)
 
-    # Purges and walks
-
-    def delete_prefix(self, prefix: Key, *, progress: Progress | None = None) -> int:
-        """Delete every entry whose key starts with `prefix`; how many there were.
-
-        Exact for all entries put before the call. Durable after `sync()`, as every delete.
-
-        Args:
-            prefix: bytes or str (UTF-8), not empty: `clear` deletes everything.
-            progress: Called with (done, total) while the store is walked.
-
-        *Cost*: reads the whole disk tier once, without the GIL; memory for the keys found.
-        """
-        return sum(map(self.delete, find_keys(self, _text(prefix, "prefix"), None, progress)))
-
-    def purge_tag(self, tag: str, soft: bool = False, *, progress: Progress | None = None) -> int:
-        """Delete every entry that has `tag`, or make it stale; how many there were.
-
-        Exact for all entries put before the call.
-
-        Args:
-            tag: One of the tags given to `put`.
-            soft: Make fresh entries stale instead: `get` then misses, `get_entry` still finds them
-                for revalidation. Their `ttl` stays.
-            progress: Called with (done, total) while the store is walked.
-
-        *Cost*: reads the tagged blocks of the disk tier, without the GIL; memory for the keys.
-        """
-        if not isinstance(tag, str):
-            raise TypeError(f"the tag is {type(tag).__name__}, not str")
-        keys = find_keys(self, None, _text(tag, "tag"), progress)
-        if not soft:
-            return sum(map(self.delete, keys))
-        return sum([self._make_stale(key, tag) for key in keys])
-
-    def _make_stale(self, key: Key, tag: str) -> bool:
-        for _ in range(REPLACE_TRIES):
-            found = self.read_entry(key)
-            if found is None or not found[1]:
-                return False
-            value, encoded, expiry_us, version, location = found
-            meta = Meta.decode(encoded)
-            now_us = time.time_ns() // 1000
-            if tag not in meta.tags or not meta.is_fresh(now_us):
-                return False  # replaced by one without the tag, or stale already
-            stale = meta.with_fresh_until(now_us).encode()
-            replaced = self.replace(key, value, stale, expiry_us, version, location)
-            if replaced is not None:
-                if not replaced:
-                    self.delete(key)  # shed: it must not stay fresh
-                self._soft_purge_count += 1
-                return True
-        return False
-
-    def clear(self) -> None:
-        """Delete everything, durably when it returns. *Cost*: a page per region, a checkpoint."""
-        self.clear_all()
-
-    def scrub(self, *, progress: Progress | None = None) -> ScrubReport:
-        """Verify every checksum on disk and drop what fails.
-
-        *Cost*: reads the whole disk tier once, without the GIL.
-        """
-        return scrub_regions(self, progress)
-
     # Observing
 
     def stats(self) -> StatsSnapshot:
@@ -362,6 +339,7 @@ class Storage(Core):
             queue_depth=config.queue_depth,
             uptime_seconds=time.monotonic() - self._opened_s,
             soft_purge_count=self._soft_purge_count,
+            objects=self._objects.stats(),
         )
         return build_snapshot(self.counters(), {} if engine is None else engine.stats(), facts)
 
@@ -462,14 +440,6 @@ def several_keys(keys: Iterable[Key]) -> Iterable[Key]:
     if isinstance(keys, (str, bytes)):
         raise KeyTypeError("one key was given where several are expected", hint="pass a list")
     return keys
-
-
-def _text(value: Key, what: str) -> bytes:
-    if not isinstance(value, (str, bytes)):
-        raise KeyTypeError(f"the {what} is {type(value).__name__}", hint="use bytes or str")
-    if not value:
-        raise ArgumentError(f"the {what} is empty", hint="use clear() to delete everything")
-    return value.encode() if isinstance(value, str) else value
 
 
 # Stores that are open: closed in good order when the interpreter ends, while threads and modules

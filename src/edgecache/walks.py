@@ -34,11 +34,7 @@ class Walkable(Protocol):
     ) -> list[bytes]: ...
 
     def walk_region(
-        self,
-        region: int,
-        prefix: bytes | None = None,
-        tag: bytes | None = None,
-        verify: bool = False,
+        self, region: int, prefix: bytes | None = None, tag: bytes | None = None
     ) -> tuple[list[bytes], int, int, int]: ...
 
 
@@ -68,7 +64,7 @@ def scrub_regions(core: Walkable, progress: Progress | None) -> ScrubReport:
     sums = [0, 0, 0]
 
     def visit_region(region: int) -> None:
-        for place, count in enumerate(core.walk_region(region, verify=True)[1:]):
+        for place, count in enumerate(core.walk_region(region)[1:]):
             sums[place] += count
 
     _walk(core, None, visit_region, progress)

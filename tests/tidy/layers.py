@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 # exact name goes before a pattern of another row (`_segment_format` is a format, not a part).
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
-    ("kernels on bytes", ("_hash",)),
+    ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum")),
+    ("shared", ("_status", "_checksum", "_read_buffers")),
     ("formats", ("_meta", "_segment_format", "_evict", "_evict_*")),
     ("io", ("_io", "_io_*")),
     (
@@ -37,7 +37,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root")),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
+    ("objects", ("objects",)),
     ("walks", ("walks",)),
+    ("purges", ("purges",)),
     ("storage", ("storage",)),
     ("async storage", ("aio",)),
     ("package", ("__init__",)),
@@ -62,14 +64,14 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 # Native modules that Python files may use, by file. Nothing else in Python touches a native module.
 NATIVE_USERS: dict[str, frozenset[str]] = {
     "storage": frozenset({"_core", "_core_blob", "_io", "_io_memory"}),
-    "aio": frozenset({"_core", "_core_blob", "_io_memory"}),
+    "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),
     "loop_reader": frozenset({"_core_async", "_core_read"}),
     "__init__": frozenset({"_core_blob"}),
     "meta": frozenset({"_meta"}),  # one codec: the public Meta is encoded by the native one
 }
 
 # Kernels: whole functions in a header, no module of their own.
-KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug")
+KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans")
 
 # `_testing_*` modules give tests access to internals: they may see anything, nothing sees them.
 TESTING = "_testing*"

@@ -26,10 +26,11 @@ ENGINE_NAMES = {
     "abandon", "check", "clear_all", "counters", "encode_meta", "needs_disk", "peek",
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
-    "walk_memory", "walk_region", "attach",
+    "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
+    "value_bytes_max",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
-NOT_AWAITED = {"memoize", "config", "closed"}
+NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}
 
 
 def config_of(engine: str, root: Path) -> Config:

@@ -362,7 +362,7 @@ def test_every_field_has_a_variable() -> None:
         write_budget="1GB", max_object_size="1MB", front_size=0, checkpoint_interval=30,
         small_ratio=0.2, reinsert=False, namespace="n", default_ttl=60,
         locked_memory="1MiB", max_partial_writes=4, max_in_mem_partial_bytes=4096,
-        atomic_publish=False,
+        atomic_publish=False, chunk_size="1MiB", partial_quota="1GiB", partial_ttl=60,
     )  # fmt: skip
     same = {"layout", "max_key", "shared", "sqpoll", "iopoll"}
     for name, value in config.to_dict().items():

@@ -19,7 +19,16 @@ from edgecache.errors import (
     MetaVersionError,
     ValueTooLargeError,
 )
-from edgecache.meta import FLAG_HEADERS_ZSTD, FRESH_FOREVER, Meta, ProjectionTrailer
+from edgecache.meta import (
+    ENGINE_FLAGS,
+    ENGINE_OBJECT,
+    ENGINE_PART,
+    FLAG_HEADERS_ZSTD,
+    FRESH_FOREVER,
+    Meta,
+    ProjectionTrailer,
+    engine_flags_of,
+)
 
 OK, CORRUPT, INVALID, VERSION, TRUNCATED = 0, 6, 8, 15, 16
 FIXED_BYTES = 80
@@ -146,7 +155,19 @@ def test_arbitrary_bytes_with_a_fitting_checksum_are_valid_or_refused_by_name(
     assert decoded.encode() == sealed
 
 
-@pytest.mark.parametrize("bit", range(1, 8))
+@pytest.mark.parametrize("flag", [ENGINE_OBJECT, ENGINE_PART, ENGINE_FLAGS])
+def test_flags_of_the_engine_are_neither_shown_nor_taken(flag: int) -> None:
+    meta = Meta(created=1, updated=2, flags=0x0100)
+    encoded = meta.encode_as(flag)
+    assert engine_flags_of(encoded) == flag
+    assert engine_flags_of(meta.encode()) == engine_flags_of(b"") == 0
+    assert Meta.decode(encoded) == meta
+    with pytest.raises(MetaFieldError) as caught:
+        Meta(created=1, updated=2, flags=flag).encode()
+    assert caught.value.field == "flags"
+
+
+@pytest.mark.parametrize("bit", range(3, 8))
 def test_reserved_flag_is_refused_by_both_sides(bit: int) -> None:
     with pytest.raises(MetaFieldError) as caught:
         Meta.decode(layout([], flags=1 << bit))

@@ -20,13 +20,11 @@ from edgecache import AsyncStorage, Config, Storage, errors
 from edgecache._io_memory import MemoryDisk
 from edgecache._testing_io import disturb, fail, heal, hold, release
 from edgecache.metrics.names import METRICS
+from edgecache.objects.head import decode_head
 
 KIB = 1024
 
 CANNOT_MOVE = {
-    "requests.stream_attaches": "streaming writes are not part of this version",
-    "requests.stream_attach_misses": "streaming writes are not part of this version",
-    "requests.partial_writes": "streaming writes are not part of this version",
     "io.direct_refused": "depends on the file system; test_snapshot covers the mapping",
     "requests.shed.no_memory": "the allocator must fail for it",
 }
@@ -186,8 +184,40 @@ def a_write_budget_that_runs_out(root: Path) -> set[str]:
 
 def values_that_fit_nowhere(root: Path) -> set[str]:
     with Storage(memory_config()) as store:
-        assert not store.put("larger than a region", bytes(2 << 20))
+        assert not store.put("larger than the disk may hold", bytes(13 << 20))
         return moved(store)
+
+
+def objects_of_any_size(root: Path) -> set[str]:
+    disk = MemoryDisk()
+    config = memory_config(disk="64MiB", max_partial_writes=1, max_in_mem_partial_bytes="1MiB")
+    with Storage(config, disk=disk) as store:
+        miss = store.get_miss_handler("stream")
+        store.lookup_streaming_write("stream", miss.streaming_write_tag)
+        store.lookup_streaming_write("stream", bytes(8))
+        with pytest.raises(errors.PartialWritesError):
+            store.get_miss_handler("another")
+        store.create_sparse("sparse", 1 << 20)
+        store.write_range("sparse", 5, b"bytes")
+        with pytest.raises(errors.RangeMissingError):
+            store.read_range("sparse", 0, 10)
+        seen = moved(store)
+        miss.abort()
+        store.put("rotten", bytes(4 << 20))
+        store.flush()
+        head = decode_head(store.read_entry("rotten")[0])  # type: ignore[index]
+        assert head is not None
+        # Another chunk in the place of this one: intact for the engine, wrong for the object.
+        objects = store._objects.backend
+        assert objects.put_part(head.object_id, 1, bytes([1]) * head.chunk_bytes)
+        store.put_many((f"k{number}", bytes(4000)) for number in range(1000))
+        store.flush()
+        assert store.get("rotten") is None
+        fail(disk, "write", errno.EIO, count=-1)
+        with store.get_miss_handler("shed") as miss, pytest.raises(errors.ObjectShedError):
+            miss.write(bytes(30 << 20))
+        heal(disk)
+        return seen | moved(store)
 
 
 def a_full_disk(root: Path) -> set[str]:
@@ -333,6 +363,12 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     },
     a_write_budget_that_runs_out: {"requests.shed.write_budget", "disk.write_budget_level"},
     values_that_fit_nowhere: {"requests.shed.too_large"},
+    objects_of_any_size: {
+        "requests.stream_attaches", "requests.stream_attach_misses", "requests.partial_writes",
+        "objects.aborted_writes", "objects.refused_writes", "objects.shed_writes",
+        "objects.sparse", "objects.sparse_bytes", "objects.memory_bytes", "objects.holes",
+        "objects.hash_mismatches",
+    },
     a_full_disk: {"requests.shed.no_space", "errors.open"},
     a_dying_disk: {
         "disk.is_read_only", "requests.shed.read_only", "requests.shed.io_error",

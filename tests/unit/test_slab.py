@@ -118,3 +118,21 @@ def test_residency_stays_within_the_budget_when_the_area_is_larger() -> None:
         if number % 100 == 0:
             assert shard.check() == 0
             assert shard.resident_bytes() <= MIB
+
+
+@pytest.mark.parametrize("filled_bytes", [MIB // 2, 3 * MIB, 5 * MIB])
+def test_huge_pages_never_make_more_resident_than_the_budget(filled_bytes: int) -> None:
+    """Also while the budget falls into a span that came whole and is filled only in part."""
+    shard = MemoryHarness("lru", 6 * MIB, area_bytes=8 * MIB)
+    for number in range(filled_bytes // 2112):
+        assert shard.put(number, b"x" * 2000)
+    assert shard.resident_bytes() <= 6 * MIB
+    for budget_bytes in (5 * MIB, 3 * MIB + 65536, 2 * MIB - 65536, MIB):
+        assert shard.set_budget(budget_bytes) == 0
+        assert shard.check() == 0
+        assert shard.resident_bytes() <= budget_bytes
+    assert shard.set_budget(8 * MIB) == 0
+    for number in range(4000):
+        assert shard.put(number, b"y" * 2000)
+    assert shard.check() == 0
+    assert shard.resident_bytes() <= 8 * MIB

@@ -162,8 +162,18 @@ class Config:
             Size(), "bytes written to disk per day before admission tightens; 0: no limit"
         ),
     )
-    max_object_size: int = field(
-        default=64 * MIB, metadata=_about(Size(minimum=1), "largest object that is admitted")
+    max_object_size: int | None = field(
+        default=None,
+        metadata=_about(
+            Size(minimum=1, optional=True), "largest object that is admitted; none: no limit"
+        ),
+    )
+    chunk_size: int = field(
+        default=4 * MIB,
+        metadata=_about(
+            Size(minimum=64 * KIB, maximum=64 * MIB, multiple=64 * KIB),
+            "parts that large objects are stored in; smaller where region or shard are small",
+        ),
     )
     max_key: int = field(
         default=KEY_BYTES_MAX,
@@ -234,6 +244,18 @@ class Config:
         default=None,
         metadata=_about(
             Size(optional=True), "memory for unfinished objects before they spill; none: no limit"
+        ),
+    )
+    partial_quota: int | None = field(
+        default=None,
+        metadata=_about(
+            Size(optional=True), "bytes that all unfinished sparse objects may hold; none: no limit"
+        ),
+    )
+    partial_ttl: float = field(
+        default=86400.0,
+        metadata=_about(
+            Duration(minimum=1), "lifetime of an unfinished sparse object, from its last save"
         ),
     )
     atomic_publish: bool = field(

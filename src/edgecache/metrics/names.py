@@ -81,6 +81,16 @@ METRICS: tuple[Metric, ...] = (
         "requests.stream_attach_misses", "stream_attach_miss", "Readers that found no such write."
     ),
     _gauge("requests.partial_writes", "partial_writes", "Streaming writes in progress."),
+    _counter("objects.aborted_writes", "aborted_writes", "Streaming writes given up."),
+    _counter("objects.refused_writes", "refused_writes", "Streaming writes not started."),
+    _counter("objects.shed_writes", "shed_writes", "Streams and ranges not accepted whole."),
+    _gauge("objects.sparse", "sparse_objects", "Unfinished sparse objects."),
+    _gauge("objects.sparse_bytes", "sparse_bytes", "Bytes present in unfinished sparse objects."),
+    _gauge("objects.memory_bytes", "partial_memory_bytes", "Memory of unfinished objects."),
+    _counter("objects.holes", "holes", "Reads of objects that found bytes missing."),
+    _counter(
+        "objects.hash_mismatches", "hash_mismatches", "Chunks whose content hash did not match."
+    ),
     _gauge("memory.budget_bytes", "memory_budget_bytes", "Budget of the RAM tier."),
     _gauge("memory.used_bytes", "memory_bytes", "RAM tier in use, metadata included."),
     _gauge("memory.item_bytes", "memory_item_bytes", "RAM tier in use by objects."),

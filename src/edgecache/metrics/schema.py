@@ -71,6 +71,19 @@ class RequestStats(TypedDict):
     partial_writes: int  # streaming writes in progress now
 
 
+class ObjectStats(TypedDict):
+    """Objects of any size: streams, chunks, sparse objects."""
+
+    aborted_writes: int  # streams given up, by their writer or because a part was shed
+    refused_writes: int  # streams not started: max_partial_writes, or no memory left for them
+    shed_writes: int  # streams and ranges of which a part was shed
+    sparse: int  # unfinished sparse objects known to this process
+    sparse_bytes: int  # present in them
+    memory_bytes: int  # of chunks being filled, and reserved for streams under a limit
+    holes: int  # reads that found bytes missing
+    hash_mismatches: int  # chunks whose content was not what the object says
+
+
 class MemoryStats(TypedDict):
     """The RAM tier and the table of ready objects in front of it."""
 
@@ -179,6 +192,7 @@ class StatsSnapshot(TypedDict):
 
     engine: EngineStats
     requests: RequestStats
+    objects: ObjectStats
     memory: MemoryStats
     index: IndexStats
     disk: DiskStats

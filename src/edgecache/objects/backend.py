@@ -1,0 +1,170 @@
+"""Where the parts of objects are kept: a small protocol, and its implementation on the region log.
+
+A backend stores parts by (object id, number) and heads by key, and knows nothing about either. A
+file layout implements the same protocol.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from edgecache.errors import StoreClosedError
+from edgecache.meta import ENGINE_PART, FRESH_FOREVER, Meta
+from edgecache.objects.keys import part_key
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+# Parts live as long as the budget allows; only heads expire.
+PART_META = Meta(created=0, updated=0, fresh_until=FRESH_FOREVER).encode_as(ENGINE_PART)
+
+
+class Stored(NamedTuple):
+    """An entry as `read_entry` of the engine returns it; the last two name this very version."""
+
+    value: bytes
+    meta: bytes
+    expiry_us: int
+    version: int
+    location: int
+
+
+class View(Protocol):
+    """Bytes in place, pinned until released."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def release(self) -> None: ...
+
+
+class Engine(Protocol):
+    """The part of `Core` that objects use."""
+
+    @property
+    def value_bytes_max(self) -> int: ...
+    def read_entry(self, key: bytes | str) -> tuple[bytes, bytes, int, int, int] | None: ...
+    def get_many(self, keys: Iterable[bytes | str]) -> list[bytes | None]: ...
+    def view(self, key: bytes | str) -> Any: ...
+    def needs_disk(self, key: bytes | str) -> bool: ...
+    def exists(self, key: bytes | str) -> bool: ...
+    def delete(self, key: bytes | str) -> bool: ...
+    def expiry_at(self, ttl: float | None) -> int: ...
+    def put_encoded(self, key: bytes | str, value: Buffer, meta: bytes, expiry_us: int) -> bool: ...
+    def replace(
+        self,
+        key: bytes | str,
+        value: bytes,
+        meta: bytes,
+        expiry_us: int,
+        version: int,
+        location: int,
+    ) -> bool | None: ...
+
+
+class Backend(Protocol):
+    """What holds parts and heads.
+
+    A put returns False when it was shed; nothing raises for a sick disk. Parts may vanish at any
+    time (eviction); they never change but by `put_part`.
+    """
+
+    @property
+    def part_bytes_max(self) -> int: ...
+    def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
+    def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
+    def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
+        """The keys of the parts where they are entries that an event loop can read, else None."""
+
+    def view_part(self, object_id: bytes, number: int) -> View | None:
+        """A part in place where that needs no I/O, else None."""
+
+    def is_cold(self, object_id: bytes, number: int) -> bool:
+        """Whether reading the part needs the disk."""
+
+    def has_part(self, object_id: bytes, number: int) -> bool:
+        """Whether the part is there, as far as memory knows: no I/O."""
+
+    def delete_parts(self, object_id: bytes, numbers: Iterable[int]) -> None: ...
+    def has_head(self, key: bytes | str) -> bool:
+        """Whether the key has an entry, as far as memory knows: no I/O, nothing counted."""
+
+    def get_head(self, key: bytes | str) -> Stored | None: ...
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool: ...
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
+        """A head that never expires."""
+
+    def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
+        """Another meta over this very version; None: it is another one now."""
+
+    def delete_head(self, key: bytes | str) -> bool: ...
+
+
+class LogBackend:
+    """Parts and heads as ordinary entries of the engine: RAM tier, region log, eviction and all.
+
+    *Thread-safety*: every method, any thread.
+    """
+
+    __slots__ = ("_engine", "part_bytes_max")
+
+    def __init__(self, engine: Engine) -> None:
+        # Weak: the store holds this object.
+        self._engine = weakref.ref(engine)
+        self.part_bytes_max = engine.value_bytes_max
+
+    def _open(self) -> Engine:
+        engine = self._engine()
+        if engine is None:
+            raise StoreClosedError("the store is closed", hint="open it again")
+        return engine
+
+    def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
+        return self._open().put_encoded(part_key(object_id, number), data, PART_META, 0)
+
+    def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]:
+        return self._open().get_many([part_key(object_id, number) for number in numbers])
+
+    def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
+        return [part_key(object_id, number) for number in numbers]
+
+    def view_part(self, object_id: bytes, number: int) -> View | None:
+        key, engine = part_key(object_id, number), self._open()
+        view: View | None = None if engine.needs_disk(key) else engine.view(key)
+        return view
+
+    def is_cold(self, object_id: bytes, number: int) -> bool:
+        return self._open().needs_disk(part_key(object_id, number))
+
+    def has_part(self, object_id: bytes, number: int) -> bool:
+        return self.has_head(part_key(object_id, number))
+
+    def delete_parts(self, object_id: bytes, numbers: Iterable[int]) -> None:
+        engine = self._open()
+        for number in numbers:
+            engine.delete(part_key(object_id, number))
+
+    def has_head(self, key: bytes | str) -> bool:
+        engine = self._open()
+        # On disk: a slot with the key's tag; the key itself is compared when it is read.
+        return engine.needs_disk(key) or engine.exists(key)
+
+    def get_head(self, key: bytes | str) -> Stored | None:
+        found = self._open().read_entry(key)
+        return None if found is None else Stored(*found)
+
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+        engine = self._open()
+        return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
+
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
+        return self._open().put_encoded(key, value, meta, 0)
+
+    def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
+        return self._open().replace(
+            key, head.value, meta, head.expiry_us, head.version, head.location
+        )
+
+    def delete_head(self, key: bytes | str) -> bool:
+        return self._open().delete(key)

@@ -1,0 +1,34 @@
+"""What objects count; `stats()` shows it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+COUNTED = (
+    "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
+    "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
+    "too_large",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counters of one store. *Thread-safety*: change them under `lock`."""
+
+    stream_attaches: int = 0
+    stream_attach_misses: int = 0
+    aborted_writes: int = 0
+    refused_writes: int = 0
+    shed_writes: int = 0
+    holes: int = 0
+    hash_mismatches: int = 0
+    purged_evictions: int = 0
+    engine_evictions: int = 0
+    too_large: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, name: str, count: int = 1) -> None:
+        """Count."""
+        with self.lock:
+            setattr(self, name, getattr(self, name) + count)

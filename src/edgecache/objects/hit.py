@@ -1,0 +1,217 @@
+"""Reading an object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from edgecache.errors import ArgumentError, RangeError, StoreClosedError
+from edgecache.meta import Meta
+from edgecache.objects.ranges import Range
+from edgecache.objects.source import Piece, Source, StreamSource, Wait
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import Buffer
+
+# The most that read(-1) of a value in one piece returns at a time.
+PIECE_BYTES_MAX = 4 << 20
+
+
+class HitState:
+    """What hits of both kinds know, and everything that does not wait.
+
+    Invariant: `position` <= `end` where an end is set, and neither goes beyond the object.
+    """
+
+    __slots__ = ("_end", "_is_closed", "_position", "_source", "_version", "key", "meta")
+
+    def __init__(
+        self, key: bytes, meta: Meta | None, version: int | Callable[[], int], source: Source
+    ) -> None:
+        self.key = key
+        self.meta = meta
+        self._version = version
+        self._source = source
+        self._position = 0
+        self._end: int | None = None
+        self._is_closed = False
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the whole object; None while it is being written."""
+        return self._source.size
+
+    @property
+    def version(self) -> int:
+        """Names the generation that is read: another object under the key has another one."""
+        if not isinstance(self._version, int):
+            self._version = self._version()
+        return self._version
+
+    @property
+    def source(self) -> str:
+        """Where its first byte came from: "memory", "disk" or "stream"."""
+        return self._source.name
+
+    @property
+    def weight(self) -> int:
+        """Bytes that an eviction policy should count for it."""
+        return self._source.limit
+
+    @property
+    def position(self) -> int:
+        """Where the next read begins."""
+        return self._position
+
+    def should_count_access(self) -> bool:
+        """Whether it is a hit on a complete object, which a policy should hear of."""
+        return self._source.is_counted
+
+    def can_seek(self) -> bool:
+        """Whether `seek` works: always; in a write in progress within what is written."""
+        return True
+
+    def can_seek_multipart(self) -> bool:
+        """Whether `seek` may be called again for the next range: always."""
+        return True
+
+    def seek(self, start: int, end: int | None = None) -> None:
+        """Read the bytes of [start, end) next; `end` None: to the end of the object.
+
+        Raises:
+            RangeError: They do not lie in the object.
+        """
+        limit, size = self._source.limit, self._source.size
+        if not 0 <= start <= limit or (
+            end is not None and (end < start or (size is not None and end > size))
+        ):
+            raise RangeError(
+                "the range does not lie in the object", expected=(0, limit), found=(start, end)
+            )
+        self._position = start
+        self._end = end
+
+    def seek_multipart(self, start: int, end: int | None = None) -> None:
+        """As `seek`."""
+        self.seek(start, end)
+
+    def missing(self, start: int, end: int) -> tuple[Range, ...]:
+        """Return the holes of a range, as far as memory knows: () when all should be there.
+
+        *Cost*: one probe of the index per chunk; no I/O.
+        """
+        size = self._source.size
+        if not 0 <= start <= end or (size is not None and end > size):
+            raise RangeError(
+                "the range does not lie in the object", expected=(0, size), found=(start, end)
+            )
+        return self._source.missing(start, end)
+
+    def close(self) -> None:
+        """Let go of the object; idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._source.close()
+
+    def _room(self, size: int) -> int:
+        """How much a read of `size` may take; 0 at the end of the range."""
+        if self._is_closed:
+            raise StoreClosedError("the hit is closed", hint="look the key up again")
+        if size < -1:
+            raise ArgumentError("a size is -1, or 0 and more", found=size)
+        room = PIECE_BYTES_MAX if size == -1 else size
+        # A chunk may be larger than a piece: "the next convenient piece" is then all of it.
+        chunks = getattr(self._source, "_chunks", None)
+        if size == -1 and chunks is not None:
+            room = chunks.chunk_bytes
+        return room if self._end is None else min(room, self._end - self._position)
+
+    def _took(self, piece: Piece) -> Piece:
+        self._position += len(piece)
+        return piece
+
+
+class Hit(HitState):
+    """An object that was found; read it with `read`, `readinto` or a loop over its pieces.
+
+        with store.lookup("key") as hit:
+            for piece in hit:
+                ...
+
+    It is pinned to one generation of the object. When that is replaced, reading goes on with its
+    own bytes as long as they are there; then ObjectChangedError.
+
+    *Thread-safety*: one thread at a time. *Cost*: one or two chunks of memory.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def read(self, n: int = -1) -> bytes:
+        """Return up to `n` bytes, b"" at the end; -1: the next convenient piece (to a chunk's end).
+
+        Of a write in progress it waits for the writer when nothing is at hand.
+
+        Raises:
+            RangeMissingError: The next bytes are gone; `missing` says which.
+            ObjectChangedError: Likewise, and the key has another object now.
+            StreamAbortedError: The writer gave up.
+        """
+        piece = self._next(n)
+        return piece if isinstance(piece, bytes) else bytes(piece)
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill a buffer; how many bytes, less than its size only at the end of the range.
+
+        Of a write in progress it returns what is at hand, after waiting for at least one byte.
+        """
+        target = memoryview(buffer).cast("B")
+        filled = 0
+        while filled < len(target):
+            if filled and self._position >= self._source.limit:
+                break
+            piece = self._next(len(target) - filled)
+            if not piece:
+                break
+            target[filled : filled + len(piece)] = piece
+            filled += len(piece)
+        return filled
+
+    def _next(self, size: int) -> Piece:
+        room = self._room(size)
+        while room:
+            piece = self._source.take(self._position, room)
+            if piece is None:
+                numbers = self._source.wanted(self._position)
+                self._source.supply(numbers, self._source.fetch(numbers))
+            elif isinstance(piece, Wait):
+                assert isinstance(self._source, StreamSource)
+                self._source.stream.wait(self._position)
+            else:
+                return self._took(piece)
+        return b""
+
+    def finish(self) -> None:
+        """Be done with it, as `close`."""
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self.read():
+            yield piece
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_is_closed"):
+            self.close()

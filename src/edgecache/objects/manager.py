@@ -1,0 +1,492 @@
+"""The objects of one store: writes in progress, pins, publishing, and finding things again.
+
+Invariants (under `_lock`):
+
+1. `_writes[key][write_id]` holds exactly the writes that are open.
+2. The parts of an object id are deleted when it is doomed (replaced, purged, aborted) and its last
+   reader has gone, whichever comes later.
+3. Publishing a head reads what it replaces and puts the new one under `_publish_lock`, so that of
+   two writers the parts of the one that lost are given back.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import xxhash
+
+from edgecache.entry import Availability, PurgeType
+from edgecache.errors import PartialWritesError, ValueTooLargeError
+from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
+from edgecache.objects.backend import Backend, Stored
+from edgecache.objects.budget import Budget
+from edgecache.objects.counters import COUNTED, Counters
+from edgecache.objects.head import STATE_COMPLETE, Head, decode_head
+from edgecache.objects.hit import Hit
+from edgecache.objects.keys import TABLE_BASE
+from edgecache.objects.miss import Miss
+from edgecache.objects.ranges import RangeSet
+from edgecache.objects.source import Chunks, ObjectSource, Source, StreamSource, ValueSource
+from edgecache.objects.sparse_set import SparseSet
+from edgecache.objects.stream import StreamState, StreamWrite
+from edgecache.objects.table import PAGE_CHUNKS, HashTable
+
+CHUNK_BYTES_MIN = 16384
+# A region or a shard holds at least so many chunks.
+CHUNKS_PER_UNIT = 8
+PUBLISHED_HELD = 1024
+REPLACE_TRIES = 100
+# What `get` of a whole object gathers at a time.
+GATHER_CHUNKS = 8
+
+Found = tuple[Meta | None, "int | Callable[[], int]", Source]
+
+
+class ObjectManager:
+    """See the module.
+
+    Args:
+        backend: Where parts and heads are.
+        chunk_bytes: The configured size of chunks; smaller ones are used where these do not fit.
+        capacity_bytes: What the store can hold; a write beyond is shed before it evicts itself.
+        object_bytes_max, writes_max, memory_bytes_max, quota_bytes: Limits of the configuration,
+            None: none.
+        partial_ttl_s: Lifetime of an unfinished sparse object.
+        is_atomic: Whether a write in progress is hidden from `lookup`.
+
+    *Thread-safety*: every method, any thread.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        chunk_bytes: int,
+        capacity_bytes: int,
+        object_bytes_max: int | None,
+        writes_max: int | None,
+        memory_bytes_max: int | None,
+        quota_bytes: int | None,
+        partial_ttl_s: float,
+        is_atomic: bool,
+    ) -> None:
+        self.backend = backend
+        self.counters = Counters()
+        self.object_bytes_max = object_bytes_max
+        self.capacity_bytes = capacity_bytes
+        self.chunk_bytes = chunk_bytes
+        while self.chunk_bytes > CHUNK_BYTES_MIN and (
+            self.chunk_bytes * CHUNKS_PER_UNIT > backend.part_bytes_max
+        ):
+            self.chunk_bytes //= 2
+        self._writes_max = writes_max
+        self.budget = Budget(self.counters, memory_bytes_max, quota_bytes)
+        self.sparse = SparseSet(backend, self.budget, self.next_generation, partial_ttl_s)
+        self._is_atomic = is_atomic
+        self._lock = threading.RLock()
+        self._publish_lock = threading.RLock()
+        self._writes: dict[bytes, dict[int, StreamWrite]] = {}
+        self._write_count = 0
+        self._last_id = 0
+        self._published: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+        self._pins: dict[bytes, int] = {}
+        self._doomed: dict[bytes, list[int]] = {}
+
+    # Writing
+
+    def next_generation(self) -> int:
+        """Return a number that no write of this store had, also before a restart."""
+        with self._lock:
+            self._last_id = max(self._last_id + 1, time.time_ns())
+            return self._last_id
+
+    def open_write(
+        self,
+        key: bytes,
+        meta: Meta | None,
+        ttl: float | None,
+        tags: Iterable[str],
+        size: int | None,
+        *,
+        is_admitted: bool = False,
+    ) -> Miss:
+        """Start a write. `is_admitted`: it is a put, which no limit on streams concerns."""
+        meta = meta_with(meta, tags)
+        meta.encode()  # its errors are the caller's, and now is the time
+        if size is not None and self.object_bytes_max is not None and size > self.object_bytes_max:
+            raise ValueTooLargeError(
+                "the object is larger than `max_object_size`",
+                expected=self.object_bytes_max,
+                found=size,
+            )
+        write_id = self.next_generation()
+        with self._lock:
+            limit = None if is_admitted else self._writes_max
+            if limit is not None and self._write_count >= limit:
+                self.counters.add("refused_writes")
+                raise PartialWritesError("too many streaming writes are open", expected=limit)
+            chunk_bytes = self._reserve(is_admitted)
+            stream = StreamWrite(self.backend, key, write_id, meta, chunk_bytes)
+            stream.is_reserved = not is_admitted
+            self._writes.setdefault(key, {})[write_id] = stream
+            self._write_count += not is_admitted
+            self._pins[stream.object_id] = 1
+        return Miss(self, stream, ttl, size)
+
+    def _reserve(self, is_admitted: bool) -> int:
+        """The chunk size of a new write: its memory, so smaller when little is left."""
+        chunk_bytes = self.chunk_bytes
+        if is_admitted:
+            return chunk_bytes
+        while not self.budget.reserve_stream(chunk_bytes):
+            if chunk_bytes <= CHUNK_BYTES_MIN:
+                self.counters.add("refused_writes")
+                raise PartialWritesError(
+                    "unfinished objects take all of `max_in_mem_partial_bytes`",
+                    expected=self.budget.memory_limit,
+                )
+            chunk_bytes //= 2
+        return chunk_bytes
+
+    def end_write(self, stream: StreamWrite, state: StreamState) -> bool:
+        """Take a write out of the table; False when it was out already."""
+        with self._lock:
+            ours = self._writes.get(stream.key, {})
+            if ours.pop(stream.write_id, None) is None:
+                return False
+            if not ours:
+                self._writes.pop(stream.key, None)
+            self._write_count -= stream.is_reserved
+        if stream.is_reserved:
+            self.budget.release_stream(stream.chunk_bytes)
+
+        def settle() -> None:
+            stream.state = state
+
+        stream.change(settle)
+        self._unpin(stream.object_id)
+        return True
+
+    def abort_write(self, stream: StreamWrite) -> None:
+        """End a write without publishing it; its parts go. Idempotent."""
+        if self.end_write(stream, StreamState.ABORTED):
+            self.counters.add("aborted_writes")
+            count = -(-stream.written // stream.chunk_bytes)
+            self._doom(stream.object_id, [*range(count), *stream.table.page_numbers()])
+
+    def abort_all(self) -> None:
+        """Abort every open write: the store closes, or what it had of them is gone."""
+        with self._lock:
+            streams = [one for ours in self._writes.values() for one in ours.values()]
+        for stream in streams:
+            self.abort_write(stream)
+
+    @property
+    def write_count(self) -> int:
+        """Writes in progress."""
+        return self._write_count
+
+    # Publishing
+
+    def publish_value(self, stream: StreamWrite, content: bytes, ttl: float | None) -> bool:
+        """Publish a short object as an ordinary entry."""
+        meta = stream.meta.encode()
+        if not self._publish(stream.key, content, meta, ttl):
+            return False
+        with self._lock:
+            self._published[stream.key, stream.write_id] = version_of(content)
+            while len(self._published) > PUBLISHED_HELD:
+                self._published.popitem(last=False)
+        return True
+
+    def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: float | None) -> bool:
+        """Publish an object whose parts are stored."""
+        return self._publish(key, head.encode(), meta.encode_as(ENGINE_OBJECT), ttl)
+
+    def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
+        with self._publish_lock:
+            old = self.backend.get_head(key)
+            if not self.backend.put_head(key, value, meta, ttl):
+                return False
+        if old is not None:
+            self.doom_head(old)
+        return True
+
+    # Parts that nobody needs any more
+
+    def doom_head(self, stored: Stored) -> None:
+        """Delete the parts of an object that is no longer published, when nobody reads it."""
+        if not engine_flags_of(stored.meta) & ENGINE_OBJECT:
+            return
+        head = decode_head(stored.value)
+        if head is None:
+            return
+        pages = -(-head.chunk_count // PAGE_CHUNKS) if head.is_paged else 0
+        numbers = [*range(head.chunk_count), *range(TABLE_BASE, TABLE_BASE + pages)]
+        self._doom(head.object_id, numbers)
+
+    def _doom(self, object_id: bytes, numbers: list[int]) -> None:
+        with self._lock:
+            if self._pins.get(object_id):
+                self._doomed[object_id] = numbers
+                return
+        self.backend.delete_parts(object_id, numbers)
+
+    def _pin(self, object_id: bytes) -> None:
+        with self._lock:
+            self._pins[object_id] = self._pins.get(object_id, 0) + 1
+
+    def _unpin(self, object_id: bytes) -> None:
+        with self._lock:
+            self._pins[object_id] -= 1
+            if self._pins[object_id]:
+                return
+            del self._pins[object_id]
+            numbers = self._doomed.pop(object_id, None)
+        if numbers is not None:
+            self.backend.delete_parts(object_id, numbers)
+
+    # Reading
+
+    def lookup(self, key: bytes) -> Found | None:
+        """Find what `key` has."""
+        stored = self.backend.get_head(key)
+        if stored is None:
+            return None if self._is_atomic else self._any_write(key)
+        return self._found(key, stored)
+
+    def lookup_write(self, key: bytes, tag: bytes) -> Found | None:
+        """Find exactly the write of a tag, or what it published."""
+        write_id = int.from_bytes(tag, "big") if len(tag) == 8 else 0
+        with self._lock:
+            stream = self._writes.get(key, {}).get(write_id)
+            if stream is not None:
+                return self._attach_locked(key, stream)
+            version = self._published.get((key, write_id))
+        stored = self.backend.get_head(key)
+        if stored is not None:
+            if engine_flags_of(stored.meta) & ENGINE_OBJECT:
+                head = decode_head(stored.value)
+                matches = head is not None and head.generation == write_id
+            else:
+                matches = version is not None and version == version_of(stored.value)
+            if matches:
+                return self._found(key, stored)
+        self.counters.add("stream_attach_misses")
+        return None
+
+    def _any_write(self, key: bytes) -> Found | None:
+        with self._lock:
+            ours = self._writes.get(key)
+            return self._attach_locked(key, next(reversed(ours.values()))) if ours else None
+
+    def _attach_locked(self, key: bytes, stream: StreamWrite) -> Found:
+        self.counters.add("stream_attaches")
+        chunks = self._chunks(
+            stream.object_id,
+            stream.chunk_bytes,
+            stream.table,
+            lambda: stream.is_open or self._is_current(key, stream.object_id),
+        )
+        return stream.meta, stream.write_id, StreamSource(chunks, stream)
+
+    def _found(self, key: bytes, stored: Stored) -> Found | None:
+        name = "memory" if stored.version else "disk"
+        meta = Meta.decode(stored.meta) if stored.meta else None
+        if not engine_flags_of(stored.meta) & ENGINE_OBJECT:
+            value = stored.value
+            return meta, lambda: version_of(value), ValueSource(value, name)
+        head = decode_head(stored.value)
+        if head is None or head.state != STATE_COMPLETE:
+            self.counters.add("holes")
+            return None
+        return meta, head.generation, self._object_source(key, head, name)
+
+    def _object_source(self, key: bytes, head: Head, name: str) -> ObjectSource:
+        table = HashTable(self.backend, head.object_id, head)
+        if head.chunk_count and self.backend.is_cold(head.object_id, 0):
+            name = "disk"
+        chunks = self._chunks(
+            head.object_id,
+            head.chunk_bytes,
+            table,
+            lambda: self._is_current(key, head.object_id),
+        )
+        return ObjectSource(chunks, head.size, name)
+
+    def _chunks(
+        self, object_id: bytes, chunk_bytes: int, table: HashTable, is_current: Callable[[], bool]
+    ) -> Chunks:
+        self._pin(object_id)
+        return Chunks(
+            self.backend,
+            self.counters,
+            object_id,
+            chunk_bytes,
+            table,
+            is_current,
+            lambda: self._unpin(object_id),
+        )
+
+    def _is_current(self, key: bytes, object_id: bytes) -> bool:
+        stored = self.backend.get_head(key)
+        if stored is None or not engine_flags_of(stored.meta) & ENGINE_OBJECT:
+            return False
+        head = decode_head(stored.value)
+        return head is not None and head.object_id == object_id
+
+    def load(self, key: bytes, stored: Stored) -> bytes | None:
+        """Return all bytes of the object of a head; None when any of them is gone."""
+        head = decode_head(stored.value)
+        if head is None or head.state != STATE_COMPLETE:
+            self.counters.add("holes")
+            return None
+        source = self._object_source(key, head, "memory")
+        try:
+            pieces: list[bytes] = []
+            numbers = range(head.chunk_count)
+            for start in range(0, head.chunk_count, GATHER_CHUNKS):
+                batch = list(numbers[start : start + GATHER_CHUNKS])
+                parts = source.gather(batch)
+                if parts is None:
+                    return None
+                pieces += parts
+            value = b"".join(pieces)
+            return value if len(value) == head.size else None
+        finally:
+            source.close()
+
+    # Changing what is published
+
+    def purge(self, key: bytes, kind: PurgeType) -> bool:
+        """Delete a published object and an unfinished one; whether there was any."""
+        with self._publish_lock:
+            stored = self.backend.get_head(key)
+            existed = self.backend.delete_head(key)
+        if stored is not None:
+            self.doom_head(stored)
+        was_unfinished = self.sparse.discard(key)
+        if kind is PurgeType.EVICTION and (existed or was_unfinished):
+            self.counters.add("purged_evictions")
+            self.counters.add("engine_evictions", int(existed))
+        return existed or was_unfinished
+
+    def update_meta(self, key: bytes, meta: Meta) -> bool:
+        """Replace the meta; False when there is nothing, or it was shed."""
+        meta.encode()
+        for _ in range(REPLACE_TRIES):
+            stored = self.backend.get_head(key)
+            if stored is None:
+                return False
+            encoded = meta.encode_as(engine_flags_of(stored.meta))
+            replaced = self.backend.replace_head(key, stored, encoded)
+            if replaced is not None:
+                return replaced
+        return False
+
+    def create_sparse(self, key: bytes, size: int, meta: Meta, ttl: float | None) -> None:
+        """Start an unfinished object."""
+        meta.encode()
+        if self.object_bytes_max is not None and size > self.object_bytes_max:
+            raise ValueTooLargeError(
+                "the object is larger than `max_object_size`",
+                expected=self.object_bytes_max,
+                found=size,
+            )
+        self.sparse.create(key, size, self.chunk_bytes, meta, ttl)
+
+    def finalize(self, key: bytes, ttl: float | None) -> int:
+        """Publish the unfinished object of a key; its size."""
+        found = self.sparse.require(key)
+        if ttl is None and found.head.lifetime_us:
+            ttl = found.head.lifetime_us / 1e6
+        size = found.finish(
+            self.next_generation(), lambda head: self.publish_head(key, head, found.meta, ttl)
+        )
+        self.sparse.forget(key, found)
+        return size
+
+    # Ranges
+
+    def read_range(self, key: bytes, offset: int, length: int) -> bytes | None:
+        """Return a range of the published object, else of the unfinished one."""
+        if not self.backend.has_head(key):
+            unfinished = self.sparse.find(key)
+            if unfinished is not None:
+                return unfinished.read(offset, length)
+        found = self.hit(key, self.lookup(key))
+        if found is None:
+            return None
+        with found:
+            limit = found.weight
+            start, end = min(offset, limit), min(offset + length, limit)
+            found.seek(start, end)
+            pieces = []
+            while start < end:
+                pieces.append(found.read(end - start))
+                if not pieces[-1]:
+                    break
+                start += len(pieces[-1])
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def availability(self, key: bytes) -> Availability | None:
+        """Say what is there of the unfinished object, else of the published one."""
+        unfinished = self.sparse.find(key)
+        if unfinished is not None:
+            return unfinished.availability()
+        if not self.backend.has_head(key):
+            return None
+        found = self.hit(key, self.lookup(key))
+        if found is None or found.size is None:
+            return None
+        with found:
+            size = found.weight
+            holes = found.missing(0, size)
+            there = RangeSet([(0, size)])
+            for hole in holes:
+                there.remove(*hole)
+            return Availability(size, tuple(there), holes, True)
+
+    def forget_all(self) -> None:
+        """Everything is about to be deleted."""
+        self.abort_all()
+        self.sparse.discard_all()
+
+    def stats(self) -> dict[str, int]:
+        """Return the counters and gauges by name."""
+        found = {name: getattr(self.counters, name) for name in COUNTED}
+        found["partial_writes"] = self._write_count
+        found["sparse"] = len(self.sparse)
+        found["sparse_bytes"] = self.budget.present_bytes
+        found["memory_bytes"] = self.budget.memory_used
+        return found
+
+    def close(self) -> None:
+        """Save what is unfinished and sparse, abort the streams. For the end of the store."""
+        self.abort_all()
+        self.sparse.close()
+
+    def hit(self, key: bytes, found: Found | None) -> Hit | None:
+        """Return the synchronous hit of what was found."""
+        return None if found is None else Hit(key, *found)
+
+
+def version_of(value: bytes) -> int:
+    """Return the generation of an ordinary entry: a hash of its bytes."""
+    return int(xxhash.xxh3_64_intdigest(value))
+
+
+def meta_with(meta: Meta | None, tags: Iterable[str]) -> Meta:
+    """Return a meta with these tags added; a new one where there is none."""
+    if isinstance(tags, str):
+        raise TypeError("tags must be a collection of str, not a single one")
+    if meta is None:
+        now_us = time.time_ns() // 1000
+        return Meta(created=now_us, updated=now_us, tags=tuple(tags))
+    if not isinstance(meta, Meta):
+        raise TypeError(f"meta is {type(meta).__name__}, not Meta")
+    added = tuple(tags)
+    return meta.with_tags((*meta.tags, *added)) if added else meta

@@ -1,0 +1,123 @@
+"""One write in progress: what its writer and the readers that tail it share.
+
+Invariants (under `changed`):
+
+1. `written` = stored chunks x chunk_bytes + bytes of the tail, until it is finished.
+2. The bytes below `stored_bytes` are parts of the store, those above are in `tail`; while a chunk
+   is being stored it is still in the tail.
+3. The state leaves OPEN once, to FINISHED or ABORTED. Every reader hears of it; one of an aborted
+   write gets StreamAbortedError however much it could still read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import threading
+import weakref
+from collections.abc import Callable
+
+from edgecache.meta import Meta
+from edgecache.objects.backend import Backend
+from edgecache.objects.keys import new_object_id
+from edgecache.objects.table import HashTable
+
+
+class StreamState(enum.Enum):
+    """Where a write stands."""
+
+    OPEN = 0
+    FINISHED = 1
+    ABORTED = 2
+
+
+class StreamWrite:
+    """A write in progress.
+
+    Args:
+        key: What it is published under.
+        write_id: Names the write, and the object that it publishes (its generation).
+        meta: What readers see at once.
+        chunk_bytes: Size of its chunks.
+
+    *Thread-safety*: one writer; readers from any thread and any event loop.
+    """
+
+    __slots__ = (
+        "__weakref__", "_loops", "changed", "chunk_bytes", "is_reserved", "key", "meta",
+        "object_id", "state", "stored_bytes", "table", "tail", "write_id",
+    )  # fmt: skip
+
+    def __init__(
+        self, backend: Backend, key: bytes, write_id: int, meta: Meta, chunk_bytes: int
+    ) -> None:
+        self.key = key
+        self.write_id = write_id
+        self.meta = meta
+        self.chunk_bytes = chunk_bytes
+        self.object_id = new_object_id()
+        self.table = HashTable(backend, self.object_id)
+        self.changed = threading.Condition()
+        self.state = StreamState.OPEN
+        self.stored_bytes = 0
+        self.is_reserved = False
+        self.tail = bytearray()
+        # Futures of the tasks that wait, by loop; a loop that went away takes its own with it.
+        self._loops: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, list[asyncio.Future[None]]
+        ] = weakref.WeakKeyDictionary()
+
+    @property
+    def tag(self) -> bytes:
+        """The streaming write tag: the write id, 8 bytes, big-endian."""
+        return self.write_id.to_bytes(8, "big")
+
+    @property
+    def written(self) -> int:
+        """Bytes written so far."""
+        return self.stored_bytes + len(self.tail)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may come."""
+        return self.state is StreamState.OPEN
+
+    def change(self, action: Callable[[], None]) -> None:
+        """Change something under the lock and wake everybody who waits."""
+        with self.changed:
+            action()
+            self.changed.notify_all()
+            waiting = list(self._loops.items())
+            self._loops.clear()
+        for loop, futures in waiting:
+            # One call per loop that waits, however many of its tasks do.
+            try:
+                loop.call_soon_threadsafe(_wake, futures)
+            except RuntimeError:
+                continue  # the loop is closed: nobody waits there any more
+
+    def extend(self, data: memoryview) -> None:
+        """Append to the tail."""
+        self.change(lambda: self.tail.extend(data))
+
+    def wait(self, position: int) -> None:
+        """Block until there is something to know beyond `position`: bytes, or the end."""
+        with self.changed:
+            self.changed.wait_for(lambda: not self.is_open or self.written > position)
+
+    def wait_soon(
+        self, position: int, loop: asyncio.AbstractEventLoop
+    ) -> asyncio.Future[None] | None:
+        """As `wait`, as a future of the loop; None when there is nothing to wait for."""
+        with self.changed:
+            if not self.is_open or self.written > position:
+                return None
+            future: asyncio.Future[None] = loop.create_future()
+            self._loops.setdefault(loop, []).append(future)
+            return future
+
+
+def _wake(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
