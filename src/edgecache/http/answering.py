@@ -101,6 +101,8 @@ class Answering:
                 return
             answer = _resolved(answer)
         self.request = request
+        if request.minor:
+            request.relay = self.relay
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
         self.task = shared.loop.create_task(later)
 
@@ -197,6 +199,8 @@ class Answering:
             end = shared.end_keep if request.minor else shared.end_keep_old
         else:
             end = shared.end_close
+        if response.has_date:
+            end = end[shared.date_bytes :]
         out.append(end)
         self.out_bytes += len(response.head) + len(extra) + len(end)
 
@@ -253,6 +257,12 @@ class Answering:
         self.write(refusal(error).head + self.shared.end_close)
         self.write(f"{error.message}\n".encode())
         self.close_soon()
+
+    def relay(self, request: Request, head: bytes) -> None:
+        """Send an interim answer (1xx) to the request that is being answered."""
+        if self.request is request and not self.out and not self.transport.is_closing():
+            self.write(head)
+            self.flush()
 
     # The transport
 

@@ -165,7 +165,8 @@ class Request:
     """
 
     __slots__ = (
-        "block", "body", "keep_alive", "method", "minor", "peer", "scheme", "started_s", "target",
+        "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
+        "target",
     )  # fmt: skip
 
     def __init__(
@@ -181,6 +182,8 @@ class Request:
         connection = block.connection
         self.keep_alive = b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
         self.started_s = 0.0
+        # Sends an interim answer, where the client's version knows them and it can be waited for.
+        self.relay: Callable[[Request, bytes], None] | None = None
 
     @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias
@@ -62,7 +62,7 @@ class Response:
         ArgumentError: A field cannot be sent.
     """
 
-    __slots__ = ("body", "head", "length", "must_close", "status")
+    __slots__ = ("body", "has_date", "head", "length", "must_close", "status", "trailers")
 
     def __init__(
         self,
@@ -75,6 +75,10 @@ class Response:
     ) -> None:
         self.status = status
         self.must_close = False
+        # Of an answer that another server made: its own Date is in the head.
+        self.has_date = False
+        # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
+        self.trailers: Callable[[], bytes] | None = None
         if isinstance(body, bytes):
             length = len(body)
         elif isinstance(body, FileRange):
@@ -93,6 +97,8 @@ class Response:
         self = cls.__new__(cls)
         self.status = status
         self.must_close = False
+        self.has_date = False
+        self.trailers = None
         self.body = body
         self.length = len(body)
         self.head = head

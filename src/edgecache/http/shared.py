@@ -64,6 +64,7 @@ class Shared:
     def set_date(self) -> None:
         """Render the ends of a head: Date, and what becomes of the connection."""
         date = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
+        self.date_bytes = len(date)
         self.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
