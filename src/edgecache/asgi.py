@@ -68,8 +68,6 @@ class Application:
 
     async def start(self) -> None:
         """Open the cache and its doors."""
-        from prometheus_client import CollectorRegistry
-
         from edgecache.aio import AsyncStorage
         from edgecache.server.doors import Doors
         from edgecache.server.settings import load_settings
@@ -78,9 +76,7 @@ class Application:
         if settings is None:
             settings = load_settings(os.environ.get(CONFIG_VARIABLE), {})
         self._store = await AsyncStorage.open(settings.cache)
-        registry = CollectorRegistry()
-        await self._store.register_metrics(registry)
-        self._doors = await Doors.start(settings, self._store, registry)
+        self._doors = await Doors.start(settings, self._store)
 
     async def stop(self) -> None:
         """Close them."""

@@ -104,6 +104,16 @@ class HttpServer:
         """Open connections."""
         return len(self._running().connections)
 
+    def change(
+        self, *, handler: Handler | None = None, limits: HttpLimits | None = None
+    ) -> None:
+        """Replace the handler or the limits, for requests that begin from now on."""
+        shared = self._running()
+        if handler is not None:
+            shared.handler = handler
+        if limits is not None:
+            shared.limits = limits
+
     def _running(self) -> Shared:
         if self._shared is None:
             raise ArgumentError("the server was not started", hint="await start() first")

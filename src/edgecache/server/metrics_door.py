@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -14,9 +14,9 @@ from edgecache.http.response import Response, text_response
 if TYPE_CHECKING:
     from edgecache.api import Control
     from edgecache.http.request import Request
-    from edgecache.http.server import HttpServer
+    from edgecache.proxy import ProxyReport
 
-PREFIX = "edge_cache_http"
+PREFIX = "edge_cache_proxy"
 
 
 class MetricsDoor:
@@ -35,37 +35,55 @@ class MetricsDoor:
         return Response(200, [("Content-Type", content_type)], body)
 
 
-class ServerCollector(Collector):
-    """Export the counters of an `HttpServer`; they are read when somebody scrapes."""
+class ProxyCollector(Collector):
+    """Export the counters of the proxy.
 
-    def __init__(self, server: HttpServer) -> None:
-        self._server = server
+    Args:
+        source: Returns its report, or None while there is no proxy.
+    """
+
+    def __init__(self, source: Callable[[], ProxyReport | None]) -> None:
+        self._source = source
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families."""
-        numbers = self._server.statistics
-        yield GaugeMetricFamily(
-            f"{PREFIX}_connections", "Open client connections.", value=numbers.connections
+        report = self._source()
+        if report is None:
+            return
+        answers = CounterMetricFamily(
+            f"{PREFIX}_answers", "Answers of the proxy, by X-Cache-Status.", labels=["status"]
         )
+        for word, count in report.answers.items():
+            answers.add_metric([word], count)
+        yield answers
         for name, text, value in (
-            ("accepted", "Client connections accepted.", numbers.accepted),
-            ("received_bytes", "Bytes read from clients.", numbers.bytes_received),
-            ("sent_bytes", "Bytes written to clients.", numbers.bytes_sent),
-            ("reading_pauses", "Times a client was not read.", numbers.reading_pauses),
-            ("writing_pauses", "Times an answer waited for its client.", numbers.writing_pauses),
+            ("fetches", "Requests sent to origins.", report.fetches),
+            ("collapsed", "Requests answered by another's fetch.", report.collapsed),
+            ("released", "Requests that waited for an uncacheable answer.", report.released),
+            ("wait_timeouts", "Requests that waited for too long.", report.wait_timeouts),
+            ("refreshes", "Background refreshes.", report.refreshes),
+            ("purged", "Responses purged.", report.purged),
+            ("invalidated", "Responses removed by unsafe requests.", report.invalidated),
         ):
             yield CounterMetricFamily(f"{PREFIX}_{name}", text, value=value)
-        methods = CounterMetricFamily(f"{PREFIX}_requests", "Requests answered.", labels=["method"])
-        for method, count in list(numbers.requests_by_method.items()):
-            methods.add_metric([method.decode("ascii")], count)
-        yield methods
-        statuses = CounterMetricFamily(f"{PREFIX}_answers", "Answers.", labels=["status"])
-        for status, count in list(numbers.answers_by_status.items()):
-            statuses.add_metric([str(status)], count)
-        yield statuses
-        refused = CounterMetricFamily(
-            f"{PREFIX}_refused", "Requests and connections refused or cut off.", labels=["reason"]
+        failures = CounterMetricFamily(
+            f"{PREFIX}_failures", "Failed exchanges with origins.", labels=["reason"]
         )
-        for reason, count in list(numbers.refused_by_reason.items()):
-            refused.add_metric([reason], count)
-        yield refused
+        for reason, count in report.failures.items():
+            failures.add_metric([reason], count)
+        yield failures
+        yield from self._servers(report)
+
+    def _servers(self, report: ProxyReport) -> Iterator[Metric]:
+        labels = ["upstream", "server"]
+        up = GaugeMetricFamily(f"{PREFIX}_server_up", "1: takes requests.", labels=labels)
+        busy = GaugeMetricFamily(
+            f"{PREFIX}_server_connections", "Open connections to a server.", labels=labels
+        )
+        for name, servers in report.servers.items():
+            for each in servers:
+                is_up = each.is_up and each.circuit != "open"
+                up.add_metric([name, each.server], int(is_up))
+                busy.add_metric([name, each.server], each.open_connections)
+        yield up
+        yield busy

@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 from edgecache._version import __version__
 from edgecache.aio import AsyncStorage
 from edgecache.errors import ConfigError, EdgeCacheError
+from edgecache.http.cache_api.observe import HttpCollector
 from edgecache.http.server import HttpServer, Listener, activated_sockets
 from edgecache.http.tls import TlsFiles
 from edgecache.server.access_log import AccessLog
 from edgecache.server.admin import AdminListener
 from edgecache.server.banner import print_banner
 from edgecache.server.doors import Doors
-from edgecache.server.metrics_door import MetricsDoor, ServerCollector
+from edgecache.server.metrics_door import MetricsDoor, ProxyCollector
 from edgecache.server.notify import Notifier
 from edgecache.server.settings import Address, ServerSettings, load_settings
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from edgecache.api import PurgeOrder
+    from edgecache.http.statistics import HttpStatistics
+    from edgecache.proxy import ProxyReport
 
 _log = logging.getLogger("edgecache.server")
 
@@ -178,7 +181,7 @@ class ServerProcess:
             self._access = AccessLog(settings.log.access)
         if settings.tls is not None:
             self._tls = TlsFiles(settings.tls.cert, settings.tls.key)
-        self._doors = await Doors.start(settings, self._store, self._registry)
+        self._doors = await Doors.start(settings, self._store)
         await self._store.register_metrics(self._registry)
         self._server = HttpServer(
             self._doors.handler,
@@ -187,11 +190,18 @@ class ServerProcess:
         )
         self._doors.server = self._server
         await self._server.start(_listeners(settings, self._tls))
-        self._registry.register(ServerCollector(self._server))
+        self._registry.register(HttpCollector(self._statistics))
+        self._registry.register(ProxyCollector(self._report))
         if settings.metrics.listen is not None:
             address = Address.parse(settings.metrics.listen, "metrics.listen")
             self._metrics = HttpServer(MetricsDoor(self))
             await self._metrics.start([_listener(address, None)])
+
+    def _statistics(self) -> HttpStatistics | None:
+        return None if self._server is None else self._server.statistics
+
+    def _report(self) -> ProxyReport | None:
+        return None if self._doors is None else self._doors.report()
 
     def _write_pid(self) -> None:
         if self._settings.pid_file is not None:
@@ -291,7 +301,7 @@ class ServerProcess:
         if changed & {"proxy", "api"}:
             old = self._doors
             assert self._store is not None
-            self._doors = await Doors.start(fresh, self._store, self._registry)
+            self._doors = await Doors.start(fresh, self._store)
             self._doors.server = self._server
             self._server.change(handler=self._doors.handler)
             self._spawn(old.stop(self._settings.drain_s))

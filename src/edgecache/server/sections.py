@@ -15,6 +15,7 @@ What the dataclass itself refuses (`__post_init__`) is reported with file, line 
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import types
 import typing
 from collections.abc import Mapping
@@ -92,6 +93,8 @@ def _value(hint: Any, name: str, value: object, origin: Origin) -> Any:
         if value is None and type(None) in arguments:
             return None
         rest = [argument for argument in arguments if argument is not type(None)]
+        if ipaddress.IPv4Network in rest:
+            return _network(value, origin)
         return _value(rest[0], name, value, origin)
     if kind in (tuple, frozenset):
         if isinstance(value, (str, int)) and not isinstance(value, bool):
@@ -104,6 +107,13 @@ def _value(hint: Any, name: str, value: object, origin: Origin) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, origin)  # type: ignore[arg-type]
     return _plain(hint, name, value, origin)
+
+
+def _network(value: object, origin: Origin) -> Any:
+    try:
+        return ipaddress.ip_network(value)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise origin.error(f"{shown(value)} is no network: {error}", "as 10.0.0.0/8") from None
 
 
 def _mapping(arguments: tuple[Any, ...], name: str, value: object, origin: Origin) -> Any:

@@ -23,6 +23,16 @@ from edgecache.config.documents import read_document
 from edgecache.config.settings import Origin
 from edgecache.errors import ConfigError
 from edgecache.http.limits import HttpLimits
+from edgecache.proxy import (
+    Collapsing,
+    DynamicOrigins,
+    ProxyConfig,
+    PurgeAccess,
+    Route,
+    UpstreamConfig,
+)
+from edgecache.proxy.config import DEMO, DYNAMIC
+from edgecache.proxy.forwarding import Network
 from edgecache.server.sections import build
 
 LISTEN = "127.0.0.1:8080"
@@ -189,6 +199,107 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenSettings:
+    """What one token of the cache API permits.
+
+    Args:
+        token: The secret.
+        prefix: Of the resource, as "/cache/tenant1/".
+        methods: None named: all.
+    """
+
+    token: str
+    prefix: str = "/"
+    methods: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[!-~]{8,512}", self.token):
+            raise ConfigError(
+                "a token is too short or not printable",
+                key="api.tokens",
+                hint="use 8 to 512 printable characters without spaces",
+            )
+        if not self.prefix.startswith("/"):
+            raise ConfigError(f"the prefix {self.prefix!r} does not begin with /", key="api.tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """The cache API.
+
+    Args:
+        enabled: None: unless others can reach a listener and there are no tokens.
+        host: Answer on this host (with its port, as in the Host field) only.
+        tokens: Who may do what; none: everybody everything.
+    """
+
+    enabled: bool | None = None
+    host: str | None = None
+    tokens: tuple[TokenSettings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """The reverse proxy: all keys of `ProxyConfig`, and a short form for one group of servers.
+
+    Args:
+        upstream: URLs of the servers; with neither these nor `upstreams`, `routes` or `dynamic`
+            the demo origin answers.
+        profile: "safe", or "rfc": the letter where it is unsafe in practice.
+        upstreams, routes, dynamic, ...: As in `ProxyConfig` (docs/proxy.md).
+    """
+
+    upstream: tuple[str, ...] = ()
+    profile: str = "safe"
+    upstreams: Mapping[str, UpstreamConfig] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
+    dynamic: DynamicOrigins | None = None
+    name: str = "edgecache"
+    purge: PurgeAccess = field(default_factory=PurgeAccess)
+    collapsing: Collapsing = field(default_factory=Collapsing)
+    trusted_proxies: tuple[Network, ...] = ()
+    adds_forwarded: bool = True
+    adds_via: bool = True
+    adds_cache_status: bool = True
+    adds_status_word: bool = True
+    shows_key: bool = False
+    keep_stale_s: int = 7 * 86_400
+    variants_max: int = 64
+    memo_bytes: int = 64 << 20
+
+    def __post_init__(self) -> None:
+        self.config()
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the demo origin answers."""
+        return not (self.upstream or self.upstreams or self.routes or self.dynamic)
+
+    def config(self) -> ProxyConfig:
+        """Return it as the proxy takes it.
+
+        Raises:
+            ConfigError: It is not usable.
+        """
+        values = {
+            each.name: getattr(self, each.name)
+            for each in dataclasses.fields(ProxyConfig)
+            if each.name in {own.name for own in dataclasses.fields(self)}
+        }
+        upstreams = dict(self.upstreams)
+        routes = self.routes
+        if self.upstream:
+            coding = "lenient" if self.profile == "rfc" else "strict"
+            upstreams["default"] = UpstreamConfig(servers=self.upstream, transfer_coding=coding)
+        if not routes:
+            name = "default" if self.upstream else next(iter(upstreams), DEMO)
+            if self.dynamic is not None and not upstreams:
+                name = DYNAMIC
+            routes = (Route(upstream=name),)
+        return ProxyConfig(**{**values, "upstreams": upstreams, "routes": routes})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSettings:
     """All settings of `edgecache serve`.
 
@@ -207,6 +318,8 @@ class ServerSettings:
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     tls: TlsSettings | None = None
     limits: HttpLimits = field(default_factory=HttpLimits)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    proxy: ProxySettings = field(default_factory=ProxySettings)
     log: LogSettings = field(default_factory=LogSettings)
     workers: int = 1
     drain_s: float = 30.0
@@ -224,6 +337,20 @@ class ServerSettings:
                 key="workers",
                 hint="use workers: 1",
             )
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the proxy answers from the demo origin."""
+        return self.proxy.is_demo
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether there is a cache API: not where strangers could write without a token."""
+        if self.api.enabled is not None:
+            return self.api.enabled
+        return bool(self.api.tokens) or all(
+            each.is_loopback or each.is_activated for each in self.addresses
+        )
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -297,4 +424,8 @@ def load_settings(
     )
     rest = {name: value for name, value in data.items() if name != "cache"}
     rest.update({name: options[name] for name in ("listen", "workers") if name in options})
+    proxy = {name: options[name] for name in ("upstream", "profile") if name in options}
+    if proxy:
+        given = rest.get("proxy") or {}
+        rest["proxy"] = {**given, **proxy} if isinstance(given, Mapping) else given
     return build(ServerSettings, rest, origin, {"cache": cache})

@@ -97,7 +97,7 @@ class EntryStore:
         self.store = store
         self.core = store.storage
         self.try_put = self.core.try_put
-        self.upload_bytes_max = int(self.core.config.max_object_size)
+        self.upload_bytes_max = int(self.core.config.max_object_size or 2**63 - 1)
 
     def ready(self, key: bytes) -> tuple[bytes, bytes, str, object] | None:
         """Return value, meta bytes, tier and version of an entry in RAM; None: perhaps elsewhere.
