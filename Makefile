@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.built
 FROM   ?=
 NATIVE := $(shell find src -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
 
-.PHONY: run test bench lint wheel build clean
+.PHONY: run test bench lint wheel wheel-check build clean
 
 build: $(STAMP)
 
@@ -37,6 +37,13 @@ lint: $(STAMP)
 
 wheel: $(BIN)/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# Installs the wheel where there is nothing else, and uses it from outside of the tree.
+wheel-check: wheel
+	rm -rf build/wheel-check
+	$(PYTHON) -m venv build/wheel-check
+	build/wheel-check/bin/python -m pip install --quiet "$$(ls -t dist/edgecache-*.whl | head -n 1)"
+	cd / && "$(abspath build/wheel-check)/bin/python" -I "$(abspath tests/wheel_smoke.py)"
 
 clean:
 	rm -rf build dist out src/*.egg-info

@@ -107,8 +107,8 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.existed_expired = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
-    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is read
-    # for that without the lock may be outdated, then the wrong line is asked for.
+    # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
+    # read for that without the lock may be outdated, then the wrong lines are asked for.
     index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
     evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 
@@ -494,6 +494,23 @@ cdef bint _is_expected(Change* self, Shard* shard, uint64_t same) noexcept nogil
         self.expected_location != 0 and item_disk_location(item) == self.expected_location)
 
 
+cdef inline bint _hide_deleted(Change* self, uint64_t old_disk) noexcept nogil:
+    """Seal the tombstone; True: there is none, and one was needed."""
+    if self.has_append:
+        _seal_record(self, False)
+    elif old_disk:
+        log_note_unlogged(self.engine.log)
+        return True
+    return False
+
+
+cdef inline void _unlock(Change* self, Shard* shard, bint unlogged) noexcept nogil:
+    """`unlogged`: a checkpoint is due (log_note_unlogged), which the maintainer shall learn."""
+    ec_lock_release(&shard.lock)
+    if unlogged:
+        log_wake(&self.engine.log.shared.reclaim_word)
+
+
 cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef ShardSet* shards = self.engine.shards
     cdef Shard* shard = _shard(self)
@@ -537,9 +554,7 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
             (old_disk == 0 or self.flags & CHANGE_UNLOGGED):
         if old_disk:
             log_note_unlogged(self.engine.log)
-        ec_lock_release(&shard.lock)
-        if old_disk:
-            log_wake(&self.engine.log.shared.reclaim_word)
+        _unlock(self, shard, old_disk != 0)
         change_abandon(self)
         return CHANGE_NOTHING
     if old_disk and not self.has_append and self.flags & (CHANGE_DELETE | CHANGE_NO_DISK) and \
@@ -551,20 +566,14 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     elif same:
         shard_erase_disk(shards.base, shard, self.hash.low, same)
     if is_delete:
-        unlogged = old_disk != 0 and not self.has_append
-        if unlogged:
-            log_note_unlogged(self.engine.log)
-        elif self.has_append:
-            _seal_record(self, False)
+        unlogged = _hide_deleted(self, old_disk)
         _supersede(self)
         expired = expired or (self.probe.ram == 0 and same == 0)
         shard.counters.delete_count += not expired
         result = CHANGE_NOTHING if expired else CHANGE_DONE
     else:
         result = _finish_put(self, shard, old_disk)
-    ec_lock_release(&shard.lock)
-    if unlogged:
-        log_wake(&self.engine.log.shared.reclaim_word)
+    _unlock(self, shard, unlogged)
     if result == CHANGE_FAILED and self.is_large:
         _withdraw_large(self)
     _release(self)

@@ -78,6 +78,7 @@ cdef struct Checkpointer:               # process-local
 # Write one; on success `stable_generation` for the reclaimer is returned through *stable.
 cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil
 # Load the newest one that verifies into the (empty) shards and *table (region_count entries, the
-# caller's). STATUS_NOT_FOUND: none. *skipped counts files that did not verify.
+# caller's). STATUS_NOT_FOUND: none. *skipped counts files that did not verify; one that was being
+# written, or is of another geometry, is none of them.
 cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, CheckpointRegion* table,
                             uint32_t* skipped) noexcept nogil

@@ -371,14 +371,32 @@ cdef Status _load_file(Checkpointer* self, uint64_t number, CheckpointHeader* he
     return status
 
 
-cdef uint64_t _peek_number(Checkpointer* self, uint64_t number, char* page) noexcept nogil:
+cdef bint _is_unwritten(LogStore* log, uint32_t file, const char* page) noexcept nogil:
+    """Is there no header (yet)? It is zeroed before the parts are written, and written last."""
+    cdef const uint64_t* words = <const uint64_t*>page
+    cdef uint32_t index
+    if log.ops.file_size(log.engine, file) == 0:
+        return True
+    for index in range(CHECKPOINT_HEADER_BYTES // 8):
+        if words[index]:
+            return False
+    return True
+
+
+cdef uint64_t _peek_number(Checkpointer* self, uint64_t number, char* page,
+                           uint32_t* skipped) noexcept nogil:
     """The number in the header of file a (0) or b (1); 0 when it does not verify."""
     cdef int file = self.log.ops.open_file(self.log.engine, _name(number), IO_OPEN_READ)
     cdef uint64_t found = 0
+    cdef Status status
     if file < 0:
         return 0
-    if _read_header(self, <uint32_t>file, page) == Status.STATUS_OK:
+    memset(page, 0xFF, CHECKPOINT_HEADER_BYTES)
+    status = _read_header(self, <uint32_t>file, page)
+    if status == Status.STATUS_OK:
         found = (<CheckpointHeader*>page).number
+    elif status == Status.STATUS_CORRUPT and not _is_unwritten(self.log, <uint32_t>file, page):
+        skipped[0] += 1
     self.log.ops.close_file(self.log.engine, <uint32_t>file)
     return found
 
@@ -393,8 +411,8 @@ cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, Checkp
     skipped[0] = 0
     if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES) != 0:
         return Status.STATUS_NO_MEMORY
-    numbers[0] = _peek_number(self, 0, page)
-    numbers[1] = _peek_number(self, 1, page)
+    numbers[0] = _peek_number(self, 0, page, skipped)
+    numbers[1] = _peek_number(self, 1, page, skipped)
     if numbers[1] > numbers[0]:
         swap = numbers[0]
         numbers[0] = numbers[1]

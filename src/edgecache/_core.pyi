@@ -1,16 +1,11 @@
 from collections.abc import Iterable
-from typing import Any, final
+from typing import Any
 
 from typing_extensions import disjoint_base
 
 from edgecache._core_write import CoreWrite
-from edgecache._io import IoEngine
 
 __test__: dict[str, str]
-
-@final
-class BatchChannel:
-    def __new__(cls, io: IoEngine) -> BatchChannel: ...
 
 @disjoint_base
 class Core(CoreWrite):

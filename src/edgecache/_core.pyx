@@ -1,6 +1,7 @@
 """Root: the whole store (see _core.pxd)."""
 
 import threading
+import weakref
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport (
@@ -54,15 +55,21 @@ cdef class Core(CoreWrite):
     def __init__(self, dict options, IoEngine io=None):
         CoreWrite.__init__(self, options, io)
         self.channels = threading.local()
+        self.reader_references = set()
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.
 
         *Cost*: blocks until the device took what is buffered.
         """
-        # The channels of this thread's batches hold a ring each; others go with their threads.
-        self.channels = threading.local()
+        cdef BatchReader held
         CoreWrite.close(self)
+        # The channels of batches hold a ring each, one per thread that ever read one.
+        for reference in list(self.reader_references or ()):
+            held = reference()
+            if held is not None:
+                held.close()
+        self.channels = threading.local()
 
     @property
     def shard_count(self):
@@ -100,6 +107,19 @@ cdef class Core(CoreWrite):
         return self.largest_value_bytes
 
     # Batches
+
+    cdef BatchReader batch_reader(self):
+        """A reader of this thread that is not in the middle of a batch."""
+        cdef BatchReader reader = getattr(self.channels, "reader", None)
+        cdef BatchReader fresh
+        if reader is not None and not reader.is_busy:
+            return reader
+        # Busy: a finalizer that the collector ran in the middle of a batch asks for another one.
+        fresh = BatchReader(self.io)
+        self.reader_references.add(weakref.ref(fresh, self.reader_references.discard))
+        if reader is None:
+            self.channels.reader = fresh
+        return fresh
 
     def get_many(self, keys):
         """Return the values of `keys` in their order, None for each miss.
@@ -165,15 +185,9 @@ cdef class Core(CoreWrite):
 
     cdef fetch_many(self, list found, list waiting):
         """Read the (position, key) pairs from disk into `found`."""
-        cdef BatchReader reader = getattr(self.channels, "reader", None)
         cdef KeyView view
         cdef object _owner, value
-        # A finalizer that the collector ran in the middle of a batch may ask for another one.
-        if reader is not None and reader.is_busy:
-            reader = BatchReader(self.io)
-        if reader is None:
-            reader = self.channels.reader = BatchReader(self.io)
-        reader.read(self, found, waiting)
+        self.batch_reader().read(self, found, waiting)
         for position, key in waiting:
             value = found[position]
             if type(value) is ObjectHead:
@@ -266,8 +280,8 @@ cdef class Core(CoreWrite):
     def walk_region(self, uint32_t region, prefix=None, tag=None):
         """As `walk_memory` for the entries of one region: (keys, entries, bytes, corrupt).
 
-        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged blocks),
-        without the GIL. Between `walk_begin` and `walk_end` only.
+        What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged
+        blocks), without the GIL. Between `walk_begin` and `walk_end` only.
         """
         cdef Walk walk
         cdef Status status

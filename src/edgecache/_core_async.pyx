@@ -1,7 +1,7 @@
 """Root: disk reads for an event loop (see _core_async.pxd)."""
 
 cimport cython
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t
 
 from edgecache._core_read cimport CoreRead, KeyView
 from edgecache._fetch cimport (

@@ -72,6 +72,7 @@ cdef enum:
     SHARD_BYTES_MIN = 33554432      # of the memory budget; fewer bytes, fewer shards
     SHARD_COUNT_MAX = 64
     REGIONS_PER_FILE_BYTES = 1073741824
+    PREWRITE_BYTES = 4194304        # as many durable puts as come while the next are prewritten
     CLOSE_NS = 30000000000          # longest wait for the last flush
     BLOCK_ROOM_BYTES = 12288        # of a block of one record: headers, index entry, alignment
     KEY_META_BYTES_MAX = 81920      # the longest key (composite) and the longest meta
@@ -320,6 +321,7 @@ cdef class CoreBase:
                                              <uint64_t>REGIONS_PER_FILE_BYTES // log.region_bytes)
         log.file_count = (region_count + log.regions_per_file - 1) // log.regions_per_file
         log.failure_limit = 3
+        log.prewrite_start = NONE32
         log.shared.region_count = region_count
         log.shared.free_count = region_count
         log.shared.buffer_count = self.buffer_count
@@ -384,6 +386,8 @@ cdef class CoreBase:
         self.checkpointer.last_record_count = log.shared.counters.record_count
         with nogil:
             log_prepare(log, self.reclaimer.ready_target)
+        # In memory there is no file system that could gain.
+        log.prewrite_bytes = PREWRITE_BYTES if log.direct and self.io.name != "memory" else 0
         self.maintenance.log = log
         self.maintenance.reclaimer = &self.reclaimer
         self.maintenance.checkpointer = &self.checkpointer

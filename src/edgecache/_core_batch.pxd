@@ -7,18 +7,22 @@ from edgecache._fetch cimport Fetch, FetchBatch
 from edgecache._io cimport IoChannel, IoEngine
 
 cdef class BatchReader:
-    """An I/O channel of one thread, and the fetches that use it; closed with the thread's locals.
+    """An I/O channel of one thread, and the fetches that use it; closed with the store, or when
+    the thread's locals go.
 
     Invariants:
     1. fetches[i] is free, or in `batch`; keys[i] and owners[i] keep what its key points to alive,
        positions[i] is where its value goes.
     2. Outside of `read` all are free, and nothing is in flight.
 
-    *Thread-safety*: belongs to its thread.
+    *Thread-safety*: belongs to its thread, but for `close`; the channel is used under `lock`, a
+    sleeping lock.
     """
 
     cdef IoEngine io                # keeps the engine alive until the channel is closed
-    cdef IoChannel* channel
+    cdef IoChannel* channel         # NULL: not open
+    cdef uint32_t lock
+    cdef object __weakref__
     cdef readonly bint is_busy
     cdef FetchBatch batch
     cdef Fetch* fetches             # FETCH_BATCH_SIZE
@@ -28,6 +32,8 @@ cdef class BatchReader:
     cdef uint32_t free_count
     cdef int64_t[128] positions
 
+    cdef int open(self) except -1
+    cdef void close(self) noexcept
     cdef read(self, CoreRead core, list found, list waiting)
     cdef prepare(self, CoreRead core, object pair)
     cdef take(self, CoreRead core, list found, uint32_t number)

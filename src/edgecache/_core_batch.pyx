@@ -14,7 +14,7 @@ from edgecache._fetch cimport (
     fetch_free,
     fetch_init,
 )
-from edgecache._io cimport IoChannel, IoEngine
+from edgecache._io cimport IoEngine
 from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
@@ -25,19 +25,34 @@ from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 cdef class BatchReader:
 
     def __cinit__(self, IoEngine io not None):
-        cdef int result
         self.io = io
         self.channel = NULL
+        self.lock = 0
         self.fetches = <Fetch*>calloc(FETCH_BATCH_SIZE, sizeof(Fetch))
         if self.fetches == NULL:
             raise MemoryError("no memory for a batch")
-        result = self.io.ops.channel_open(self.io.state, FETCH_BATCH_DEPTH, False, &self.channel)
-        if result < 0:
-            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
-        self.batch.channel = self.channel
         self.keys = [None] * FETCH_BATCH_SIZE
         self.owners = [None] * FETCH_BATCH_SIZE
         self.reset()
+
+    cdef int open(self) except -1:
+        cdef int result
+        result = self.io.ops.channel_open(self.io.state, FETCH_BATCH_DEPTH, False, &self.channel)
+        if result < 0:
+            self.channel = NULL
+            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
+        self.batch.channel = self.channel
+        return 0
+
+    cdef void close(self) noexcept:
+        """Wait for a batch that another thread has under way, and give the channel back."""
+        with nogil:
+            ec_lock_acquire(&self.lock)
+            if self.channel != NULL:
+                self.io.ops.channel_close(self.channel)
+                self.channel = NULL
+                self.batch.channel = NULL
+            ec_lock_release(&self.lock)
 
     def __dealloc__(self):
         if self.channel != NULL:
@@ -49,11 +64,19 @@ cdef class BatchReader:
         """Read the (position, key) pairs from disk into `found`."""
         cdef Py_ssize_t next_pair = 0, total = len(waiting)
         cdef uint32_t index, done
+        cdef uint32_t _place
         self.is_busy = True
+        with nogil:
+            # Without the GIL: who closes the channel holds the lock, and needs the GIL afterwards.
+            ec_lock_acquire(&self.lock)
         try:
+            if self.channel == NULL:
+                # Both under the lock and the GIL: `close` misses no channel.
+                core.check_open()
+                self.open()
             while next_pair < total or self.batch.in_flight:
                 # As many as the queue is deep: what is done meanwhile is taken while they run.
-                for index in range(FETCH_BATCH_DEPTH):
+                for _place in range(FETCH_BATCH_DEPTH):
                     if next_pair == total or self.free_count == 0:
                         break
                     self.prepare(core, waiting[next_pair])
@@ -67,6 +90,7 @@ cdef class BatchReader:
         finally:
             if self.free_count < FETCH_BATCH_SIZE:
                 self.reset()
+            ec_lock_release(&self.lock)
             self.is_busy = False
 
     cdef prepare(self, CoreRead core, object pair):

@@ -6,25 +6,34 @@ from edgecache._core_read cimport CoreRead, KeyView
 
 cdef class Blob
 
+cdef enum:
+    BLOB_SMALL_BYTES = 256          # a copy of these costs less than keeping them in their place
+    BLOB_FRONT_BYTES = 4096         # views fill the front table with values up to this
+
 cdef class CoreBlob(CoreRead):
-    cdef Blob pin(self, KeyView* view)
+    cdef Blob pin(self, object key, KeyView* view)
+
+cdef class Pin:
+    """Keeps one RAM item in its place until it goes. Apart from Blob: one without needs no end."""
+
+    cdef CoreBlob core
+    cdef uint32_t reference
+    cdef uint32_t shard
 
 cdef class Blob:
     """A read-only view of one value, without a copy.
 
     Supports the buffer protocol, `len`, `bytes` and `with`. The bytes stay in place while the blob
-    lives: they are counted as pinned and cannot be evicted, so release it soon.
+    lives: they are counted as pinned and cannot be evicted, so release it soon. (Not so where the
+    blob stands over a bytes object, see CoreBlob.view.)
 
     *Thread-safety*: any thread may read it; releasing it is up to its owner. Exported memoryviews
     keep it from being released.
     """
 
-    cdef CoreBlob core
-    cdef object owner               # a bytes object instead of a pinned item
+    cdef object owner               # of the bytes: a Pin, or a bytes object; None: released
     cdef const char* data
     cdef Py_ssize_t size
-    cdef uint32_t reference
-    cdef uint32_t shard
     cdef Py_ssize_t exports
     cdef Py_ssize_t[1] shape
     cdef Py_ssize_t[1] strides

@@ -13,6 +13,9 @@ class CoreBlob(CoreRead):
     def exists(self, key: bytes | str) -> bool: ...
 
 @final
+class Pin: ...
+
+@final
 class Blob:
     # Always raises: blobs come from view().
     def __init__(self, *args: object, **kwargs: object) -> None: ...

@@ -10,11 +10,14 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from edgecache._change cimport LARGE_COPY_BYTES
 from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
+from edgecache._index cimport IndexCursor
 from edgecache._memory cimport (
     RamItem,
     item_expiry_us,
@@ -29,7 +32,14 @@ from edgecache._memory cimport (
     memory_unpin,
 )
 from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
-from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
+from edgecache._shard cimport (
+    Probe,
+    Shard,
+    shard_at,
+    shard_find_ram,
+    shard_number,
+    shard_probe,
+)
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
@@ -44,6 +54,10 @@ from edgecache._core_read cimport (
     take_plain_key,
 )
 
+cdef extern from "Python.h":
+    # As a plain pointer: under a lock nothing may leave by way of an exception.
+    PyObject* bytes_or_null "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
+
 cdef enum:
     LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
 
@@ -57,12 +71,31 @@ cdef Blob blob_of(object value):
     return blob
 
 
+cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
+    """The owner of a pin that was just taken; undoes it when there is no memory for one."""
+    cdef Shard* place = shard_at(&core.shards, shard)
+    cdef Pin pin
+    try:
+        pin = Pin.__new__(Pin)
+    except MemoryError:
+        ec_lock_acquire(&place.lock)
+        memory_unpin(core.shards.base, &place.memory, reference)
+        ec_lock_release(&place.lock)
+        raise
+    pin.core = core
+    pin.shard = shard
+    pin.reference = reference
+    return pin
+
+
 cdef class CoreBlob(CoreRead):
 
     def view(self, key):
-        """Return a `Blob` over the value of `key` without copying it, or None.
+        """Return a `Blob` over the value of `key`, without copying a large one, or None.
 
-        *Cost*: as `get`, less the copy. The bytes are pinned until the blob is released.
+        *Cost*: as `get`, less the copy. The bytes are pinned until the blob is released. Not so
+        values of 256 bytes at most, whose copy costs less than keeping their place, and those that
+        a ready bytes object is kept of anyway.
         """
         cdef KeyView view
         cdef object _owner
@@ -75,45 +108,63 @@ cdef class CoreBlob(CoreRead):
         if entry != NULL:
             # A ready object exists: a view of it pins nothing.
             return blob_of(<object>entry.value)
-        blob = self.pin(&view)
+        blob = self.pin(key, &view)
         if blob is not None:
             return blob
         value = self.find(key, &view, False)
         if value is None:
             return None
         # Promoted by now, unless RAM had no room: then the blob owns the bytes object.
-        blob = self.pin(&view)
+        blob = self.pin(key, &view)
         return blob_of(value) if blob is None else blob
 
-    cdef Blob pin(self, KeyView* view):
+    cdef Blob pin(self, object key, KeyView* view):
+        """A blob over the item in RAM, or None. Counts a hit, not a miss."""
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
-        cdef Probe probe
+        cdef IndexCursor cursor
         cdef RamItem* item
-        cdef Blob blob
-        cdef bint pinned = False
-        blob = Blob.__new__(Blob)
+        cdef uint32_t reference
+        cdef PyObject* made = NULL
+        cdef Blob blob = Blob.__new__(Blob)
+        cdef bint is_pinned = False, is_small = False, is_fronted = False
         ec_lock_acquire(&shard.lock)
-        shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
-        if probe.ram:
-            item = memory_item(base, &shard.memory, probe.ram)
+        reference = shard_find_ram(base, shard, view.hash.low, view.data, <uint32_t>view.size,
+                                   &cursor)
+        if reference:
+            item = memory_item(base, &shard.memory, reference)
             if not (item_has_expiry(item) and is_past(item_expiry_us(item))) and \
                     not (item_has_meta(item) and
                          (meta_is_stale(item_meta(item), item_meta_len(item)) or
                           meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT))):
-                pinned = memory_pin(base, &shard.memory, probe.ram)
-        if pinned:
-            memory_hit(base, &shard.memory, probe.ram, view.hash.low)
+                is_fronted = item.value_len <= BLOB_FRONT_BYTES and not item_has_meta(item) and \
+                    self.front_has_room(view, item.value_len)
+                is_small = is_fronted or item.value_len <= BLOB_SMALL_BYTES
+                is_pinned = not is_small and memory_pin(base, &shard.memory, reference)
+        if is_small or is_pinned:
+            memory_hit(base, &shard.memory, reference, view.hash.low)
             shard.counters.memory_hit_count += 1
-            blob.data = item_value(item)
             blob.size = item.value_len
-            blob.reference = probe.ram
-            blob.shard = shard.number
+            if is_small:
+                # Making an object of bytes runs no Python code, so it may happen under the lock.
+                made = bytes_or_null(item_value(item), item.value_len)
+            else:
+                blob.data = item_value(item)
         ec_lock_release(&shard.lock)
-        if not pinned:
-            return None
-        blob.core = self
-        return blob
+        if is_small:
+            if made == NULL:
+                raise MemoryError("no memory for a bytes object")
+            blob.owner = <object>made
+            Py_DECREF(blob.owner)
+            blob.data = PyBytes_AS_STRING(blob.owner)
+        if is_pinned:
+            blob.owner = pin_of(self, shard.number, reference)
+        elif is_fronted:
+            # The next view of this key then needs no lock, and no look at the item. Views only fill
+            # free places: more keys than the table holds must not chase each other out. Nobody
+            # else ran since: the GIL is held, and native threads change versions only.
+            self.front_put(key, view, shard, reference, blob.owner)
+        return blob if is_small or is_pinned else None
 
     def readinto(self, key, buffer):
         """Copy the value of `key` to the start of a writable buffer; its size in bytes, or None.
@@ -181,21 +232,26 @@ cdef class CoreBlob(CoreRead):
 @cython.final
 @cython.no_gc
 @cython.freelist(64)
+cdef class Pin:
+
+    def __dealloc__(self):
+        cdef Shard* shard = shard_at(&self.core.shards, self.shard)
+        ec_lock_acquire(&shard.lock)
+        memory_unpin(self.core.shards.base, &shard.memory, self.reference)
+        ec_lock_release(&shard.lock)
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
 cdef class Blob:
 
     def __init__(self):
         raise TypeError("blobs come from view()")
 
     cdef int release_now(self) except -1:
-        cdef Shard* shard
         if self.exports:
             raise BufferError("a memoryview of the blob is still in use; release it first")
-        if self.core is not None:
-            shard = shard_at(&self.core.shards, self.shard)
-            ec_lock_acquire(&shard.lock)
-            memory_unpin(self.core.shards.base, &shard.memory, self.reference)
-            ec_lock_release(&shard.lock)
-            self.core = None
         self.owner = None
         self.data = NULL
         return 0
@@ -255,11 +311,3 @@ cdef class Blob:
 
     def __releasebuffer__(self, Py_buffer* buffer):
         self.exports -= 1
-
-    def __dealloc__(self):
-        cdef Shard* shard
-        if self.core is not None:
-            shard = shard_at(&self.core.shards, self.shard)
-            ec_lock_acquire(&shard.lock)
-            memory_unpin(self.core.shards.base, &shard.memory, self.reference)
-            ec_lock_release(&shard.lock)

@@ -73,6 +73,7 @@ cdef class CoreRead(CoreBase):
     cdef void front_drop(self, FrontEntry* entry) noexcept
     cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
                         object value)
+    cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept
     cdef object lookup_memory(self, object key, KeyView* view, Probe* probe, bint whole,
                               LookupResult* result)
     cdef object take_fetched(self, Fetch* fetch, bint whole)

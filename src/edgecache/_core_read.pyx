@@ -308,6 +308,13 @@ cdef class CoreRead(CoreBase):
         self.front_count += 1
         self.front_bytes += cost
 
+    cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept:
+        """Would a value of this size fit without pushing out another?"""
+        cdef FrontEntry* last = &self.front[
+            (view.hash.low & self.front_mask) * FRONT_WAYS + FRONT_WAYS - 1]
+        cdef uint64_t cost = value_bytes + <uint64_t>view.size + FRONT_ENTRY_COST_BYTES
+        return last.key == NULL and self.front_bytes + cost <= self.front_budget_bytes
+
     # Reading
 
     cdef object lookup_memory(self, object key, KeyView* view, Probe* probe, bint whole,

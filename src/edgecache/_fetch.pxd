@@ -75,7 +75,7 @@ cdef FetchState fetch_advance(Fetch* self) noexcept nogil
 cdef FetchState fetch_run(Fetch* self) noexcept nogil
 # Start all that is prepared, keeping FETCH_BATCH_DEPTH requests in flight, and return when all are
 # started; blocks on the device as long as there are more of them than room. Requests stay in flight
-# on return, so that the device works while the caller takes what is done and prepares the next. With
-# nothing prepared: wait for a part of what is in flight (all of it when `drain`).
+# on return, so that the device works while the caller takes what is done and prepares the next.
+# With nothing prepared: wait for a part of what is in flight (all of it when `drain`).
 cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil
 cdef void fetch_free(Fetch* self) noexcept nogil

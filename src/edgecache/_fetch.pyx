@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memset
 
 from edgecache._index cimport size_class_bytes, size_class_of
-from edgecache._io cimport IO_READ, IoChannel, IoRequest
+from edgecache._io cimport IO_READ, IoRequest
 from edgecache._read_buffers cimport read_buffer_give, read_buffer_take
 from edgecache._segment cimport (
     REGION_RETIRED,

@@ -50,9 +50,11 @@ from edgecache._segment_format cimport (
 )
 from edgecache._status cimport Status
 from edgecache._sync cimport (
+    ec_add_u32,
     ec_cas_u32,
     ec_count,
     ec_futex_wait,
+    ec_futex_wake,
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
@@ -163,17 +165,15 @@ cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
     return True
 
 
-cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil:
+cdef Status _flush_closed(LogStore* log, uint64_t target, uint64_t errors,
+                          int64_t deadline_ns) noexcept nogil:
+    """Write what is closed, and wait for others that write, until `target` is on the device.
+
+    STATUS_IO_ERROR when a write failed since there were `errors`.
+    """
     cdef LogShared* shared = log.shared
-    cdef uint64_t target, errors
-    cdef uint32_t head, seen
+    cdef uint32_t seen
     cdef int64_t now
-    ec_lock_acquire(&shared.lock)
-    errors = shared.counters.flush_error_count
-    for head in range(LOG_COUNT):
-        log_close_buffer_locked(log, head)
-    target = shared.closed_ticket
-    ec_lock_release(&shared.lock)
     while _flush_one(log):
         pass
     while True:
@@ -191,6 +191,19 @@ cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil:
         ec_futex_wait(&shared.done_word, seen, min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
     return Status.STATUS_OK if ec_load_u64(&shared.counters.flush_error_count) == errors \
         else Status.STATUS_IO_ERROR
+
+
+cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    cdef LogShared* shared = log.shared
+    cdef uint64_t target, errors
+    cdef uint32_t head
+    ec_lock_acquire(&shared.lock)
+    errors = shared.counters.flush_error_count
+    for head in range(LOG_COUNT):
+        log_close_buffer_locked(log, head)
+    target = shared.closed_ticket
+    ec_lock_release(&shared.lock)
+    return _flush_closed(log, target, errors, deadline_ns)
 
 
 cdef Status _sync_files(LogStore* log) noexcept nogil:
@@ -255,6 +268,25 @@ cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
     return Status.STATUS_OK
 
 
+cdef void _ask_for_prewriting(LogStore* log) noexcept nogil:
+    """Somebody syncs: let the space ahead be written before it is needed (see _prewrite.pxd)."""
+    cdef uint32_t head, region
+    cdef uint64_t used, end = log.region_bytes - FOOTER_BYTES
+    cdef bint wanted = False
+    ec_lock_acquire(&log.shared.lock)
+    for head in range(LOG_COUNT):
+        region = log.shared.heads[head].region
+        if region == NONE32 or log.regions[region].written_bytes == 0:
+            continue
+        used = log.regions[region].written_bytes + log.buffer_bytes
+        wanted |= log.regions[region].touched_bytes < min(end, used + log.prewrite_bytes // 2) \
+            and used < end
+    log.prewrite_wanted = wanted
+    ec_lock_release(&log.shared.lock)
+    if wanted:
+        log_wake(&log.shared.reclaim_word)
+
+
 cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef Status status = log_sync_quiet(log, deadline_ns)
     if status == Status.STATUS_TIMEOUT:
@@ -268,33 +300,98 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     ec_lock_release(&log.shared.lock)
     if status == Status.STATUS_OK:
         status = log_settle(log, deadline_ns)
+    if log.prewrite_bytes and not log.prewrite_wanted:
+        _ask_for_prewriting(log)
     return status
+
+
+cdef Status _sync_round(LogStore* log, int64_t deadline_ns) noexcept nogil:
+    """Close, write and sync what everybody has put so far. Caller holds sync_lock."""
+    cdef LogShared* shared = log.shared
+    cdef uint64_t target, errors, covered, mark, extra
+    cdef uint32_t head
+    cdef Status status, synced
+    ec_lock_acquire(&shared.lock)
+    errors = shared.counters.flush_error_count
+    for head in range(LOG_COUNT):
+        log_close_buffer_locked(log, head)
+    target = shared.closed_ticket
+    # Whoever asks from here on is gathered for the next round.
+    log.sync_round += 1
+    ec_lock_release(&shared.lock)
+    status = _flush_closed(log, target, errors, deadline_ns)
+    if status == Status.STATUS_TIMEOUT:
+        return status
+    ec_lock_acquire(&shared.lock)
+    covered = shared.flushed_ticket
+    mark = min(covered, log.large_ticket_floor) if log.large_count else covered
+    extra = log.extra_written_count
+    ec_lock_release(&shared.lock)
+    synced = _sync_files(log)
+    if synced == Status.STATUS_OK:
+        ec_store_u64(&log.extra_synced_count, extra)
+        ec_store_u64(&log.synced_mark, max(mark, log.synced_mark))
+        ec_store_u64(&log.synced_ticket, covered)
+    status = synced if status == Status.STATUS_OK else status
+    if status != Status.STATUS_OK:
+        ec_add_u32(&log.sync_failure_count, 1)
+    return status
+
+
+cdef void _sync_wake(LogStore* log, uint32_t round_number) noexcept nogil:
+    """Wake all whom the round covered, and one of those gathered since, to lead the next."""
+    cdef uint32_t* done = &log.sync_words[round_number & 1]
+    cdef uint32_t* gathered = &log.sync_words[(round_number + 1) & 1]
+    # The words change even if nobody sleeps yet: who is about to must not.
+    ec_add_u32(done, 1)
+    ec_add_u32(gathered, 1)
+    if ec_load_u32(&log.sync_waiting):
+        ec_futex_wake(done, 0x7FFFFFFF)
+        ec_futex_wake(gathered, 1)
 
 
 cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef LogShared* shared = log.shared
-    cdef uint64_t ticket, covered, mark
-    cdef Status status, synced
-    status = log_flush(log, deadline_ns)
-    if status == Status.STATUS_TIMEOUT:
-        return status
-    ticket = ec_load_u64(&shared.flushed_ticket)
-    ec_lock_acquire(&log.sync_lock)
-    # Group commit: a sync that began after our flush already covers us.
-    if log.synced_ticket >= ticket and log.large_synced_count == log.large_written_count:
-        synced = Status.STATUS_OK
-    else:
-        ec_lock_acquire(&shared.lock)
-        covered = shared.flushed_ticket
-        mark = min(covered, log.large_ticket_floor) if log.large_count else covered
-        ec_lock_release(&shared.lock)
-        log.large_synced_count = ec_load_u64(&log.large_written_count)
-        synced = _sync_files(log)
-        if synced == Status.STATUS_OK:
-            log.synced_ticket = covered
-            ec_store_u64(&log.synced_mark, max(mark, log.synced_mark))
-    ec_lock_release(&log.sync_lock)
-    return synced if status == Status.STATUS_OK else status
+    cdef uint64_t target, extra
+    cdef uint32_t head, index, round_number, failures, seen
+    cdef int64_t now
+    cdef Status status
+    ec_lock_acquire(&shared.lock)
+    target = shared.closed_ticket
+    for head in range(LOG_COUNT):
+        index = shared.heads[head].buffer
+        target += index != NONE32 and log.buffers[index].record_count != 0
+    extra = log.extra_written_count
+    round_number = log.sync_round
+    failures = ec_load_u32(&log.sync_failure_count)
+    ec_lock_release(&shared.lock)
+    # Group commit: one thread writes and syncs for all; who comes meanwhile waits for the next
+    # round, which one of them leads. Its words differ from this round's, so that only those wake
+    # who are done, and the new leader.
+    while True:
+        # Before the looks that follow: a wake-up after them changes the word, and the wait returns.
+        seen = ec_load_u32(&log.sync_words[round_number & 1])
+        # First: a later round that succeeds does not bring back what a failed one lost.
+        if ec_load_u32(&log.sync_failure_count) != failures:
+            return Status.STATUS_IO_ERROR
+        if ec_load_u64(&log.synced_ticket) >= target and \
+                ec_load_u64(&log.extra_synced_count) >= extra:
+            return Status.STATUS_OK
+        if ec_lock_try(&log.sync_lock):
+            round_number = log.sync_round
+            status = _sync_round(log, deadline_ns)
+            ec_lock_release(&log.sync_lock)
+            _sync_wake(log, round_number)
+            if status != Status.STATUS_OK:
+                return status
+            continue
+        now = ec_monotonic_ns()
+        if now >= deadline_ns:
+            return Status.STATUS_TIMEOUT
+        ec_add_u32(&log.sync_waiting, 1)
+        ec_futex_wait(&log.sync_words[round_number & 1], seen,
+                      min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
+        ec_add_u32(&log.sync_waiting, <uint32_t>-1)
 
 
 cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
@@ -310,7 +407,7 @@ cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
     ec_lock_acquire(&shared.lock)
     if moved == <int64_t>append.block_bytes:
         log_write_done_locked(log, append.region, append.block_base)
-        log.large_written_count += 1
+        log.extra_written_count += 1
     else:
         log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
     ec_lock_release(&shared.lock)
@@ -349,6 +446,10 @@ cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept 
 cdef Status log_erase(LogStore* log, uint32_t region) noexcept nogil:
     cdef int status = log_write_erasure(log, region)
     if status == 0:
+        # A sync that follows must not take itself for covered by an earlier one.
+        ec_lock_acquire(&log.shared.lock)
+        log.extra_written_count += 1
+        ec_lock_release(&log.shared.lock)
         return Status.STATUS_OK
     ec_lock_acquire(&log.shared.lock)
     log_write_failed_locked(log, region, -status)
@@ -399,6 +500,7 @@ cdef int64_t _next_due_ns(LogStore* log) noexcept nogil:
         due = left if due < 0 else min(due, left)
     if log.shared.read_only:
         due = PROBE_INTERVAL_NS if due < 0 else min(due, <int64_t>PROBE_INTERVAL_NS)
+    log.flusher_timed = due >= 0
     ec_lock_release(&log.shared.lock)
     return due
 

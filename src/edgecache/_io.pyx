@@ -13,6 +13,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
+from edgecache._io_align cimport io_file_read_alignment, io_read_unit
 from edgecache._sync cimport (
     ec_add_u32, ec_cas_u32, ec_count, ec_load_u32, ec_load_u64, ec_lock_acquire, ec_lock_release,
     ec_monotonic_ns, ec_store_u32,
@@ -51,14 +52,6 @@ cdef extern from *:
     static inline int ec_openat(int directory, const char *name, int flags, int mode) {
         return openat(directory, name, flags, mode);
     }
-    /* Smallest unit of a direct read, 0: the kernel does not say. Source: statx(2), STATX_DIOALIGN
-       (Linux 6.1). The struct and its constants are ABI; older headers lack the last fields. */
-    static inline uint32_t ec_read_alignment(int fd) {
-        union { uint8_t bytes[256]; uint32_t words[64]; } found = {{0}};
-        if (syscall(SYS_statx, fd, "", 0x1000 /* AT_EMPTY_PATH */, 0x2000, &found) != 0) return 0;
-        if (!(found.words[0] & 0x2000) || found.words[38] == 0) return 0;
-        return found.words[39];                     /* stx_dio_offset_align, byte 156 */
-    }
     static inline int ec_set_status(int fd, int flags) { return fcntl(fd, F_SETFL, flags); }
     static inline int ec_is_regular(const struct stat *s) { return S_ISREG(s->st_mode); }
     static inline int ec_is_directory(const struct stat *s) { return S_ISDIR(s->st_mode); }
@@ -88,7 +81,6 @@ cdef extern from *:
     int ec_openat2(int directory, const char* name, int flags, int mode) noexcept nogil
     int ec_openat(int directory, const char* name, int flags, int mode) noexcept nogil
     int ec_set_status(int fd, int flags) noexcept nogil
-    uint32_t ec_read_alignment(int fd) noexcept nogil
     int ec_is_regular(const stat_t* status) noexcept nogil
     int ec_is_directory(const stat_t* status) noexcept nogil
     uint32_t* ec_fork_mark_new() noexcept nogil
@@ -296,14 +288,6 @@ cdef void file_retire(IoFileSystem* fs, IoFile* file, uint32_t index) noexcept n
     ec_lock_release(&fs.lock)
 
 
-cdef uint32_t alignment_of_reads(int descriptor) noexcept nogil:
-    """Of a file that is open for direct transfers: a sector where the device takes that."""
-    cdef uint32_t found = ec_read_alignment(descriptor)
-    if SECTOR_BYTES <= found <= IO_ALIGNMENT and found & (found - 1) == 0:
-        return found
-    return IO_ALIGNMENT
-
-
 cdef int file_install(IoFileSystem* fs, int descriptor, uint32_t alignment_bytes) noexcept nogil:
     """Give an open descriptor an index; -EMFILE or -ENOMEM when there is none."""
     cdef uint32_t index
@@ -339,7 +323,7 @@ cdef int file_install(IoFileSystem* fs, int descriptor, uint32_t alignment_bytes
     free(spare)
     file.descriptor = descriptor
     file.alignment_bytes = alignment_bytes
-    file.read_alignment_bytes = alignment_of_reads(descriptor) if alignment_bytes > 1 else 1
+    file.read_alignment_bytes = io_read_unit(descriptor) if alignment_bytes > 1 else 1
     ec_store_u32(&file.generation, file.generation + 1)
     # Added, not stored: a stray lookup may hold a user on the free slot for a moment.
     ec_add_u32(&file.word, IO_FILE_OPEN)
@@ -421,16 +405,6 @@ cdef int file_close(void* engine, uint32_t index) noexcept nogil:
     if word == IO_FILE_OPEN:
         file_retire(fs, file, index)
     return 0
-
-
-cdef uint32_t file_read_alignment(void* engine, uint32_t index) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef IoFile* file = NULL
-    cdef uint32_t alignment_bytes = IO_ALIGNMENT
-    if file_pin(fs, index, &file) == 0:
-        alignment_bytes = file.read_alignment_bytes
-        io_file_release(fs, index)
-    return alignment_bytes
 
 
 cdef int64_t file_size(void* engine, uint32_t index) noexcept nogil:
@@ -653,7 +627,7 @@ cdef void io_file_system_ops(IoEngineOps* ops) noexcept nogil:
     ops.open_file = file_open
     ops.close_file = file_close
     ops.file_size = file_size
-    ops.read_alignment = file_read_alignment
+    ops.read_alignment = io_file_read_alignment
     ops.allocate = file_allocate
     ops.truncate = file_truncate
     ops.unlink = name_unlink

@@ -36,3 +36,5 @@ cdef int maintenance_start(Maintenance* self) noexcept nogil
 cdef void maintenance_stop(Maintenance* self) noexcept nogil
 # One checkpoint now, on this thread.
 cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil
+# Prewriting now, on this thread (see _prewrite.pxd); blocks.
+cdef void maintenance_prewrite(Maintenance* self, uint64_t ahead_bytes) noexcept nogil

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from edgecache._checkpoint cimport checkpoint_write
 from edgecache._flush cimport log_flusher_run
+from edgecache._prewrite cimport log_prewrite
 from edgecache._reclaim cimport (
     reclaim_is_stuck,
     reclaim_needs_checkpoint,
@@ -63,6 +64,12 @@ cdef Status _checkpoint_locked(Maintenance* self, uint32_t flags) noexcept nogil
     return status
 
 
+cdef void maintenance_prewrite(Maintenance* self, uint64_t ahead_bytes) noexcept nogil:
+    ec_lock_acquire(&self.lock)
+    log_prewrite(self.log, ahead_bytes)
+    ec_lock_release(&self.lock)
+
+
 cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil:
     cdef Status status
     ec_lock_acquire(&self.lock)
@@ -93,6 +100,9 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     cdef int64_t left, since
     cdef bint short_of_regions, is_settled
     ec_lock_acquire(&self.lock)
+    if ec_load_u32(&log.prewrite_wanted):
+        log_prewrite(log, log.prewrite_bytes)
+        ec_store_u32(&log.prewrite_wanted, 0)
     reclaim_run(self.reclaimer)
     if reclaim_is_stuck(self.reclaimer) and \
             _checkpoint_locked(self, 0) == Status.STATUS_OK and \

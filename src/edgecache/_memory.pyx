@@ -207,6 +207,8 @@ cdef void victim_foresee(char* base, MemoryShard* shard, const MemoryHooks* hook
     shard.foreseen_hash = item_hash(hooks, item)
     evict_prefetch_victim(base, &shard.evict, shard.foreseen_hash)
     hooks.foresee(hooks.context, shard.foreseen_hash)
+    ec_prefetch(slab_page(base, &shard.slab,
+                          <uint32_t>(slab_position(reference) >> shard.slab.page_shift)))
     end = min(item.node.size_bytes, <uint32_t>FORESEEN_BYTES_MAX)
     for offset in range(128, end, 64):
         ec_prefetch(<char*>item + offset)

@@ -47,12 +47,12 @@ cdef inline uint64_t slots_mask(uint32_t slots) noexcept nogil:
 
 cdef int slots_find(ReadBuffers* self, uint32_t slots) noexcept nogil:
     """First slot of a free row of `slots`, all in one word; -1: none."""
-    cdef uint32_t word, step
+    cdef uint32_t word, _step
     cdef uint64_t fits
     for word in range(WORDS):
         fits = ~self.taken[word]
         # Bit i stays while the bits i to i + slots - 1 are free.
-        for step in range(1, slots):
+        for _step in range(1, slots):
             fits &= fits >> 1
         if fits:
             return <int>(word * WORD_SLOTS + ec_low_bit(fits))

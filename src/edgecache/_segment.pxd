@@ -30,7 +30,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
 from edgecache._read_buffers cimport ReadBuffers
-from edgecache._segment_format cimport Footer, RecordHeader
+from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._spans cimport SpanHints
 from edgecache._status cimport Status
 from edgecache._xxhash cimport XxhashApi
@@ -73,7 +73,7 @@ cdef struct Region:
     uint32_t in_flight          # blocks handed out and not done (a large one: not in the index)
     uint32_t unsynced           # 1: written since the last sync; 2: that sync is running
     uint32_t failure_count      # reclaims that could not read it
-    uint32_t zero
+    uint32_t touched_bytes      # file space up to here was written in this or an earlier life
     uint64_t record_count
     uint64_t hit_count
 
@@ -159,11 +159,16 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t file_count
     int32_t* files              # index in the engine's file table, -1: not open
     uint32_t* dirty             # per file: writes since the last sync
-    uint32_t sync_lock          # held across fdatasync: a sleeping lock, never under another
+    uint32_t sync_lock          # held by the thread that leads a sync, across its I/O; only tried
+    uint32_t sync_round         # syncs begun; under the log lock
+    uint32_t sync_words[2]      # futexes: those who wait for an even round, for an odd one
+    uint32_t sync_waiting       # how many of both
+    uint32_t sync_failure_count
+    uint32_t flusher_timed      # the flusher wakes up by itself before any buffer is too old
     uint32_t direct
     uint64_t synced_ticket      # buffers up to this ticket are durable
-    uint64_t large_written_count    # large blocks written, and how many of them a sync covered
-    uint64_t large_synced_count
+    uint64_t extra_written_count    # large blocks and erasures, and how many of them a sync covered
+    uint64_t extra_synced_count
     uint64_t large_count        # large blocks reserved and not given back (invariant 8)
     uint64_t large_floor
     uint64_t large_ticket_floor     # tickets of large blocks that were not given back are higher
@@ -172,6 +177,11 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint64_t loss_reported      # ... and how many of them a sync has told about
     uint64_t retired_settled    # regions that were retired when the last checkpoint was begun
     uint32_t settle_attempts    # checkpoints tried
+    uint64_t prewrite_bytes     # how far zeroes are written ahead while somebody syncs; 0: never
+    uint64_t prewritten_bytes
+    uint32_t prewrite_wanted    # the maintenance thread has been asked
+    uint32_t prewrite_region    # being prewritten ...
+    uint32_t prewrite_start     # ... from here on; NONE32: nothing is
     uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
@@ -228,7 +238,8 @@ cdef bint log_is_settled(LogStore* log) noexcept nogil
 # success *record points into scratch and *available is how many bytes follow.
 cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
                      char** record, uint64_t* available) noexcept nogil
-# Aligned span (see read_align_bytes) that a read of `length` bytes at `location` needs (for engines' requests).
+# Span, aligned to read_align_bytes, that a read of `length` bytes at `location` needs (for engines'
+# requests).
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
                         uint64_t* offset, uint32_t* span, uint32_t* skip) noexcept nogil
 # Copy from a write buffer if the location has not been flushed; False: it is on the device.
@@ -261,6 +272,12 @@ cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil
 cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
                                 uint32_t region, uint32_t region_offset, uint32_t ticket,
                                 uint64_t generation) noexcept nogil
+
+# No block may be placed in this region from this offset on, now. Under the log lock.
+cdef inline uint64_t log_place_limit(const LogStore* log, uint32_t region) noexcept nogil:
+    if log.prewrite_start != NONE32 and log.prewrite_region == region:
+        return log.prewrite_start
+    return log.region_bytes - FOOTER_BYTES
 
 cdef inline uint32_t location_region(const LogStore* log, uint64_t location) noexcept nogil:
     return <uint32_t>((location << 6) / log.region_bytes)

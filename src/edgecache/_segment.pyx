@@ -42,11 +42,48 @@ from edgecache._sync cimport (
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
+    ec_lock_try,
     ec_monotonic_ns,
 )
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
+
+cdef enum:
+    SPARE_BLOCK_BYTES_MAX = 8388608
+
+# The block of the last large record of the process, for the next one: fresh memory of this size is
+# mapped each time, and its page faults cost as much as copying the record. The lock is only tried:
+# in the child of a fork nobody may be left to release it.
+cdef uint32_t spare_lock = 0
+cdef char* spare_block = NULL
+cdef uint64_t spare_block_bytes = 0
+
+
+cdef char* _take_block(uint64_t size) noexcept nogil:
+    """Page-aligned memory, or NULL."""
+    global spare_block
+    cdef char* taken = NULL
+    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
+        if spare_block_bytes >= size and spare_block_bytes <= 2 * size:
+            taken = spare_block
+            spare_block = NULL if taken != NULL else spare_block
+        ec_lock_release(&spare_lock)
+    if taken == NULL and posix_memalign(<void**>&taken, PAGE_BYTES, size) != 0:
+        return NULL
+    return taken
+
+
+cdef void _give_block(char* block, uint64_t size) noexcept nogil:
+    global spare_block, spare_block_bytes
+    cdef char* old = block
+    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
+        if spare_block == NULL or spare_block_bytes <= size:
+            old = spare_block
+            spare_block = block
+            spare_block_bytes = size
+        ec_lock_release(&spare_lock)
+    free(old)
 
 
 cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil:
@@ -213,6 +250,7 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
     cdef LogShared* shared = log.shared
     cdef WriteBuffer* buffer
     cdef uint32_t index, region = shared.heads[head].region
+    cdef uint64_t limit
     cdef Status status
     for index in range(shared.buffer_count):
         if log.buffers[index].state == BUFFER_FREE:
@@ -225,13 +263,17 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
         if status != Status.STATUS_OK:
             return status
         region = shared.heads[head].region
+    limit = log_place_limit(log, region)
+    if limit < log.regions[region].written_bytes + room_bytes and \
+            limit < log.region_bytes - FOOTER_BYTES:
+        return Status.STATUS_AGAIN
     buffer = &log.buffers[index]
     buffer.state = BUFFER_ACTIVE
     buffer.log = head
     buffer.region = region
     buffer.generation = log.regions[region].generation
     buffer.region_offset = log.regions[region].written_bytes
-    buffer.capacity = <uint32_t>min(log.buffer_bytes, <uint64_t>_region_room(log, region))
+    buffer.capacity = <uint32_t>min(log.buffer_bytes, limit - log.regions[region].written_bytes)
     buffer.fill = BLOCK_HEADER_BYTES
     buffer.record_count = 0
     buffer.opened_ns = ec_monotonic_ns()
@@ -260,8 +302,9 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         if index == NONE32:
             status = _open_buffer_locked(log, head, record_bytes + 2 * PAGE_BYTES
                                          + 2 * BLOCK_HEADER_BYTES)
-            # An idle flusher has no timer: it must learn that a buffer ages now.
-            opened = status == Status.STATUS_OK
+            # An idle flusher has no timer: it must learn that a buffer ages now. One that has wakes
+            # up for an older buffer, and looks at this one then.
+            opened = status == Status.STATUS_OK and not log.flusher_timed
             continue
         buffer = &log.buffers[index]
         gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
@@ -332,7 +375,8 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     block_bytes = _block_bytes(BLOCK_HEADER_BYTES + gap + record_bytes, 1)
     if block_bytes > log.region_bytes - FOOTER_BYTES:
         return Status.STATUS_TOO_LARGE
-    if posix_memalign(<void**>&out.block_base, PAGE_BYTES, block_bytes) != 0:
+    out.block_base = _take_block(block_bytes)
+    if out.block_base == NULL:
         return Status.STATUS_NO_MEMORY
     ec_lock_acquire(&shared.lock)
     status = _writable_locked(log)
@@ -343,6 +387,9 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                 _region_room(log, index) < block_bytes:
             status = _open_region_locked(log, head)
             index = shared.heads[head].region
+    if status == Status.STATUS_OK and \
+            log.regions[index].written_bytes + block_bytes > log_place_limit(log, index):
+        status = Status.STATUS_AGAIN
     if status == Status.STATUS_OK:
         region = &log.regions[index]
         out.region = index
@@ -386,7 +433,11 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
 
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
     cdef bint reserved = append.block_bytes != 0
-    free(append.block_base)
+    if append.block_base != NULL:
+        if reserved:
+            _give_block(append.block_base, append.block_bytes)
+        else:
+            free(append.block_base)
     append.block_base = NULL
     append.block_bytes = 0
     if not reserved:
@@ -494,6 +545,8 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     cdef LogShared* shared = log.shared
     ec_lock_acquire(&shared.lock)
     shared.used_bytes -= log.regions[region].written_bytes
+    log.regions[region].touched_bytes = max(log.regions[region].touched_bytes,
+                                            log.regions[region].written_bytes)
     log.regions[region].written_bytes = 0
     log.regions[region].block_count = 0
     log.regions[region].record_count = 0

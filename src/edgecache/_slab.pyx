@@ -156,7 +156,7 @@ cdef inline char* page_address(char* base, const SlabState* state, uint32_t numb
     return base + state.area_offset + (<uint64_t>number << state.page_shift)
 
 
-# A span that is about to be touched for the first time: a huge page costs a third of its 512 faults.
+# A span before its first touch: one huge page costs a third of the 512 faults that it saves.
 # Only where the limit leaves room for the whole span, so that the process stays within its budget.
 cdef void span_advise(char* base, SlabState* state, uint32_t number) noexcept nogil:
     if <uint64_t>page_address(base, state, number) % SLAB_SPAN_BYTES \
@@ -394,7 +394,7 @@ cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
     return reference
 
 
-# The same in frames of which some may lie in free pages: what is left of the last one is a new hole.
+# The same where some frames may lie in free pages: what is left of the last one is a new hole.
 cdef uint32_t extent_place_new(char* base, SlabState* state, uint64_t frame,
                                uint32_t size_bytes) noexcept nogil:
     cdef uint32_t reference = extent_place(base, state, frame, size_bytes), length = 0

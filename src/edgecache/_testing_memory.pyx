@@ -21,8 +21,8 @@ from edgecache._memory cimport (
     memory_slot_bytes, memory_unpin,
 )
 from edgecache._slab cimport (
-    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, SLAB_SPAN_BYTES, page_bytes, slab_class_bytes, slab_class_count, slab_page,
-    slab_rounded_bytes,
+    SLAB_PAGE_FRAMES, SLAB_PAGE_SLOTS, SLAB_SPAN_BYTES, page_bytes, slab_class_bytes,
+    slab_class_count, slab_page, slab_rounded_bytes,
 )
 from edgecache._status cimport STATUS_OK
 from edgecache._sync cimport (

@@ -1,6 +1,6 @@
 """The health of a store, judged from its statistics.
 
-    ok        everything works as configured
+    ok        everything works as configured; notes tell what else is worth knowing
     degraded  it serves, but slower, smaller or with losses behind it: the reasons say what
     failing   the disk tier takes no writes; what is in RAM is served all the same
 
@@ -42,6 +42,7 @@ class HealthReport:
     Args:
         status: The worst of the reasons.
         reasons: Empty when all is well.
+        notes: What is no fault, but explains figures: which engine "auto" chose, and why.
         last_errno: Name of the last error of the device ("EIO"), or "".
         recovery: What opening found, in numbers.
     """
@@ -50,12 +51,14 @@ class HealthReport:
     reasons: tuple[HealthReason, ...]
     last_errno: str
     recovery: Mapping[str, float]
+    notes: tuple[HealthReason, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
         return {
             "status": self.status,
             "reasons": [{"name": each.name, "detail": each.detail} for each in self.reasons],
+            "notes": [{"name": each.name, "detail": each.detail} for each in self.notes],
             "last_errno": self.last_errno,
             "recovery": dict(self.recovery),
         }
@@ -88,6 +91,7 @@ def assess(snapshot: StatsSnapshot, last_errno: int) -> HealthReport:
             "regions_read": recovery["regions_read"],
             "regions_skipped": recovery["regions_skipped"],
         },
+        tuple(_notes(snapshot)),
     )
 
 
@@ -125,14 +129,6 @@ def _of_the_disk(snapshot: StatsSnapshot, last_errno: str) -> list[HealthReason]
 def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
     engine = snapshot["engine"]
     found = []
-    if engine["io_fallback_reason"]:
-        found.append(
-            HealthReason(
-                "io_fallback",
-                f"the {engine['io']} engine runs instead of io_uring: "
-                f"{engine['io_fallback_reason']}",
-            )
-        )
     if engine["hash"] != "native":
         found.append(
             HealthReason("hash_fallback", "the hash functions of the xxhash wheel are hidden")
@@ -144,6 +140,15 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
             )
         )
     return found
+
+
+def _notes(snapshot: StatsSnapshot) -> list[HealthReason]:
+    """Where io_uring is asked for by name and cannot run, opening fails; "auto" has a choice."""
+    engine = snapshot["engine"]
+    if not engine["io_fallback_reason"]:
+        return []
+    detail = f"the {engine['io']} engine runs instead of io_uring: {engine['io_fallback_reason']}"
+    return [HealthReason("io_fallback", detail)]
 
 
 def _of_the_recovery(snapshot: StatsSnapshot) -> list[HealthReason]:

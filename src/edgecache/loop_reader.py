@@ -8,7 +8,8 @@ detaches it: the read goes on, because the kernel writes to its buffer, and its 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import concurrent.futures
+import time
 import weakref
 from collections.abc import Iterable
 
@@ -24,6 +25,7 @@ _Pair = tuple[asyncio.Future[bytes | None], bytes | None]
 # A loop that runs in another thread must let go of the descriptor itself; a loop that does not get
 # round to it within this time hangs, and is not waited for.
 DETACH_S = 10.0
+DETACH_SLICE_S = 0.02
 
 
 class LoopReader:
@@ -32,7 +34,7 @@ class LoopReader:
     *Thread-safety*: belongs to the thread of its loop; `detach` may come from any other.
     """
 
-    __slots__ = ("__weakref__", "_is_detached", "_is_flush_due", "_loop", "_reader")
+    __slots__ = ("__weakref__", "_is_detached", "_is_flush_due", "_left", "_loop", "_reader")
 
     def __init__(self, core: CoreRead, loop: asyncio.AbstractEventLoop) -> None:
         self._reader = AsyncReader(core)
@@ -40,6 +42,7 @@ class LoopReader:
         self._loop = weakref.ref(loop)
         self._is_flush_due = False
         self._is_detached = False
+        self._left: list[asyncio.Future[bytes | None]] = []
         loop.add_reader(self._reader.fileno(), self._reap)
 
     @property
@@ -80,9 +83,17 @@ class LoopReader:
         elif not loop.is_running() or _is_current(loop):
             self._leave(loop)
         else:
-            left = asyncio.run_coroutine_threadsafe(self._leave_soon(), loop)
-            with contextlib.suppress(TimeoutError):
-                left.result(DETACH_S)
+            self._leave_from_afar(loop)
+
+    def _leave_from_afar(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have the loop, which runs in another thread, do it, unless it ends or hangs."""
+        leaving = asyncio.run_coroutine_threadsafe(self._leave_soon(), loop)
+        deadline_s = time.monotonic() + DETACH_S
+        while loop.is_running() and not leaving.done() and time.monotonic() < deadline_s:
+            concurrent.futures.wait([leaving], DETACH_SLICE_S)
+        if not self._is_detached:
+            # The engine closes without the loop; its futures fail if it gets round to them.
+            self._left = self._reader.close()
 
     async def _leave_soon(self) -> None:
         self._leave(asyncio.get_running_loop())
@@ -92,7 +103,7 @@ class LoopReader:
             return
         self._is_detached = True
         loop.remove_reader(self._reader.fileno())
-        for future in self._reader.close():
+        for future in [*self._left, *self._reader.close()]:
             if not future.done():
                 future.set_exception(
                     StoreClosedError("the store was closed during a read", hint="open it again")

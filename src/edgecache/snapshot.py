@@ -102,9 +102,15 @@ def _fill_objects(found: StatsSnapshot, counted: Mapping[str, int]) -> None:
     requests["stream_attaches"] = counted["stream_attaches"]
     requests["stream_attach_misses"] = counted["stream_attach_misses"]
     requests["partial_writes"] = counted["partial_writes"]
-    # The engine counts each purged key as an invalidation; those purged as evictions are none.
+    # The engine counts parts of objects as it counts objects, and each purged key as an
+    # invalidation; those purged as evictions are none.
+    own_deletes = counted["own_deletes"]
+    requests["puts"] = max(0, requests["puts"] - counted["own_puts"])
+    requests["deletes"] = max(0, requests["deletes"] - own_deletes)
     requests["evictions"] += counted["purged_evictions"]
-    requests["invalidations"] -= counted["engine_evictions"]
+    requests["invalidations"] = max(
+        0, requests["invalidations"] - own_deletes - counted["engine_evictions"]
+    )
     requests["shed"]["too_large"] += counted["too_large"]
     objects["aborted_writes"] = counted["aborted_writes"]
     objects["refused_writes"] = counted["refused_writes"]

@@ -30,7 +30,7 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import Counters, LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options
 from edgecache.purges import Purges
 from edgecache.root import RootClaim
@@ -125,8 +125,10 @@ class Storage(ObjectFace, Purges, Core):
 
     def _open_objects(self) -> ObjectManager:
         config = self._config
+        counters = Counters()
         return ObjectManager(
-            LogBackend(self),
+            LogBackend(self, counters),
+            counters,
             chunk_bytes=config.chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.
             capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
@@ -157,7 +159,7 @@ class Storage(ObjectFace, Purges, Core):
         )
 
     def _give_back(self) -> None:
-        """Undo a start that failed."""
+        """Close the engine, then let others have the root: see invariant 1."""
         if self._engine is not None:
             self._engine.close()
         if self._claim is not None:
@@ -176,9 +178,10 @@ class Storage(ObjectFace, Purges, Core):
         return self._is_closing
 
     def close(self) -> None:
-        """Flush, checkpoint, stop and give everything back. Idempotent.
+        """Flush, checkpoint, stop and give back every thread, descriptor and ring. Idempotent.
 
-        No other thread may be inside a method of the store. In a child of fork() it does nothing.
+        What other threads and loops have under way ends with StoreClosedError, or as if it had come
+        earlier: a put may be lost then. In a child of fork() it does nothing.
 
         *Cost*: blocks until the device took what is buffered, and a checkpoint is written.
         """
@@ -195,13 +198,20 @@ class Storage(ObjectFace, Purges, Core):
                 self._close_objects()
                 super().close()
             finally:
-                if self._claim is not None:
-                    self._claim.release()
+                self._give_back()
 
     def _close_objects(self) -> None:
         objects: ObjectManager | None = getattr(self, "_objects", None)
-        if objects is not None:
+        if objects is None:
+            return
+        # Weak references to a store that is being collected are dead already.
+        objects.backend.hold(self)
+        try:
             objects.close()
+        except StoreClosedError:
+            return  # abandoned: what was not stored is lost, as in a crash
+        finally:
+            objects.backend.hold(None)
 
     def __enter__(self) -> Self:
         return self

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_superblock",
         ),
     ),
-    ("joints", ("_shard", "_flush", "_scan")),
+    ("joints", ("_shard", "_flush", "_prewrite", "_scan")),
     ("paths", ("_fetch", "_reclaim", "_checkpoint", "_recovery")),
     ("changes", ("_change", "_maintenance")),
     ("walks", ("_promote", "_walk")),

@@ -8,7 +8,7 @@ import threading
 import pytest
 from support.images import flip, open_on, put_image, take_image
 from support.layout import CHECKPOINT, CHECKPOINT_REGION, read_superblock, sum64
-from support.model import KIB, MIB, make_value, options
+from support.model import KIB, MIB, make_value, options, until
 
 from edgecache import _testing_io as io
 from edgecache._io_memory import MemoryDisk
@@ -151,3 +151,48 @@ def test_a_failed_checkpoint_is_told_and_the_older_one_serves() -> None:
     assert core.get(b"key") == b"value"
     assert core.get(b"more") == b"value"
     core.close()
+
+
+@pytest.mark.parametrize("which", ["newest", "older", "both"])
+@pytest.mark.parametrize("bit", [0, 70, 900, 4096 * 8 - 1])
+def test_a_damaged_header_is_counted_and_the_next_checkpoint_replaces_it(
+    which: str, bit: int
+) -> None:
+    disk = MemoryDisk()
+    core = open_on(disk, STORE)
+    assert core.put(b"key", b"value")
+    core.checkpoint()
+    core.close()
+    image = take_image(disk)
+    names = sorted(
+        (name for name in image if name.startswith(b"checkpoint")),
+        key=lambda name: image[name][8:16][::-1],
+        reverse=True,
+    )
+    assert len(names) == 2
+    hit = {"newest": names[:1], "older": names[1:], "both": names}[which]
+    disk = put_image({**image, **{name: flip(image[name], bit) for name in hit}})
+    core = open_on(disk, STORE)
+    assert core.counters()["recovery_checkpoints_damaged"] == len(hit)
+    assert core.get(b"key") == b"value"
+    until(lambda: core.counters()["checkpoints"] > 0)
+    core.checkpoint()
+    core.close()
+    core = open_on(disk, STORE)
+    assert core.counters()["recovery_checkpoints_damaged"] == 0
+    core.close()
+
+
+def test_a_checkpoint_that_was_cut_off_is_no_damage() -> None:
+    """Its header is zero until its parts are there; an empty file comes even before that."""
+    disk = MemoryDisk()
+    core = open_on(disk, STORE)
+    core.put(b"key", b"value")
+    core.checkpoint()
+    core.close()
+    image = take_image(disk)
+    for content in (b"", bytes(4096), bytes(4096) + image[b"checkpoint.a"][4096:]):
+        core = open_on(put_image({**image, b"checkpoint.a": content}), STORE)
+        assert core.counters()["recovery_checkpoints_damaged"] == 0
+        assert core.get(b"key") == b"value"
+        core.abandon()

@@ -131,6 +131,8 @@ def test_an_unusable_value_names_its_field(name: str, value: Any) -> None:
         ({"shared": True}, "shared", "shared: false"),
         ({"disk": 15 * MIB}, "disk", "16MiB"),
         ({"disk": "1GB", "region_size": "64MiB"}, "disk", "1GiB"),
+        ({"disk": "4GiB", "region_size": "48MiB"}, "region_size", "32MiB or 64MiB"),
+        ({"disk": 0, "region_size": "3MiB"}, "region_size", "2MiB or 4MiB"),
         ({"memory": "1MiB", "front_size": "2MiB"}, "front_size", "auto"),
         ({"memory": "1MiB", "shards": 8}, "shards", "at most 4 shards"),
         ({"memory": "5MiB", "shards": 32}, "shards", "at most 16 shards"),

@@ -63,7 +63,6 @@ CAUSES: list[tuple[Callable[[StatsSnapshot], None], str, str]] = [
     (retired, "regions_retired", "degraded"),
     (checkpoint, "checkpoint", "degraded"),
     (allocation, "allocation", "degraded"),
-    (fallback, "io_fallback", "degraded"),
     (hashes, "hash_fallback", "degraded"),
     (direct, "direct_refused", "degraded"),
     (reformatted, "reformatted", "degraded"),
@@ -86,6 +85,17 @@ def test_each_cause_has_its_reason(
     assert report.status == status
     assert [reason.name for reason in report.reasons] == [name]
     assert report.reasons[0].detail
+
+
+def test_the_engine_that_auto_chose_is_a_note_and_no_fault() -> None:
+    snapshot = well()
+    fallback(snapshot)
+    report = assess(snapshot, 0)
+    assert (report.status, report.reasons) == ("ok", ())
+    assert [note.name for note in report.notes] == ["io_fallback"]
+    assert "seccomp" in report.notes[0].detail
+    assert report.to_dict()["notes"][0]["name"] == "io_fallback"
+    assert assess(well(), 0).notes == ()
 
 
 def test_the_worst_reason_decides_and_all_are_told() -> None:
@@ -121,8 +131,8 @@ def test_a_fallback_of_the_engine_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("EDGECACHE_IO_FAIL", "setup:EPERM")
     with Storage(Config(root=str(tmp_path / "r"), memory="2MiB", disk="64MiB")) as store:
         report = store.health()
-        assert report.status == "degraded"
-        assert report.reasons[0].name == "io_fallback"
+        assert (report.status, report.reasons) == ("ok", ())
+        assert report.notes[0].name == "io_fallback"
         assert store.stats()["engine"]["io"] == "threads"
 
 

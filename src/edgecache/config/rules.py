@@ -55,6 +55,13 @@ def _check_reserved(values: Mapping[str, Any]) -> None:
 
 def _check_disk(values: Mapping[str, Any]) -> None:
     disk, region = values["disk"], values["region_size"]
+    if region & (region - 1):
+        below = _power_of_two_at_most(region)
+        raise Problem(
+            f"a region of {format_size(region)} is not a power of two",
+            hint=f"use {format_size(below)} or {format_size(2 * below)}",
+            field="region_size",
+        )
     if disk == 0:
         return
     if region == 0:

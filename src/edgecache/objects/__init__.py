@@ -1,9 +1,10 @@
 """Objects of any size: streams, chunks and sparse objects on top of the engine's entries."""
 
 from edgecache.objects.backend import Backend, LogBackend
+from edgecache.objects.counters import Counters
 from edgecache.objects.face import ObjectFace
 from edgecache.objects.hit import Hit
 from edgecache.objects.manager import ObjectManager
 from edgecache.objects.miss import Miss
 
-__all__ = ["Backend", "Hit", "LogBackend", "Miss", "ObjectFace", "ObjectManager"]
+__all__ = ["Backend", "Counters", "Hit", "LogBackend", "Miss", "ObjectFace", "ObjectManager"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgecache.errors import StoreClosedError
 from edgecache.meta import ENGINE_PART, FRESH_FOREVER, Meta
+from edgecache.objects.counters import Counters
 from edgecache.objects.keys import part_key
 
 if TYPE_CHECKING:
@@ -72,6 +73,9 @@ class Backend(Protocol):
 
     @property
     def part_bytes_max(self) -> int: ...
+    def hold(self, engine: Engine | None) -> None:
+        """Use this engine until `hold(None)`: the store is closing. No-op for others."""
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
@@ -92,8 +96,11 @@ class Backend(Protocol):
 
     def get_head(self, key: bytes | str) -> Stored | None: ...
     def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool: ...
-    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
-        """A head that never expires."""
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+        """A head that is the store's own business: no request counts it. ttl None: for ever."""
+
+    def delete_entry(self, key: bytes) -> bool:
+        """Delete what `put_entry` put; no request counts it."""
 
     def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
         """Another meta over this very version; None: it is another one now."""
@@ -107,21 +114,26 @@ class LogBackend:
     *Thread-safety*: every method, any thread.
     """
 
-    __slots__ = ("_engine", "part_bytes_max")
+    __slots__ = ("_counters", "_engine", "_held", "part_bytes_max")
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, counters: Counters) -> None:
         # Weak: the store holds this object.
         self._engine = weakref.ref(engine)
+        self._held: Engine | None = None
+        self._counters = counters
         self.part_bytes_max = engine.value_bytes_max
 
     def _open(self) -> Engine:
-        engine = self._engine()
+        engine = self._held or self._engine()
         if engine is None:
             raise StoreClosedError("the store is closed", hint="open it again")
         return engine
 
+    def hold(self, engine: Engine | None) -> None:
+        self._held = engine
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
-        return self._open().put_encoded(part_key(object_id, number), data, PART_META, 0)
+        return self.put_entry(part_key(object_id, number), data, PART_META, None)
 
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]:
         return self._open().get_many([part_key(object_id, number) for number in numbers])
@@ -141,9 +153,8 @@ class LogBackend:
         return self.has_head(part_key(object_id, number))
 
     def delete_parts(self, object_id: bytes, numbers: Iterable[int]) -> None:
-        engine = self._open()
         for number in numbers:
-            engine.delete(part_key(object_id, number))
+            self.delete_entry(part_key(object_id, number))
 
     def has_head(self, key: bytes | str) -> bool:
         engine = self._open()
@@ -158,8 +169,17 @@ class LogBackend:
         engine = self._open()
         return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
 
-    def put_entry(self, key: bytes, value: Buffer, meta: bytes) -> bool:
-        return self._open().put_encoded(key, value, meta, 0)
+    def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+        engine = self._open()
+        expiry_us = 0 if ttl is None else engine.expiry_at(ttl)
+        is_stored = engine.put_encoded(key, value, meta, expiry_us)
+        self._counters.add("own_puts", int(is_stored))
+        return is_stored
+
+    def delete_entry(self, key: bytes) -> bool:
+        was_there = self._open().delete(key)
+        self._counters.add("own_deletes", int(was_there))
+        return was_there
 
     def replace_head(self, key: bytes | str, head: Stored, meta: bytes) -> bool | None:
         return self._open().replace(

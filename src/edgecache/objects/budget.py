@@ -37,7 +37,7 @@ class Budget:
         self.counters = counters
         self._memory_bytes = memory_bytes
         self._quota_bytes = quota_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # also taken when writers are collected
         self.memory_used = 0
         self.holders: weakref.WeakSet[SparseObject] = weakref.WeakSet()
         self.present_bytes = 0

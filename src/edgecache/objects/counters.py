@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 COUNTED = (
     "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
     "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
-    "too_large",
+    "too_large", "own_puts", "own_deletes",
 )  # fmt: skip
 
 
@@ -26,7 +26,10 @@ class Counters:
     purged_evictions: int = 0
     engine_evictions: int = 0
     too_large: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    own_puts: int = 0
+    own_deletes: int = 0
+    # Reentrant: a reader that is collected while its thread counts something counts, too.
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def add(self, name: str, count: int = 1) -> None:
         """Count."""

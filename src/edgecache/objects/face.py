@@ -82,6 +82,7 @@ class ObjectFace:
         name = key_bytes(key)
         if size is not None and size < 0:
             raise ArgumentError("a size is 0 or more", found=size)
+        self._require_open()
         self.expiry_at(ttl)
         return self._objects.open_write(name, meta, ttl, tags, size)
 
@@ -222,6 +223,7 @@ class ObjectFace:
     if TYPE_CHECKING:
 
         def expiry_at(self, ttl: float | None) -> int: ...
+        def _require_open(self) -> None: ...
 
 
 def key_bytes(key: Key) -> bytes:

@@ -19,7 +19,12 @@ from collections.abc import Callable, Iterable
 import xxhash
 
 from edgecache.entry import Availability, PurgeType
-from edgecache.errors import PartialWritesError, ValueTooLargeError
+from edgecache.errors import (
+    PartialWritesError,
+    StoreClosedError,
+    StoreForkedError,
+    ValueTooLargeError,
+)
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Stored
 from edgecache.objects.budget import Budget
@@ -63,6 +68,7 @@ class ObjectManager:
     def __init__(
         self,
         backend: Backend,
+        counters: Counters,
         *,
         chunk_bytes: int,
         capacity_bytes: int,
@@ -74,7 +80,7 @@ class ObjectManager:
         is_atomic: bool,
     ) -> None:
         self.backend = backend
-        self.counters = Counters()
+        self.counters = counters
         self.object_bytes_max = object_bytes_max
         self.capacity_bytes = capacity_bytes
         self.chunk_bytes = chunk_bytes
@@ -233,7 +239,13 @@ class ObjectManager:
             if self._pins.get(object_id):
                 self._doomed[object_id] = numbers
                 return
-        self.backend.delete_parts(object_id, numbers)
+        self._delete_parts(object_id, numbers)
+
+    def _delete_parts(self, object_id: bytes, numbers: list[int]) -> None:
+        try:
+            self.backend.delete_parts(object_id, numbers)
+        except (StoreClosedError, StoreForkedError):
+            return  # nobody can reach them; eviction removes them in time
 
     def _pin(self, object_id: bytes) -> None:
         with self._lock:
@@ -247,7 +259,7 @@ class ObjectManager:
             del self._pins[object_id]
             numbers = self._doomed.pop(object_id, None)
         if numbers is not None:
-            self.backend.delete_parts(object_id, numbers)
+            self._delete_parts(object_id, numbers)
 
     # Reading
 

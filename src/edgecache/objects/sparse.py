@@ -331,7 +331,7 @@ class SparseObject:
         self.head.runs = list(stored)
         meta = self.meta.encode_as(ENGINE_OBJECT)
         key = sparse_key(self.key)
-        if not self._backend.put_head(key, self.head.encode(), meta, self.ttl_s):
+        if not self._backend.put_entry(key, self.head.encode(), meta, self.ttl_s):
             return False
         self.expires_s = time.monotonic() + self.ttl_s
         self._unsaved_count = 0
@@ -380,7 +380,7 @@ class SparseObject:
             self._budget.take_memory(-len(chunk.content))
         self._open.clear()
         self._budget.take_present(-self.present.total_bytes)
-        self._backend.delete_head(sparse_key(self.key))
+        self._backend.delete_entry(sparse_key(self.key))
 
     def discard(self) -> None:
         """Delete it, parts and all; idempotent."""

@@ -75,7 +75,7 @@ class SparseSet:
             head.lifetime_us = 0 if ttl is None else max(1, int(ttl * 1e6))
             made = SparseObject(self._backend, self._budget, key, head, meta, self._ttl_s)
             if not self._backend.has_head(SPARSE_MARK_KEY):
-                self._backend.put_entry(SPARSE_MARK_KEY, b"", MARK_META)
+                self._backend.put_entry(SPARSE_MARK_KEY, b"", MARK_META, None)
             if not made.save():
                 made.discard()
                 raise ObjectShedError("the store did not accept the head of the object")
