@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Iterator
 
 import pytest
@@ -21,20 +20,18 @@ class Site:
     """Answers that a target names, each kind once."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()
         self.content = os.urandom(FILE_BYTES)
-        self.file.write(self.content)
-        self.file.flush()
-        self.gate: asyncio.Event | None = None
+        self.descriptor = os.memfd_create("content")
+        os.write(self.descriptor, self.content)
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         path = request.path_and_query[0]
         if path.startswith(b"/status/"):
             return Response(int(path[8:]), (("X-Kind", "status"),), b"gone" * 3)
         if path == b"/file":
-            return Response(200, (), FileRange(self.file.fileno(), 10, FILE_BYTES - 20))
+            return Response(200, (), FileRange(self.descriptor, 10, FILE_BYTES - 20))
         if path == b"/short-file":
-            return Response(200, (), FileRange(self.file.fileno(), 0, FILE_BYTES + 1))
+            return Response(200, (), FileRange(self.descriptor, 0, FILE_BYTES + 1))
         if path == b"/buffers":
             return Response(200, (), [b"one ", memoryview(b"two "), b"three"])
         if path == b"/large":
@@ -70,8 +67,10 @@ LOOPS = {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="module")
-def site() -> Site:
-    return Site()
+def site() -> Iterator[Site]:
+    found = Site()
+    yield found
+    os.close(found.descriptor)
 
 
 @pytest.fixture(scope="module", params=LOOPS)

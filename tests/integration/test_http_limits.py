@@ -56,20 +56,23 @@ def fields(count: int) -> list[tuple[str, str]]:
         ({"body_bytes_max": 9}, request("PUT", "/", (), b"x" * 10), 413, "body_bytes"),
         (
             {"body_bytes_max": 9},
-            request("PUT", "/", [("Transfer-Encoding", "chunked")]) + b"A\r\n0123456789\r\n0\r\n\r\n",
+            request("PUT", "/", [("Transfer-Encoding", "chunked")])
+            + b"A\r\n0123456789\r\n0\r\n\r\n",
             413,
             "body_bytes",
         ),
         (
             {"chunk_extension_bytes_max": 9},
-            request("PUT", "/", [("Transfer-Encoding", "chunked")]) + b"1;abcdefghi\r\nx\r\n0\r\n\r\n",
+            request("PUT", "/", [("Transfer-Encoding", "chunked")])
+            + b"1;abcdefghi\r\nx\r\n0\r\n\r\n",
             400,
             "chunk_extension_bytes",
         ),
         ({"discard_bytes_max": 9}, request("GET", "/", (), b"x" * 10), 413, "discard_bytes"),
         (
             {"discard_bytes_max": 9},
-            request("GET", "/", [("Transfer-Encoding", "chunked")]) + b"A\r\n0123456789\r\n0\r\n\r\n",
+            request("GET", "/", [("Transfer-Encoding", "chunked")])
+            + b"A\r\n0123456789\r\n0\r\n\r\n",
             413,
             "discard_bytes",
         ),

@@ -48,6 +48,8 @@ class Answering:
 
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
+        self.statistics = shared.statistics
+        self.answers = shared.statistics.answers
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer: object = ""
         self.scheme = "http"
@@ -93,8 +95,11 @@ class Answering:
             answer = shared.handler(request)
         except Exception as error:
             answer = self._answer_to(error)
-        if answer is None:
-            return
+        if answer is not None:
+            self.deliver(request, answer)
+
+    def deliver(self, request: Request, answer: Response | Awaitable[Response]) -> None:
+        """Send an answer, or what it will be."""
         if type(answer) is Response:
             if type(answer.body) is bytes and len(answer.body) <= PIECE_BYTES:
                 self._emit(request, answer)
@@ -104,7 +109,7 @@ class Answering:
         if request.minor:
             request.relay = self.relay
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
-        self.task = shared.loop.create_task(later)
+        self.task = self.shared.loop.create_task(later)
 
     async def _answer_later(self, request: Request, answer: Awaitable[Response]) -> None:
         response: Response | None
@@ -112,12 +117,18 @@ class Answering:
             response = await answer
         except Exception as error:
             response = self._answer_to(error)
-        if response is None or self.transport.is_closing():
+        if response is None:
             return
-        if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
-            self._emit(request, response)
-        else:
-            await self._stream(request, response)
+        try:
+            if self.transport.is_closing():
+                return
+            if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
+                self._emit(request, response)
+            else:
+                await self._stream(request, response)
+        finally:
+            if response.release is not None:
+                response.release()
         self.task = None
         if self.phase == CLOSING:
             return
@@ -174,14 +185,38 @@ class Answering:
 
     def _emit(self, request: Request, response: Response) -> None:
         """Queue an answer that is all there."""
-        keep = self._may_keep(request, response)
         body = response.body
+        shared = self.shared
+        if (
+            shared.is_plain
+            and request.keep_alive
+            and request.minor
+            and self.phase == HEAD
+            and not (response.must_close or self.is_broken)
+            and self.answered_count + 1 < shared.limits.requests_per_connection_max
+        ):
+            # What follows is below in full; this is the way of nearly all answers.
+            self.answered_count += 1
+            head, end, out = response.head, shared.end_keep, self.out
+            if body and request.method != b"HEAD":
+                out += (head, end, body)  # type: ignore[arg-type]
+                self.out_bytes += len(head) + len(end) + len(body)  # type: ignore[arg-type]
+            else:
+                out += (head, end)
+                self.out_bytes += len(head) + len(end)
+            counted = (request.method, response.status)
+            if counted in self.answers:
+                self.answers[counted] += 1
+            else:
+                self.statistics.count(*counted)
+            self.request = None
+            return
+        keep = self._may_keep(request, response)
         self._write_head(request, response, keep)
         size = 0
         if body and request.method != b"HEAD":
             size = len(body)  # type: ignore[arg-type]
-            self.out.append(body)  # type: ignore[arg-type]
-            self.out_bytes += size
+            self.write(body)  # type: ignore[arg-type]
         self._end(request, response, keep, size)
 
     def _write_head(
@@ -252,7 +287,7 @@ class Answering:
         """Answer a request that breaks the framing, and close: the last answer of a connection."""
         statistics = self.shared.statistics
         statistics.refused_by_reason[error.reason] += 1
-        statistics.answers_by_status[error.status] += 1
+        statistics.count(b"", error.status)
         self.request = None
         self.write(refusal(error).head + self.shared.end_close)
         self.write(f"{error.message}\n".encode())
@@ -279,7 +314,7 @@ class Answering:
         self.out = []
         self.out_bytes = 0
         self.sent_bytes += size
-        self.shared.statistics.bytes_sent += size
+        self.statistics.bytes_sent += size
         if size <= JOIN_BYTES_MAX:
             self.transport.write(b"".join(out))
         else:
@@ -343,7 +378,7 @@ class Answering:
             reason, seconds = "header_timeout", limits.header_timeout_s
         else:
             self.limit_reason = "idle_timeout"
-            self.deadline_s = self.shared.now_s + limits.idle_timeout_s
+            self.deadline_s = self.shared.idle_deadline_s
             return
         if reason != self.limit_reason:
             self.limit_reason = reason

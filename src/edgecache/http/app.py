@@ -8,10 +8,17 @@ from typing import TypeAlias
 from edgecache.errors import ArgumentError
 from edgecache.http.request import Request
 from edgecache.http.response import Response, text_response
+from edgecache.http.shared import bound
 
 __all__ = ["HttpApp"]
 
+NEAR_BYTES = 4
+NEAR_MAX = 256
+
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
+Instant: TypeAlias = Callable[[bytes], tuple[bytes, bytes] | Response | None]
+# Prefix, door, and how it answers at once.
+Mount: TypeAlias = tuple[bytes, Handler, Instant | None]
 
 
 class HttpApp:
@@ -27,8 +34,10 @@ class HttpApp:
     """
 
     def __init__(self) -> None:
-        self._by_host: dict[bytes, list[tuple[bytes, Handler]]] = {}
-        self._anywhere: list[tuple[bytes, Handler]] = []
+        self._by_host: dict[bytes, list[Mount]] = {}
+        self._anywhere: list[Mount] = []
+        # Doors that a target can reach, by its first bytes: a request compares few prefixes.
+        self._near: dict[bytes, list[Mount]] = {}
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
@@ -47,26 +56,51 @@ class HttpApp:
         doors = self._anywhere
         if host is not None:
             doors = self._by_host.setdefault(host.lower(), [])
-        if any(each == prefix for each, _ in doors):
+        if any(each[0] == prefix for each in doors):
             raise ArgumentError("this prefix has a door already", found=prefix)
-        doors.append((prefix, door))
-        doors.sort(key=lambda pair: -len(pair[0]))
+        doors.append((prefix, bound(door), getattr(door, "instant", None)))
+        doors.sort(key=lambda mount: -len(mount[0]))
+        self._near.clear()
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         target = request.target
         if self._by_host or target[0] != 47:
             return self._route(request)
-        for prefix, door in self._anywhere:
+        head = target[:NEAR_BYTES]
+        doors = self._near.get(head)
+        if doors is None:
+            doors = self._find_near(head)
+        for prefix, door, _ in doors:
             if target.startswith(prefix):
                 return door(request)
         return self._nowhere
+
+    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+        """Answer a plain GET from its target alone, if its door can: see `Shared`."""
+        if self._by_host:
+            return None
+        head = target[:NEAR_BYTES]
+        doors = self._near.get(head)
+        if doors is None:
+            doors = self._find_near(head)
+        for prefix, _, instant in doors:
+            if target.startswith(prefix):
+                return None if instant is None else instant(target)
+        return self._nowhere
+
+    def _find_near(self, head: bytes) -> list[Mount]:
+        if len(self._near) >= NEAR_MAX:
+            self._near.clear()
+        doors = [each for each in self._anywhere if each[0][: len(head)] == head[: len(each[0])]]
+        self._near[head] = doors
+        return doors
 
     def _route(self, request: Request) -> Response | Awaitable[Response]:
         if request.target == b"*":
             return self._options
         path = request.path_and_query[0]
         for doors in (self._by_host.get(request.host, ()), self._anywhere):
-            for prefix, door in doors:
+            for prefix, door, _ in doors:
                 if path.startswith(prefix):
                     return door(request)
         return self._nowhere

@@ -22,13 +22,18 @@ from edgecache.http.failures import RequestError
 from edgecache.http.judge import fields_by_llhttp
 from edgecache.http.limits import HttpLimits
 
-__all__ = ["Block", "check_shape", "parse_block", "parse_line", "split_authority"]
+__all__ = [
+    "Block", "check_shape", "match_line", "parse_block", "parse_line", "split_authority",
+    "split_target",
+]  # fmt: skip
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Visible ASCII without "#": a fragment is never sent (RFC 9112, section 3.2), and caches that took
 # one apart from the rest were poisoned by it.
 TARGET = rb"[!-\"$-~]"
 _LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) (" + TARGET + rb"++) HTTP/1\.([01])\r\n")
+# For the request that goes right: method, target, minor version.
+match_line = _LINE.match
 _OTHER_VERSION = re.compile(TOKEN + rb"{1,32}+ " + TARGET + rb"++ HTTP/[0-9]\.[0-9]\r\n")
 _FIELD = re.compile(rb"(" + TOKEN + rb"++):[ \t]*+([\t -~\x80-\xff]*+)")
 _ABSOLUTE = re.compile(rb"(?i:(https?)://)([^/?]*)([/?].*)?", re.S)
@@ -136,8 +141,10 @@ class Block:
     """The fields of a request, and what follows from them alone; immutable, shared by requests.
 
     Args:
-        raw: The bytes of the field lines, the key of the connection's memory.
+        raw: The bytes of the field lines, the key of the connection's memory; `raw_end`: with the
+            empty line.
         fields: Name (as sent) and value, in order, with duplicates.
+        keeps, keeps_old: Whether the client lets a connection of HTTP/1.1, of HTTP/1.0 go on.
         values: Lower-case name to the values of its lines, in order.
     """
 
@@ -149,7 +156,12 @@ class Block:
         "has_conditions",
         "has_host",
         "is_chunked",
+        "is_plain",
+        "is_simple",
+        "keeps",
+        "keeps_old",
         "raw",
+        "raw_end",
         "values",
     )
 
@@ -166,10 +178,17 @@ class Block:
         self.connection = frozenset(
             token.lower() for line in values.get(b"connection", ()) for token in _TOKENS.split(line)
         )
+        self.keeps = b"close" not in self.connection
+        self.keeps_old = self.keeps and b"keep-alive" in self.connection
         self.content_length = self._find_length()
         self.is_chunked = self._find_coding()
         self._check_host()
         self.expects_continue = self._find_expectation()
+        self.raw_end = raw + b"\r\n"
+        # Nothing more to judge when the target is a path: a Host, and no content.
+        # A GET with these fields depends on its target alone, but for a token.
+        self.is_plain = self.keeps and not self.has_conditions
+        self.is_simple = self.has_host and not self.is_chunked and not self.content_length
 
     def get(self, name: bytes) -> bytes | None:
         """Return the lines of a field joined as a list (RFC 9110, section 5.3), or None."""

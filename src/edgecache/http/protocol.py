@@ -24,14 +24,17 @@ from edgecache.http.answering import BODY, CLOSING, HEAD, Answering
 from edgecache.http.chunked import ChunkedDecoder
 from edgecache.http.failures import ClientGoneError, RequestError
 from edgecache.http.framing import (
+    Block,
     bad,
     check_shape,
+    match_line,
     parse_block,
     parse_line,
     split_authority,
     split_target,
 )
 from edgecache.http.request import BodyReader, Request
+from edgecache.http.response import Response
 
 __all__ = ["HttpProtocol"]
 
@@ -39,6 +42,7 @@ __all__ = ["HttpProtocol"]
 WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"})
 # Answers of one read of the socket that are gathered before they are written.
 BATCH_BYTES = 262144
+GET_200 = (b"GET", 200)
 
 
 class HttpProtocol(Answering, asyncio.Protocol):
@@ -74,7 +78,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self.shared.statistics.bytes_received += len(data)
+        self.statistics.bytes_received += len(data)
         if self.phase == CLOSING:
             return
         if self.tail:
@@ -136,11 +140,15 @@ class HttpProtocol(Answering, asyncio.Protocol):
             return
         if self.phase != CLOSING:
             self.tail = data[position:] if position else data
-            self._balance_reading()
+            if self.tail or self.is_read_paused or self.phase == BODY:
+                self._balance_reading()
         if self.out:
             self.flush()
         if self.phase == HEAD:
-            if self.is_eof and self.request is None and not self.is_write_paused:
+            if not (self.tail or self.request or self.is_eof or self.is_write_paused):
+                self.limit_reason = "idle_timeout"
+                self.deadline_s = self.shared.idle_deadline_s
+            elif self.is_eof and self.request is None and not self.is_write_paused:
                 self.close_soon()
             else:
                 self.arm()
@@ -172,6 +180,18 @@ class HttpProtocol(Answering, asyncio.Protocol):
             if not second:
                 return -1
         limits = self.shared.limits
+        block = self.block
+        if block is not None and block.is_simple:
+            # The same fields as in the last request, as clients send them: they were judged.
+            match = match_line(data, position)
+            if match is not None and data.startswith(block.raw_end, match.end()):
+                method, target, digit = match.groups()
+                is_short = len(target) < limits.request_line_bytes_max - 48
+                if target[0] == 47 and is_short:
+                    self.has_skipped_line = False
+                    self.limit_reason = ""
+                    self._take_simple(method, target, 1 if digit == b"1" else 0, block)
+                    return match.end() + len(block.raw_end)
         end = data.find(b"\r\n\r\n", position)
         if end < 0:
             check_shape(data[position:], False, limits)
@@ -181,7 +201,6 @@ class HttpProtocol(Answering, asyncio.Protocol):
             if line_end - position > limits.request_line_bytes_max + 2:
                 raise bad("the request line is too long", "request_line_bytes", 414)
             raw = data[line_end : end + 2]
-            block = self.block
             if block is None or block.raw != raw:
                 check_shape(data[position : end + 2], True, limits)
                 block = self.block = parse_block(raw)
@@ -193,6 +212,31 @@ class HttpProtocol(Answering, asyncio.Protocol):
         self.has_skipped_line = False
         self.limit_reason = ""
         return self._start(request, data, end + 4)
+
+    def _take_simple(self, method: bytes, target: bytes, minor: int, block: Block) -> None:
+        """Answer a request for a path, without content, whose fields were judged before."""
+        shared = self.shared
+        answer: tuple[bytes, bytes] | Response | None = None
+        if method == b"GET" and minor and block.is_plain and shared.is_plain:
+            answer = shared.instant(target)
+            if (
+                isinstance(answer, tuple)
+                and self.answered_count + 1 < shared.limits.requests_per_connection_max
+            ):
+                head, body = answer
+                end = shared.end_keep
+                self.out += (head, end, body)
+                self.out_bytes += len(head) + len(end) + len(body)
+                self.answered_count += 1
+                self.answers[GET_200] = self.answers.get(GET_200, 0) + 1
+                return
+        request = Request(method, target, minor, block, self.peer, self.scheme)
+        if answer is None:
+            self.dispatch(request)
+        elif isinstance(answer, tuple):
+            self.deliver(request, Response.ready(200, *answer))
+        else:
+            self.deliver(request, answer)
 
     def _check(self, request: Request) -> None:
         """Judge what the line and the fields are only together."""

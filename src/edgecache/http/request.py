@@ -161,13 +161,15 @@ class Request:
         body: None when there is no content, or when it was discarded (GET and HEAD).
         peer: Address of the client as the transport gives it: (host, port, ...), or "" for a Unix
             socket.
+        started_s: When it was handed over; only where answers are timed.
         scheme: "http" or "https".
     """
 
     __slots__ = (
-        "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
-        "target",
+        "block", "body", "keep_alive", "method", "minor", "peer", "scheme", "started_s", "target",
     )  # fmt: skip
+
+    started_s: float
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, block: Block, peer: object, scheme: str
@@ -179,11 +181,7 @@ class Request:
         self.peer = peer
         self.scheme = scheme
         self.body: BodyReader | None = None
-        connection = block.connection
-        self.keep_alive = b"close" not in connection and (minor == 1 or b"keep-alive" in connection)
-        self.started_s = 0.0
-        # Sends an interim answer, where the client's version knows them and it can be waited for.
-        self.relay: Callable[[Request, bytes], None] | None = None
+        self.keep_alive: bool = block.keeps if minor else block.keeps_old
 
     @property
     def fields(self) -> tuple[tuple[bytes, bytes], ...]:

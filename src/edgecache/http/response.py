@@ -57,12 +57,18 @@ class Response:
         body: bytes, buffers, an asynchronous iterator, or a range of a file.
         length: Size of the content of an iterator; None: not known, it is sent chunked.
         head: All of the head but Date, Connection and the empty line, instead of `fields`.
+        release: Called once content that is not bytes was sent, or will not be sent.
+
+    `must_close` may be set to end the connection behind the answer.
 
     Raises:
         ArgumentError: A field cannot be sent.
     """
 
-    __slots__ = ("body", "has_date", "head", "length", "must_close", "status", "trailers")
+    # Not slots: what most answers leave as it is costs nothing when one is made.
+    must_close = False
+    release: Callable[[], None] | None = None
+    length: int | None = None
 
     def __init__(
         self,
@@ -72,13 +78,11 @@ class Response:
         *,
         length: int | None = None,
         head: bytes | None = None,
+        release: Callable[[], None] | None = None,
     ) -> None:
         self.status = status
-        self.must_close = False
-        # Of an answer that another server made: its own Date is in the head.
-        self.has_date = False
-        # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
-        self.trailers: Callable[[], bytes] | None = None
+        if release is not None:
+            self.release = release
         if isinstance(body, bytes):
             length = len(body)
         elif isinstance(body, FileRange):
@@ -96,11 +100,7 @@ class Response:
         """Make an answer of a head that was rendered before, Content-Length included."""
         self = cls.__new__(cls)
         self.status = status
-        self.must_close = False
-        self.has_date = False
-        self.trailers = None
         self.body = body
-        self.length = len(body)
         self.head = head
         return self
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgecache.errors import ArgumentError, UnsafePathError
+from edgecache.errors import ArgumentError, ConfigError, UnsafePathError
 from edgecache.http.limits import HttpLimits
 from edgecache.http.protocol import HttpProtocol
 from edgecache.http.shared import OnAnswer, Shared
@@ -196,7 +196,7 @@ class HttpServer:
             timeout_s: After which connections that are left are aborted.
         """
         shared = self._running()
-        shared.is_draining = True
+        shared.begin_draining()
         await self._stop_listening()
         for connection in list(shared.connections):
             if connection.is_idle:
@@ -260,6 +260,9 @@ def _is_in_use(path: str) -> bool:
 def activated_sockets(environment: dict[str, str] | None = None) -> list[socket.socket]:
     """Return the sockets that the service manager passed (LISTEN_FDS), once; [] without any.
 
+    Raises:
+        ConfigError: One of them is no socket.
+
     Source: sd_listen_fds(3).
     """
     variables = os.environ if environment is None else environment
@@ -270,5 +273,12 @@ def activated_sockets(environment: dict[str, str] | None = None) -> list[socket.
     handles = []
     for descriptor in range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(count)):
         os.set_inheritable(descriptor, False)
-        handles.append(socket.socket(fileno=descriptor))
+        try:
+            handles.append(socket.socket(fileno=descriptor))
+        except OSError as error:
+            raise ConfigError(
+                "a descriptor that was passed is no socket",
+                found=descriptor,
+                hint="pass listening stream sockets only",
+            ) from error
     return handles

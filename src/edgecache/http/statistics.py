@@ -23,8 +23,8 @@ class HttpStatistics:
     Args:
         connections: Open now.
         accepted: Connections since the start.
-        requests_by_method: Requests that were answered, by method or b"other".
-        answers_by_status: Answers by status; those to requests that were refused, too.
+        answers: Answers by method (b"other" for one without a name here, b"" for a request that was
+            refused) and status.
         refused_by_reason: Requests and connections refused or cut off, by reason.
         bytes_received, bytes_sent: On the sockets; sent: handed to them.
         reading_pauses: Times a socket was not read because its data was not taken.
@@ -37,14 +37,30 @@ class HttpStatistics:
     bytes_sent: int = 0
     reading_pauses: int = 0
     writing_pauses: int = 0
-    requests_by_method: Counter[bytes] = field(default_factory=Counter)
-    answers_by_status: Counter[int] = field(default_factory=Counter)
+    answers: dict[tuple[bytes, int], int] = field(default_factory=dict)
     refused_by_reason: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def requests_by_method(self) -> Counter[bytes]:
+        """Requests that were answered by a handler, by method or b"other"."""
+        found: Counter[bytes] = Counter()
+        for (method, _), count in list(self.answers.items()):
+            if method:
+                found[method] += count
+        return found
+
+    @property
+    def answers_by_status(self) -> Counter[int]:
+        """Answers by status; those to requests that were refused, too."""
+        found: Counter[int] = Counter()
+        for (_, status), count in list(self.answers.items()):
+            found[status] += count
+        return found
 
     @property
     def requests(self) -> int:
         """Answers so far, refusals included."""
-        return self.answers_by_status.total()
+        return sum(list(self.answers.values()))
 
     @property
     def errors(self) -> int:
@@ -53,8 +69,11 @@ class HttpStatistics:
 
     def count(self, method: bytes, status: int) -> None:
         """Count an answer."""
-        self.requests_by_method[method if method in METHODS else b"other"] += 1
-        self.answers_by_status[status] += 1
+        try:
+            self.answers[method, status] += 1
+        except KeyError:
+            name = method if method in METHODS or not method else b"other"
+            self.answers[name, status] = self.answers.get((name, status), 0) + 1
 
     def as_dict(self) -> dict[str, object]:
         """Return all counters under their names, for a JSON body."""

@@ -7,7 +7,7 @@ from urllib.parse import unquote_to_bytes
 
 from edgecache.http.failures import RequestError
 
-__all__ = ["decode_key", "parse_decimal", "parse_query"]
+__all__ = ["KEY_BYTES_MAX", "decode_key", "parse_decimal", "parse_query"]
 
 KEY_BYTES_MAX = 8192
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")

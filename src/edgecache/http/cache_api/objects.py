@@ -24,10 +24,10 @@ from edgecache.http.cache_api.answers import (
     error_for,
     partial_fields,
 )
-from edgecache.http.cache_api.keys import decode_key
+from edgecache.http.cache_api.keys import KEY_BYTES_MAX, decode_key
 from edgecache.http.cache_api.options import PutOptions
 from edgecache.http.cache_api.reading import answer_found, judge_change, wanted_range
-from edgecache.http.cache_api.store import EntryStore
+from edgecache.http.cache_api.store import PIECE_BYTES, EntryStore
 from edgecache.http.cache_api.stored import content_etag, facts_of, make_meta
 from edgecache.http.cache_api.tokens import TokenRules
 from edgecache.http.failures import RequestError
@@ -39,6 +39,7 @@ from edgecache.meta import FRESH_FOREVER, Meta
 __all__ = ["ObjectDoor"]
 
 PREFIX = b"/cache/"
+PERCENT, QUESTION = b"%?"
 # Rendered heads of entries, by their meta; emptied when it is full.
 HEADS_MAX = 4096
 # A larger value is hashed and stored in pieces, so that other connections get their turn.
@@ -56,6 +57,8 @@ class ObjectDoor:
 
     def __init__(self, entries: EntryStore, tokens: TokenRules, prefix: bytes = PREFIX) -> None:
         self._entries = entries
+        self._needs_disk = entries.needs_disk
+        self._read_entry = entries.read_entry
         self._tokens = tokens
         self._prefix = prefix
         self._skip = len(prefix)
@@ -70,38 +73,48 @@ class ObjectDoor:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
-        target = request.target
-        if (
-            request.method == b"GET"
-            and self._is_open
-            and not request.block.has_conditions
-            and target.startswith(self._prefix)
-            and b"%" not in target
-            and b"?" not in target
-        ):
-            key = target[self._skip :]
-            if 0 < len(key) <= 8192:
-                answer = self._ready(key)
-                if answer is not None:
-                    return answer
+        if request.method == b"GET" and not request.block.has_conditions:
+            answer = self.instant(request.target)
+            if isinstance(answer, tuple):
+                return Response.ready(200, *answer)
+            if answer is not None:
+                return answer
         return self._route(request)
 
-    def _ready(self, key: bytes) -> Response | None:
-        """Return the answer to a plain GET of a fresh entry in RAM that has a tag of its own."""
-        found = self._entries.ready(key)
-        if found is None:
+    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+        """Return the answer to a plain GET that RAM can give; None: take the long way."""
+        key = target[self._skip :]
+        if (
+            PERCENT in key
+            or QUESTION in key
+            or not 0 < len(key) <= KEY_BYTES_MAX
+            or not self._is_open
+            or not target.startswith(self._prefix)
+            or self._needs_disk(key)
+        ):
             return None
-        value, encoded, source, _ = found
+        found = self._read_entry(key)
+        if found is None:
+            return NOT_FOUND if self._entries.is_certain else None
+        value, encoded = found[:2]
         known = self._heads.get(encoded)
-        if known is None or known[0] != len(value):
-            facts = facts_of(Meta.decode(encoded)) if encoded else None
-            if facts is None or facts.etag is None or facts.fresh_until != FRESH_FOREVER:
-                return None
-            head = Response(200, entry_fields(facts, facts.etag, len(value), source), value).head
+        if known is not None and known[0] == len(value):
+            return known[1], value
+        if type(value) is not bytes:  # the head of an object
+            return None
+        facts = facts_of(Meta.decode(encoded) if encoded else None)
+        etag = facts.etag
+        if not facts.is_fresh:
+            return NOT_FOUND
+        fields = entry_fields(facts, etag or content_etag(value), len(value), "memory")
+        answer = Response(200, fields, value)
+        is_small = len(value) <= PIECE_BYTES
+        if is_small and etag is not None and facts.fresh_until == FRESH_FOREVER:
+            # The head follows from meta and size alone, and so does that it may be served.
             if len(self._heads) >= HEADS_MAX:
                 self._heads.clear()
-            known = self._heads[encoded] = (len(value), head)
-        return Response.ready(200, known[1], value)
+            self._heads[encoded] = (len(value), answer.head)
+        return answer
 
     def _route(self, request: Request) -> Response | Awaitable[Response]:
         path, query = request.path_and_query
@@ -122,21 +135,26 @@ class ObjectDoor:
         self, request: Request, key: bytes, query: bytes | None
     ) -> Response | Awaitable[Response]:
         wanted = wanted_range(request, query)
-        if self._entries.needs_disk(key):
-            return self._get_later(request, key, wanted)
-        found = self._entries.find_now(key)
-        if found is None:
-            return self._get_later(request, key, wanted) if wanted is not None else NOT_FOUND
-        return answer_found(request, found, wanted)
+        is_known, found = self._entries.find_now(key)
+        if not is_known:
+            return self._guard(self._find_later(request, key, wanted))
+        if found is not None:
+            return answer_found(request, found, wanted)
+        if wanted is not None and self._entries.has_partials:
+            return self._guard(self._partial(request, key, wanted))
+        return NOT_FOUND
 
-    async def _get_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+    async def _guard(self, answer: Awaitable[Response]) -> Response:
         try:
-            found = await self._entries.find(key)
-            if found is not None:
-                return answer_found(request, found, wanted)
-            return await self._partial(request, key, wanted)
+            return await answer
         except EdgeCacheError as error:
             return error_for(error)
+
+    async def _find_later(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
+        found = await self._entries.find(key)
+        if found is not None:
+            return answer_found(request, found, wanted)
+        return await self._partial(request, key, wanted)
 
     async def _partial(self, request: Request, key: bytes, wanted: bytes | None) -> Response:
         """Answer a range of an object that is not complete, if all of the range is there."""
@@ -169,9 +187,10 @@ class ObjectDoor:
         if value is None or len(value) > INLINE_BYTES_MAX:
             return self._put_later(request, key, options, value)
         if request.block.has_conditions:
-            if self._entries.needs_disk(key):
+            is_known, found = self._entries.find_now(key)
+            if not is_known:
                 return self._put_later(request, key, options, value)
-            refused = judge_change(request, self._entries.find_now(key))
+            refused = judge_change(request, found)
             if refused is not None:
                 return refused
         meta = make_meta(options.content_type, content_etag(value), options.flags)
@@ -238,13 +257,10 @@ class ObjectDoor:
     def _delete(self, request: Request, key: bytes, query: bytes | None) -> Awaitable[Response]:
         if query:
             raise RequestError("a DELETE has no parameters", reason="query")
-        return self._delete_later(request, key)
+        return self._guard(self._delete_later(request, key))
 
     async def _delete_later(self, request: Request, key: bytes) -> Response:
-        try:
-            refused = await self._check(request, key)
-            if refused is not None:
-                return refused
-            return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND
-        except EdgeCacheError as error:
-            return error_for(error)
+        refused = await self._check(request, key)
+        if refused is not None:
+            return refused
+        return NO_CONTENT if await self._entries.delete(key) else NOT_FOUND

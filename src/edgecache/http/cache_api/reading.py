@@ -82,10 +82,12 @@ def _ranges(
         if found.hit is None:
             assert found.value is not None
             return Response(206, fields, found.value[start:end])
-        return Response(206, fields, found.pieces(selected), length=end - start)
+        body = found.parts(selected)
+        return Response(206, fields, body, length=end - start, release=found.release)
     frame = Multipart(found.facts.content_type, selected, size)
     fields = entry_fields(found.facts, etag, size, found.source, frame.content_type)
-    return Response(206, fields, frame.pieces(found.parts), length=frame.length)
+    body = frame.pieces(found.parts)
+    return Response(206, fields, body, length=frame.length, release=found.release)
 
 
 def _whole(request: Request, found: Found, fields: list[tuple[str, str]]) -> Response:
@@ -94,7 +96,8 @@ def _whole(request: Request, found: Found, fields: list[tuple[str, str]]) -> Res
         return Response(200, fields, found.value)
     if request.method == b"HEAD":
         return _without(found, Response(200, fields, _nothing(), length=found.size))
-    return Response(200, fields, found.pieces(None), length=found.size)
+    body = found.parts(None)
+    return Response(200, fields, body, length=found.size, release=found.release)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -171,10 +171,10 @@ class SparseDoor:
     async def _delete(
         self, request: Request, key: bytes, parameters: dict[bytes, bytes]
     ) -> Response:
-        if await self._store.availability(key) is None:
-            return text_response(404, "no object of this key")
-        await self._store.delete(key)
-        return NO_CONTENT
+        # Not `delete`, which leaves an unfinished object alone.
+        if await self._store.purge(key):
+            return NO_CONTENT
+        return text_response(404, "no object of this key")
 
 
 def _target(

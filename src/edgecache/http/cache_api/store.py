@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["EntryStore", "Found", "ObjectStore", "Upload", "adapt"]
 
 PIECE_BYTES = 262144
+UNBOUNDED = 2**63
 SOURCES = {"memory": "memory", "disk": "disk", "stream": "memory"}
 
 
@@ -50,16 +51,8 @@ class Found:
         self.hit = hit
         self.version = version
 
-    async def pieces(self, ranges: list[tuple[int, int]] | None) -> AsyncIterator[bytes]:
-        """Give the bytes of the ranges one after the other (None: everything), then let go."""
-        try:
-            async for piece in self.parts(ranges):
-                yield piece
-        finally:
-            self.release()
-
     async def parts(self, ranges: list[tuple[int, int]] | None) -> AsyncIterator[bytes]:
-        """Give the bytes of the ranges, and keep the entry."""
+        """Give the bytes of the ranges one after the other; None: all of them."""
         if self.hit is None:
             value = self.value or b""
             for start, end in [(0, len(value))] if ranges is None else ranges:
@@ -93,24 +86,21 @@ class EntryStore:
     *Thread-safety*: as `AsyncStorage`.
     """
 
+    # Whether there can be objects that are not complete.
+    has_partials = False
+
     def __init__(self, store: AsyncStorage) -> None:
         self.store = store
+        # Whether a key that the engine does not know cannot be an object either.
+        self.is_certain = True
         self.core = store.storage
+        # Bound once: they are called for every hit. `needs_disk`: only the disk can tell about a
+        # key. `read_entry`: value, meta bytes, and the rest of what names this version.
+        self.needs_disk = self.core.needs_disk
+        self.read_entry = self.core.read_entry
         self.try_put = self.core.try_put
-        self.upload_bytes_max = int(self.core.config.max_object_size or 2**63 - 1)
-
-    def ready(self, key: bytes) -> tuple[bytes, bytes, str, object] | None:
-        """Return value, meta bytes, tier and version of an entry in RAM; None: perhaps elsewhere.
-
-        *Cost*: does not block; values up to 64 KiB are copied without giving up the GIL.
-        """
-        core = self.core
-        if core.needs_disk(key):
-            return None
-        found = core.read_entry(key)
-        if found is None:
-            return None
-        return found[0], found[1], "memory", found[2:]
+        limit: int | None = self.core.config.max_object_size
+        self.upload_bytes_max = UNBOUNDED if limit is None else limit
 
     async def find(self, key: bytes) -> Found | None:
         """Return the entry, fresh or stale."""
@@ -120,18 +110,18 @@ class EntryStore:
             return None
         return Found(facts_of(entry.meta), len(entry.value), source, entry.value)
 
-    def needs_disk(self, key: bytes) -> bool:
-        """Whether only the disk can tell about the key."""
-        return self.core.needs_disk(key)
-
-    def find_now(self, key: bytes) -> Found | None:
-        """Return the entry; for keys that need no disk."""
-        found = self.core.read_entry(key)
+    def find_now(self, key: bytes) -> tuple[bool, Found | None]:
+        """Return whether RAM can tell about a key, and then the entry."""
+        if self.needs_disk(key):
+            return False, None
+        found = self.read_entry(key)
         if found is None:
-            return None
+            return self.is_certain, None
         value, encoded = found[:2]
+        if type(value) is not bytes:  # the head of an object
+            return False, None
         facts = facts_of(Meta.decode(encoded) if encoded else None)
-        return Found(facts, len(value), "memory", value, version=found[2:])
+        return True, Found(facts, len(value), "memory", value, version=found[2:])
 
     async def partial(self, key: bytes) -> Any:
         """Return the availability of an object that is not complete; None: there is none."""
@@ -190,8 +180,12 @@ class _Gathering:
 class ObjectStore(EntryStore):
     """Objects of any size, through the object methods of the store."""
 
+    has_partials = True
+
     def __init__(self, store: AsyncStorage) -> None:
         super().__init__(store)
+        # Else `lookup` also shows writes that the engine knows nothing of yet.
+        self.is_certain = store.config.atomic_publish
         self.objects: Any = store
 
     async def find(self, key: bytes) -> Found | None:
