@@ -45,6 +45,7 @@ TAG = '\nETag: "a"'
         ("CDN-Cache-Control: none\nCache-Control: max-age=60\nExpires: {+60}", 0),
         ("CDN-Cache-Control: none\nExpires: {+60}\nLast-Modified: {-1000}", 100),
         ('Cache-Control: x="a, max-age=60\nLast-Modified: {-1000}', 0),
+        ('Cache-Control: x="a\nLast-Modified: {-1000}', 0),
     ],
 )
 def test_9111_4_2_1_lifetime(response: str, lifetime_s: int) -> None:

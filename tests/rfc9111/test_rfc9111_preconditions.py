@@ -217,6 +217,14 @@ def test_a_stored_response_is_compared_by_its_own_validators() -> None:
     assert (found.entity_tag, found.last_modified_s) == (EntityTag(b'"a"', True, True), NOW_S - 9)
 
 
+@pytest.mark.parametrize("status", [203, 301, 404, 410, 503])
+def test_9111_4_3_2_conditions_and_ranges_are_about_a_200_or_206(status: int) -> None:
+    policy = store('Cache-Control: max-age=60\nETag: "a"', status=status).policy
+    for condition in ('If-None-Match: "a"', "If-None-Match: *", "If-Modified-Since: {+0}"):
+        found = evaluate(b"GET", headers(RANGE + condition), representation_of(policy), NOW_S)
+        assert found == Verdict(0, False)
+
+
 def test_9110_15_4_5_fields_of_a_304() -> None:
     fields = headers(
         "Date: x\nETag: y\nLast-Modified: z\nExpires: e\nCache-Control: c\nVary: v\n"

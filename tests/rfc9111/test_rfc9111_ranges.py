@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rfc9111.partial import (
+    combined,
     completing,
     covers,
     if_range,
@@ -32,7 +33,7 @@ from edgecache.rfc9111.ranges import (
     parse_content_range,
     parse_range,
 )
-from edgecache.rfc9111.stored import StoredPolicy
+from edgecache.rfc9111.stored import PARTIAL, StoredPolicy, decode_stored, encode_stored
 from tests.rfc9111.exchanges import headers, store
 
 BIG = b"9" * 30
@@ -277,3 +278,46 @@ def test_gaps_and_parts_together_are_what_was_wanted(
     found = [n for gap in gaps for n in range(gap.first, gap.last + 1)]
     assert found == [n for n in range(wanted.first, wanted.last + 1) if n not in held]
     assert {n for p in joined(present) for n in range(p.first, p.last + 1)} == held
+
+
+@pytest.mark.parametrize(
+    ("part_", "expected"),
+    [
+        (ContentRange(5, 6, 10), (2, 6, 10)),
+        (ContentRange(6, 7, None), (2, 7, 10)),
+        (ContentRange(0, 1, 10), (0, 5, 10)),
+        (ContentRange(3, 4, 10), (2, 5, 10)),
+        (ContentRange(7, 9, 10), None),
+        (ContentRange(0, 0, 10), None),
+    ],
+)
+def test_9111_3_4_a_part_grows_by_what_touches_it(
+    part_: ContentRange, expected: tuple[int, int, int] | None
+) -> None:
+    stored = store(
+        'Cache-Control: max-age=60\nETag: "a"\nContent-Range: bytes 2-5/10',
+        status=206,
+        request="Range: bytes=2-5",
+    )
+    found = combined(stored, part_)
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None
+        policy = found.policy
+        assert (policy.range_first, policy.range_last, policy.complete_bytes) == expected
+        assert policy.flags & PARTIAL
+
+
+def test_9110_15_3_7_3_with_the_last_byte_it_is_a_complete_200() -> None:
+    stored = store(
+        'Cache-Control: max-age=60\nETag: "a"\nContent-Range: bytes 5-9/10',
+        status=206,
+        request="Range: bytes=5-9",
+    )
+    found = combined(stored, ContentRange(0, 4, 10))
+    assert found is not None
+    assert (found.policy.status, found.policy.flags & PARTIAL) == (200, 0)
+    assert found.headers.get_all(b"content-length") == (b"10",)
+    assert found.headers.get(b"etag") == b'"a"'
+    assert decode_stored(encode_stored(found)) == found

@@ -181,6 +181,7 @@ def test_lines_that_are_none_are_not_read(block: bytes) -> None:
     "options",
     [
         {"set_cookie": "never"},
+        {"cookie": "never"},
         {"heuristic_percent": 101},
         {"heuristic_max_s": -1},
         {"stale_on_disconnect_s": -1},

@@ -115,6 +115,11 @@ def test_a_response_that_could_never_be_reused_is_not_stored() -> None:
     assert reason("") == "no-freshness"
     assert reason("Expires: 0") == "no-freshness"
     assert reason("Last-Modified: {+10}\nETag: x y") == ""  # the date is still a validator
+    assert reason("Last-Modified: x\nETag: x y") == "no-freshness"
+    assert reason("Cache-Control: no-cache\nLast-Modified: x") == "no-freshness"
+    assert not assess(exchange("")).may_store
+    assert assess(exchange(FRESH)).may_store
+    assert not store(FRESH).policy.has_validator
 
 
 @pytest.mark.parametrize(
@@ -161,6 +166,27 @@ def test_set_cookie_is_stored_only_if_it_is_for_everybody(response: str, is_safe
     response += "\nSet-Cookie: a=b"
     assert reason(response) == ("" if is_safe else "set-cookie")
     assert reason(response, LETTER) == ""
+
+
+@pytest.mark.parametrize(
+    ("response", "explicit", "shared"),
+    [
+        ("Last-Modified: {-1000}", "cookie", "cookie"),
+        ("Cache-Control: max-age=60", "", "cookie"),
+        ("Expires: {+60}", "", "cookie"),
+        ("Cache-Control: max-age=0\nLast-Modified: {-1000}", "", "cookie"),
+        ("Cache-Control: public, max-age=60", "", ""),
+        ("Cache-Control: s-maxage=60", "", ""),
+        ("CDN-Cache-Control: max-age=60", "", ""),
+    ],
+)
+def test_the_answer_to_a_cookie_is_not_given_a_lifetime_by_guess(
+    response: str, explicit: str, shared: str
+) -> None:
+    request = "Cookie: session=1"
+    assert reason(response, request=request) == explicit
+    assert reason(response, Rules(cookie="shared"), request=request) == shared
+    assert reason(response, LETTER, request=request) == ""
 
 
 def test_9111_5_2_1_5_no_store_of_a_request() -> None:

@@ -166,6 +166,7 @@ def test_9213_2_1_invalid_or_empty_fields_are_ignored(value: bytes) -> None:
         (b"no-store", "no_store", True),
         (b"no-store=?0", "no_store", False),
         (b"no-store=1", "no_store", True),
+        (b"no-store=yes", "no_store", True),
         (b"no-cache", "no_cache", True),
         (b'no-cache="a, B"', "no_cache_fields", (b"a", b"b")),
         (b'private="a"', "private", False),

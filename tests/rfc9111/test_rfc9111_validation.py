@@ -12,6 +12,7 @@ from edgecache.rfc9111.stored import PARTIAL
 from edgecache.rfc9111.validation import (
     TAGS_SENT_MAX,
     conditional,
+    for_request,
     freshen,
     head_matches,
     identified,
@@ -267,3 +268,17 @@ def test_9111_4_3_5_a_head_response_updates() -> None:
 def test_merging_keeps_the_order_of_what_stays() -> None:
     found = merged(headers("a: 1\nb: 2\nc: 3"), headers("b: 4\nb: 5"))
     assert found == Headers([(b"a", b"1"), (b"c", b"3"), (b"b", b"4"), (b"b", b"5")])
+
+
+def test_9111_4_3_4_an_updated_variant_stays_the_variant_that_it_was() -> None:
+    stored = store(CC + 'ETag: "a"\nVary: A', request="A: 1")
+    other = freshen(stored, exchange('ETag: "a"', status=304, request="A: 2"))
+    assert other.stored is not None
+    assert other.stored.selecting == ((b"a", b"1"),)
+    copy = for_request(other.stored, headers("A: 2"))
+    assert copy.selecting == ((b"a", b"2"),)
+    fewer = freshen(stored, exchange('ETag: "a"\nVary:', status=304, request="A: 2"))
+    assert fewer.stored is not None
+    assert fewer.stored.selecting == ()
+    unknown = freshen(stored, exchange('ETag: "a"\nVary: A, B', status=304, request="A: 2\nB: 3"))
+    assert (unknown.stored, unknown.reason, unknown.drops) == (None, "vary", True)

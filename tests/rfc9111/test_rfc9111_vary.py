@@ -7,11 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecache.rfc9111.fields import Headers
-from edgecache.rfc9111.rules import LETTER, Rules
+from edgecache.rfc9111.rules import LETTER, SAFE, Rules
 from edgecache.rfc9111.vary import (
     choose_encoding,
+    inherited,
     is_selected,
     most_recent,
+    reduced_request,
     selecting,
     variance_input,
     vary_names,
@@ -152,3 +154,32 @@ def test_9111_4_the_most_recent_date_wins() -> None:
     assert most_recent([old, new]) == 1
     assert most_recent([new, old]) == 0
     assert most_recent([new, newer, old]) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("Accept-Encoding: gzip, br", (b"br",)), ("Accept-Encoding: zstd", ()), ("", ())],
+)
+def test_what_is_forwarded_is_what_tells_variants_apart(
+    value: str, expected: tuple[bytes, ...]
+) -> None:
+    rules = Rules(accept_encodings=(b"br", b"gzip"))
+    forwarded = reduced_request(headers(value), rules)
+    assert forwarded.get_all(b"accept-encoding") == expected
+    names = [b"accept-encoding"]
+    assert selecting(names, forwarded, rules) == selecting(names, headers(value), rules)
+    assert reduced_request(headers(value), SAFE) == headers(value)
+
+
+def test_9111_4_1_a_response_without_vary_takes_the_names_of_the_newest_that_has_any() -> None:
+    known = [
+        store(f"{FRESH}Vary: A", request="A: 1", date="Date: {-9}"),
+        store(f"{FRESH}Vary: B", request="B: 1", date="Date: {-5}"),
+        store(FRESH, date="Date: {-1}"),
+    ]
+    pairs = [(stored.policy, stored.selecting) for stored in known]
+    request = headers("A: 2\nB: 3")
+    assert inherited((), pairs, request, SAFE) == ((b"b", b"3"),)
+    own = ((b"c", None),)
+    assert inherited(own, pairs, request, SAFE) == own
+    assert inherited((), pairs[2:], request, SAFE) == ()

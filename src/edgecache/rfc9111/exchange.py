@@ -20,7 +20,8 @@ class Exchange:
         response: Header section of the response, as received.
         request_us: When the request was sent, microseconds since the epoch.
         response_us: When the response began, microseconds since the epoch.
-        is_complete: False if the body ended before its framing said so.
+        is_complete: False if the body ended before its framing said so, or if nothing but the end
+            of the connection says where it ends.
         received_bytes: Bytes of the body that did arrive, where it is not complete.
     """
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from edgecache.rfc9111.dates import format_date
 from edgecache.rfc9111.etags import is_strong_match
 from edgecache.rfc9111.fields import Headers
-from edgecache.rfc9111.ranges import ByteRange
-from edgecache.rfc9111.stored import PARTIAL, StoredPolicy
+from edgecache.rfc9111.ranges import ByteRange, ContentRange
+from edgecache.rfc9111.stored import PARTIAL, StoredPolicy, StoredResponse
 
 
 def is_strong_date(policy: StoredPolicy) -> bool:
@@ -72,6 +72,33 @@ def covers(policy: StoredPolicy, wanted: Iterable[ByteRange]) -> bool:
         return True
     return all(policy.range_first <= part.first and part.last <= policy.range_last
                for part in wanted)  # fmt: skip
+
+
+def combined(stored: StoredResponse, part: ContentRange) -> StoredResponse | None:
+    """Return a stored part grown by another one, which `may_combine` allowed (section 3.4).
+
+    With the last missing byte it is a complete 200 with its Content-Length (RFC 9110, section
+    15.3.7.3).
+
+    Returns:
+        None if there is a gap between the two: a record holds one range. A store that keeps a map
+        of presence uses `missing` instead, and calls this when all is there.
+    """
+    policy = stored.policy
+    if part.first > policy.range_last + 1 or part.last + 1 < policy.range_first:
+        return None
+    first, last = min(policy.range_first, part.first), max(policy.range_last, part.last)
+    complete = policy.complete_bytes if part.complete is None else part.complete
+    if first or last + 1 != complete:
+        grown = policy._replace(range_first=first, range_last=last, complete_bytes=complete)
+        return stored._replace(policy=grown)
+    whole = policy._replace(
+        status=200, flags=policy.flags & ~PARTIAL, range_first=0, range_last=0, complete_bytes=-1
+    )
+    length = b"%d" % complete
+    return stored._replace(
+        policy=whole, wire=stored.headers.replacing(b"content-length", length).to_wire()
+    )
 
 
 def if_range(policy: StoredPolicy) -> bytes | None:

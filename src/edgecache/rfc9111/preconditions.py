@@ -36,7 +36,13 @@ NOTHING = Representation(exists=False)
 
 
 def representation_of(policy: StoredPolicy) -> Representation:
-    """Return the validators of a stored response."""
+    """Return the validators of a stored response.
+
+    Conditions and ranges are about a stored 200 or 206 only (RFC 9111, section 4.3.2; RFC 9110,
+    sections 13.2.1, 14.2): of any other status there is nothing that they could be about.
+    """
+    if policy.status not in (200, 206):
+        return NOTHING
     return Representation(
         entity_tag=policy.entity_tag,
         last_modified_s=policy.last_modified_s,

@@ -84,14 +84,15 @@ def decide(
 def _decide(
     stored: StoredPolicy, facts: RequestFacts, age_us: int, left_us: int, is_covered: bool
 ) -> Reuse:
-    age_s, ttl_s = age_us // SECOND_US, left_us // SECOND_US
+    is_fresh = left_us > 0
+    age_s = age_us // SECOND_US
+    ttl_s = left_us // SECOND_US if is_fresh else min(-1, left_us // SECOND_US)
     if not facts.may_reuse:
         return Reuse(Action.BYPASS, FWD_REQUEST, age_s, ttl_s)
     asked = facts.directives
     if stored.flags & PARTIAL and not is_covered:
         action = Action.GATEWAY_TIMEOUT if asked.only_if_cached else Action.MISS
         return Reuse(action, FWD_PARTIAL, age_s, ttl_s)
-    is_fresh = left_us > 0
     action = Action.VALIDATE
     if not stored.flags & NO_CACHE and _suits(stored, facts, age_us, left_us):
         action = Action.HIT if is_fresh else _stale_action(stored, facts, -left_us)

@@ -27,6 +27,11 @@ SET_COOKIE_SHARED = "shared"
 SET_COOKIE_RFC = "rfc"
 _SET_COOKIE_MODES = (SET_COOKIE_SHARED, SET_COOKIE_RFC)
 
+COOKIE_EXPLICIT = "explicit"
+COOKIE_SHARED = "shared"
+COOKIE_RFC = "rfc"
+_COOKIE_MODES = (COOKIE_EXPLICIT, COOKIE_SHARED, COOKIE_RFC)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -36,6 +41,9 @@ class Rules:
         target_list: Targeted fields in lower case, the most applicable first (RFC 9213).
         set_cookie: `shared` stores a response with Set-Cookie only if `public`, `s-maxage` or a
             targeted field says that it is for everybody; `rfc` does not look at Set-Cookie.
+        cookie: What a Cookie in the request means, since the answer may be one person's page.
+            `explicit` stores it only with a lifetime that the response states, never by heuristic;
+            `shared` only if it says that it is for everybody; `rfc` does not look at Cookie.
         heuristic_statuses: Statuses that may be given a lifetime they do not state.
         heuristic_percent: Share of the time since Last-Modified taken as lifetime (section 4.2.2).
         heuristic_max_s: Longest lifetime by heuristic, seconds.
@@ -63,6 +71,7 @@ class Rules:
 
     target_list: tuple[bytes, ...] = (b"cdn-cache-control",)
     set_cookie: str = SET_COOKIE_SHARED
+    cookie: str = COOKIE_EXPLICIT
     heuristic_statuses: frozenset[int] = HEURISTIC_STATUSES_SAFE
     heuristic_percent: int = 10
     heuristic_max_s: int = 86400
@@ -81,6 +90,8 @@ class Rules:
             raise ArgumentError(
                 "set_cookie is not a mode", expected=_SET_COOKIE_MODES, found=self.set_cookie
             )
+        if self.cookie not in _COOKIE_MODES:
+            raise ArgumentError("cookie is not a mode", expected=_COOKIE_MODES, found=self.cookie)
         if not 0 <= self.heuristic_percent <= 100:
             raise ArgumentError(
                 "heuristic_percent is out of range",
@@ -103,6 +114,9 @@ SAFE = Rules()
 """The default: the RFC, and the stricter side where its letter is unsafe in practice."""
 
 LETTER = Rules(
-    set_cookie=SET_COOKIE_RFC, heuristic_statuses=HEURISTIC_STATUSES, sorts_languages=True
+    set_cookie=SET_COOKIE_RFC,
+    cookie=COOKIE_RFC,
+    heuristic_statuses=HEURISTIC_STATUSES,
+    sorts_languages=True,
 )
 """`profile: rfc`: what the RFC permits."""

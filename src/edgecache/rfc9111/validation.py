@@ -16,7 +16,7 @@ from edgecache.rfc9111.rules import SAFE, SET_COOKIE_RFC, Rules
 from edgecache.rfc9111.stored import PARTIAL, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import assess, with_date
 from edgecache.rfc9111.targeted import applicable_directives
-from edgecache.rfc9111.vary import most_recent
+from edgecache.rfc9111.vary import Selecting, is_selected, most_recent, selecting
 
 TAGS_SENT_MAX = 16
 """Entity tags of stored variants that one request offers."""
@@ -134,7 +134,9 @@ class Freshened(NamedTuple):
     drops: bool
 
 
-_OF_THE_REQUEST = frozenset(("authorization", "request-no-store", "request-content"))
+_OF_THE_REQUEST = frozenset(
+    ("authorization", "cookie", "request-no-store", "request-content"),
+)
 
 
 def freshen(stored: StoredResponse, exchange: Exchange, rules: Rules = SAFE) -> Freshened:
@@ -161,8 +163,38 @@ def freshen(stored: StoredResponse, exchange: Exchange, rules: Rules = SAFE) -> 
         exchange, method=b"GET", status=policy.status, response=fields, is_complete=True
     )
     verdict = assess(renewed, rules, known_range)
-    drops = verdict.stored is None and verdict.reason not in _OF_THE_REQUEST
-    return Freshened(fields.without((b"age",)), verdict.stored, verdict.reason, drops)
+    kept, reason = verdict.stored, verdict.reason
+    if kept is not None:
+        values = _selecting_after(stored, kept, exchange.request, rules)
+        kept = None if values is None else kept._replace(selecting=values)
+        reason = "" if kept is not None else "vary"
+    drops = kept is None and reason not in _OF_THE_REQUEST
+    return Freshened(fields.without((b"age",)), kept, reason, drops)
+
+
+def _selecting_after(
+    stored: StoredResponse, renewed: StoredResponse, request: Headers, rules: Rules
+) -> Selecting | None:
+    """Return the selecting values of a response that was updated.
+
+    They are those of the request that got it, not of the one that validated it: a 304 may speak of
+    several variants. For a field that Vary names only now, the validating request gives the value
+    if it belongs to this variant; else it is not known, and the response cannot be selected.
+    """
+    own = dict(stored.selecting)
+    if all(name in own for name, _ in renewed.selecting):
+        return tuple((name, own[name]) for name, _ in renewed.selecting)
+    return renewed.selecting if is_selected(stored.selecting, request, rules) else None
+
+
+def for_request(stored: StoredResponse, request: Headers, rules: Rules = SAFE) -> StoredResponse:
+    """Return a stored response as the variant of another request.
+
+    For a 304 that names a stored variant which this request had not selected (section 4.3.4): what
+    it names answers this request too, and may be stored for it.
+    """
+    names = [name for name, _ in stored.selecting]
+    return stored._replace(selecting=selecting(names, request, rules))
 
 
 def _hides_cookies(stored: StoredResponse, update: Headers, rules: Rules) -> bool:

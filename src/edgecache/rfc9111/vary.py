@@ -103,6 +103,21 @@ def choose_encoding(value: bytes | None, supported: tuple[bytes, ...]) -> bytes 
     return None
 
 
+def reduced_request(request: Headers, rules: Rules) -> Headers:
+    """Return the request with Accept-Encoding reduced as `Rules.accept_encodings` says.
+
+    What tells variants apart is what must be forwarded, or a variant would hold a coding that
+    another request of the same variant does not accept.
+    """
+    value = request.combined(b"accept-encoding")
+    if value is None or not rules.accept_encodings:
+        return request
+    coding = choose_encoding(value, rules.accept_encodings)
+    if coding is None:
+        return request.without((b"accept-encoding",))
+    return request.replacing(b"accept-encoding", coding)
+
+
 def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> Selecting:
     """Return what the request gives for the fields that a response varies by."""
     found = []
@@ -113,6 +128,27 @@ def selecting(names: Sequence[bytes], request: Headers, rules: Rules = SAFE) -> 
         else:
             found.append((name, None if value is None else normalise(name, value, rules)))
     return tuple(found)
+
+
+def inherited(
+    own: Selecting, known: Iterable[tuple[StoredPolicy, Selecting]], request: Headers, rules: Rules
+) -> Selecting:
+    """Return the selecting values to store a response with.
+
+    Origins exist that send Vary on some responses of a URI only. A response without it takes the
+    names of the most recent that has any (section 4.1), so that it does not answer everybody.
+
+    Args:
+        own: What `assess` found.
+        known: Policies and selecting values of what is stored for the URI.
+        request: Header section of the request.
+        rules: The operator's choices.
+    """
+    varying = [(policy, values) for policy, values in known if values]
+    if own or not varying:
+        return own
+    newest = varying[most_recent(policy for policy, _ in varying)][1]
+    return selecting([name for name, _ in newest], request, rules)
 
 
 def variance_input(values: Selecting) -> bytes:
