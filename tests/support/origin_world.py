@@ -229,13 +229,12 @@ async def make_older(proxy: Proxy, uri: str, seconds: float) -> None:
         if entry is None:
             continue
         policy = entry.stored.policy
-        older = dataclasses.replace(
-            policy,
+        older = policy._replace(
             request_us=policy.request_us - moved_us,
             response_us=policy.response_us - moved_us,
             date_s=policy.date_s - round(seconds),
         )
-        stored = dataclasses.replace(entry.stored, policy=older)
+        stored = entry.stored._replace(policy=older)
         moved += await library.store.update_meta(key, meta_of(stored, entry.tags))
     assert moved, f"nothing is stored for {uri}"
 

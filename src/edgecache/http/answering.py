@@ -197,7 +197,8 @@ class Answering:
         ):
             # What follows is below in full; this is the way of nearly all answers.
             self.answered_count += 1
-            head, end, out = response.head, shared.end_keep, self.out
+            head, out = response.head, self.out
+            end = b"\r\n" if response.has_date else shared.end_keep
             if body and request.method != b"HEAD":
                 out += (head, end, body)  # type: ignore[arg-type]
                 self.out_bytes += len(head) + len(end) + len(body)  # type: ignore[arg-type]

@@ -170,6 +170,8 @@ class Request:
     )  # fmt: skip
 
     started_s: float
+    # Sends an interim answer (1xx). Set for HTTP/1.1 while the answer is waited for, else missing.
+    relay: Callable[[Request, bytes], None]
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, block: Block, peer: object, scheme: str

@@ -69,6 +69,10 @@ class Response:
     must_close = False
     release: Callable[[], None] | None = None
     length: int | None = None
+    # Of an answer that another server made: its own Date is in the head.
+    has_date = False
+    # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
+    trailers: Callable[[], bytes] | None = None
 
     def __init__(
         self,

@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
-from edgecache.proxy.entries import Entry, Library, meta_of, now_us
+from edgecache.proxy.entries import Entry, Library, meta_of, now_us, tags_of, without_length
 from edgecache.proxy.exchange import OriginAnswer
-from edgecache.proxy.fetching import tags_of, without_length
 from edgecache.proxy.recording import Recordings
 from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.freshness import SECOND_US
@@ -135,7 +134,7 @@ class Changes:
                 tags = tags_of(fresh.stored.headers, asked.uri)
                 await self._library.freshen(replace(entry, tags=tags), fresh.stored)
             return
-        outdated = replace(entry.stored, policy=entry.policy.expired(now))
+        outdated = entry.stored._replace(policy=entry.policy.expired(now))
         await self._library.store.update_meta(entry.key, meta_of(outdated, entry.tags))
 
     async def keep_post(

@@ -3,7 +3,8 @@
     <uri>                               the response of a URI that does not vary
     <uri> 0x00 <generation> <hash>      a variant
     0x00 "v" <uri>                      the list of variants
-    0x00 "p" <uri or variant>           what is known about an unfinished (partial) response
+    0x00 "p" <uri>                      what is known about a response of which parts are stored
+    0x00 "s" <generation> <uri>         the parts: a sparse object
 
 No URI holds a zero byte or begins with one. So all responses below a prefix of URIs, and nothing
 else, are the entries whose keys begin with that prefix.
@@ -27,8 +28,10 @@ from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.proxy.variants import VariantList, variance_of
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import SECOND_US
+from edgecache.rfc9111.key import origin_of_uri
 from edgecache.rfc9111.rules import Rules
 from edgecache.rfc9111.stored import StoredPolicy, StoredResponse, decode_stored, encode_stored
+from edgecache.rfc9111.tags import cache_groups, surrogate_tags
 from edgecache.rfc9111.vary import is_selected, most_recent
 
 if TYPE_CHECKING:
@@ -72,9 +75,14 @@ def list_key(uri: bytes) -> bytes:
     return b"\0v" + uri
 
 
-def partial_key(key: bytes) -> bytes:
-    """Return the key of what is known about an unfinished response."""
-    return b"\0p" + key
+def partial_key(uri: bytes) -> bytes:
+    """Return the key of what is known about a partial response."""
+    return b"\0p" + uri
+
+
+def parts_key(generation: bytes, uri: bytes) -> bytes:
+    """Return the key of the parts of a partial response."""
+    return b"\0s" + generation + uri
 
 
 def now_us() -> int:
@@ -97,6 +105,27 @@ def meta_of(stored: StoredResponse, tags: Iterable[str]) -> Meta:
         tags=tuple(tags),
         headers=encode_stored(stored),
     )
+
+
+def age_us_of(policy: StoredPolicy, moment_us: int) -> int:
+    """Return the age of a stored response, microseconds (RFC 9111, section 4.2.3)."""
+    return max(0, moment_us - policy.response_us) + policy.initial_age_us
+
+
+def tags_of(headers: Headers, uri: bytes) -> tuple[str, ...]:
+    """Return the tags of a response."""
+    groups = cache_groups(headers, origin_of_uri(uri))
+    return tuple(dict.fromkeys((*surrogate_tags(headers), *groups)))
+
+
+def without_length(stored: StoredResponse | None) -> StoredResponse | None:
+    """Return a stored response without Content-Length: the size of the body is known better."""
+    if stored is None:
+        return None
+    headers = stored.headers
+    if b"content-length" not in headers:
+        return stored
+    return stored._replace(wire=headers.without((b"content-length",)).to_wire())
 
 
 def policy_in_force(stored: StoredResponse, meta: Meta) -> StoredPolicy:
@@ -247,6 +276,7 @@ class Library:
             if await self.store.exists(uri):
                 await self.remove(uri)
             return
+        await self.remove_partial(uri)
         if await self.store.exists(list_key(uri)):
             await self._remove_variants(uri)
 
@@ -272,13 +302,20 @@ class Library:
     # Removing
 
     async def remove(self, key: bytes) -> bool:
-        """Remove one response, complete or unfinished; whether there was one."""
-        await self.store.delete(partial_key(key))
+        """Remove one complete response; whether there was one."""
         return await self.store.purge(key)
+
+    async def remove_partial(self, uri: bytes) -> bool:
+        """Remove what is stored of a partial response; whether there was anything."""
+        found = await self.store.get_entry(partial_key(uri))
+        if found is None:
+            return False
+        await self.store.purge(parts_key(found.value, uri))
+        return await self.store.delete(partial_key(uri))
 
     async def purge(self, uri: bytes) -> int:
         """Remove all responses of a URI; how many there were."""
-        count = int(await self.remove(uri))
+        count = int(await self.remove(uri)) + int(await self.remove_partial(uri))
         return count + await self._remove_variants(uri)
 
     async def expire(self, uri: bytes) -> int:
@@ -287,12 +324,11 @@ class Library:
         known = await self._list(uri)
         if known is not None:
             keys += [uri + b"\0" + known.generation + variance for variance in known.hashes()]
-        count = 0
+        count = int(await self.remove_partial(uri))
         for key in keys:
             entry = await self.load(key)
-            await self.store.delete(partial_key(key))
             if entry is not None and entry.policy.fresh_until_us > now_us():
-                expired = replace(entry.stored, policy=entry.policy.expired(now_us()))
+                expired = entry.stored._replace(policy=entry.policy.expired(now_us()))
                 count += await self.store.update_meta(key, meta_of(expired, entry.tags))
         return count
 
@@ -310,8 +346,7 @@ class Library:
         """Remove all responses whose URI begins with a prefix; how many there were."""
         count = await self.store.delete_prefix(prefix)
         await self.store.delete_prefix(list_key(prefix))
-        await self.store.delete_prefix(partial_key(prefix))
-        return count
+        return count + await self.store.delete_prefix(partial_key(prefix))
 
     def _lock(self, uri: bytes) -> asyncio.Lock:
         """The lock of a URI's list; it lives while somebody holds or awaits it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from edgecache.errors import EdgeCacheError
 from edgecache.proxy.asking import Asked
 from edgecache.proxy.config import ProxyConfig
-from edgecache.proxy.entries import Entry, Library, now_us
+from edgecache.proxy.entries import Entry, Library, now_us, tags_of, without_length
 from edgecache.proxy.exchange import OriginAnswer, OriginRequest, ignore_interim
 from edgecache.proxy.origin import OriginGroup
 from edgecache.proxy.problems import OriginError
@@ -24,13 +24,12 @@ from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.hop import end_to_end
-from edgecache.rfc9111.key import origin_of_uri
 from edgecache.rfc9111.stored import NO_CACHE, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import Assessment, assess, with_date
-from edgecache.rfc9111.tags import cache_groups, surrogate_tags
 from edgecache.rfc9111.validation import conditional, freshen, identified
 
 if TYPE_CHECKING:
+    from edgecache.proxy.partials import Partials
     from edgecache.proxy.tasks import Tasks
 
 OnInterim = Callable[[Head], object]
@@ -83,13 +82,6 @@ def is_worth_sharing(stored: StoredResponse | None) -> bool:
     return policy.fresh_until_us > policy.response_us
 
 
-def tags_of(headers: Headers, uri: bytes) -> tuple[str, ...]:
-    """Return the tags of a response."""
-    return tuple(
-        dict.fromkeys((*surrogate_tags(headers), *cache_groups(headers, origin_of_uri(uri))))
-    )
-
-
 class Fetcher:
     """Asks origins on behalf of clients and of the cache itself.
 
@@ -102,7 +94,15 @@ class Fetcher:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_config", "_groups", "_library", "_tasks", "fetch_count", "recordings")
+    __slots__ = (
+        "_config",
+        "_groups",
+        "_library",
+        "_partials",
+        "_tasks",
+        "fetch_count",
+        "recordings",
+    )
 
     def __init__(
         self,
@@ -110,7 +110,9 @@ class Fetcher:
         library: Library,
         groups: Mapping[str, OriginGroup],
         tasks: Tasks,
+        partials: Partials,
     ) -> None:
+        self._partials = partials
         self._config = config
         self._library = library
         self._groups = groups
@@ -223,6 +225,16 @@ class Fetcher:
 
     # A new response
 
+    async def take_whole(self, asked: Asked, answer: OriginAnswer, exchange: Exchange) -> Filled:
+        """Take an answer that is a whole response, and store it if it may be."""
+        recording = Recording(self._library, asked.uri, asked.route.stored_bytes_max)
+        self.recordings.add(recording)
+        try:
+            return await self._whole(asked, answer, exchange, recording)
+        except BaseException:
+            self.recordings.discard(recording)
+            raise
+
     async def _whole(
         self, asked: Asked, answer: OriginAnswer, exchange: Exchange, recording: Recording
     ) -> Filled:
@@ -260,11 +272,17 @@ class Fetcher:
         body = SharedBody(self._config.collapsing.window_bytes)
         recording.begin(stored, tags, body)
         filled.body = body
-        self._tasks.start(self._pump(answer, body, recording, data))
+        self._tasks.start(self._pump(asked, exchange, answer, body, recording, data))
         return filled
 
     async def _pump(
-        self, answer: OriginAnswer, body: SharedBody, recording: Recording, first: bytes
+        self,
+        asked: Asked,
+        exchange: Exchange,
+        answer: OriginAnswer,
+        body: SharedBody,
+        recording: Recording,
+        first: bytes,
     ) -> None:
         """Move a body from the origin to its readers and into the store."""
         limit = self._config.collapsing.abandoned_bytes_max
@@ -294,8 +312,11 @@ class Fetcher:
                     body.fail(ConnectionAbortedError("nobody is left to read it"))
                     return
         except OriginError as error:
+            is_kept = body.is_whole and body.end and recording.may_publish()
             await recording.abort()
             body.fail(error)
+            if is_kept and answer.length is not None:
+                await self._partials.keep_cut(asked, exchange, body.whole())
         except (Exception, asyncio.CancelledError) as error:
             await recording.abort()
             body.fail(error if isinstance(error, EdgeCacheError) else ConnectionAbortedError())
@@ -315,13 +336,3 @@ class Fetcher:
             return False
         left = limit + 1 if answer.length is None else answer.length - body.end
         return left > limit
-
-
-def without_length(stored: StoredResponse | None) -> StoredResponse | None:
-    """Return a stored response without Content-Length: the size of the body is known better."""
-    if stored is None:
-        return None
-    headers = stored.headers
-    if b"content-length" not in headers:
-        return stored
-    return replace(stored, wire=headers.without((b"content-length",)).to_wire())

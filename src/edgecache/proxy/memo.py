@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgecache.http.response import Response
 from edgecache.proxy.asking import Asked
-from edgecache.proxy.entries import Entry, Library
+from edgecache.proxy.entries import Entry, Library, age_us_of
 from edgecache.proxy.rendering import NO_NOTE, Dressed, Renderer, made
 from edgecache.rfc9111.reuse import Action, Reuse
 
@@ -79,7 +79,7 @@ class Memo:
         if now >= prepared.fresh_until_us or not self._is_current(entry):
             self._drop(key)
             return None
-        second = (now + entry.policy.age_offset_us) // 1_000_000
+        second = age_us_of(entry.policy, now) // 1_000_000
         if prepared.second != second or prepared.response is None:
             return self._render(prepared, now, second)
         self._renderer.count("hit")
@@ -113,7 +113,7 @@ class Memo:
         cost_bytes += len(asked.target) + len(asked.request.block.raw)
         prepared = Prepared(asked, entry, dressed, cost_bytes)
         now = time.time_ns() // 1000
-        response = self._render(prepared, now, (now + entry.policy.age_offset_us) // 1_000_000)
+        response = self._render(prepared, now, age_us_of(entry.policy, now) // 1_000_000)
         if entry.version is None or cost_bytes > self._budget_bytes // 8:
             return response
         request = asked.request

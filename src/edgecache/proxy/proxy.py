@@ -26,6 +26,7 @@ from edgecache.proxy.flights import Flights
 from edgecache.proxy.forwarding import Forwarder, is_within
 from edgecache.proxy.memo import Memo
 from edgecache.proxy.origin import OriginGroup
+from edgecache.proxy.part_service import PartService
 from edgecache.proxy.partials import Partials
 from edgecache.proxy.predictor import Predictor
 from edgecache.proxy.rendering import NO_NOTE, Note, Renderer
@@ -76,7 +77,8 @@ class Proxy:
         self._predictor = Predictor(config.collapsing.predicted_keys)
         self._renderer = Renderer(config, self._tally.answer)
         self._groups: dict[str, OriginGroup] = {}
-        self._fetcher = Fetcher(config, self._library, self._groups, self._tasks)
+        partials = Partials(self._library)
+        self._fetcher = Fetcher(config, self._library, self._groups, self._tasks, partials)
         self._changes = Changes(
             self._library, self._fetcher.recordings, self._flights, self._predictor, self._tally
         )
@@ -88,7 +90,7 @@ class Proxy:
             self._predictor,
             Forwarder(config.name.encode(), config.trusted_proxies, config.adds_forwarded),
             self._renderer,
-            Partials(),
+            PartService(self._fetcher, partials, self._renderer),
             self._changes,
             self._tally,
             self._tasks,

@@ -15,7 +15,7 @@ from edgecache.http.response import Response
 from edgecache.proxy.asking import Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.content import BytesContent, Content, Data
-from edgecache.proxy.entries import now_us
+from edgecache.proxy.entries import age_us_of, now_us
 from edgecache.rfc9111.cache_status import appended, member, outcome_word
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import SECOND_US
@@ -163,7 +163,7 @@ class Renderer:
     ) -> Response:
         """Return an answer from a stored, or storable, response: conditions and ranges count."""
         now = now_us()
-        age_s = max(0, (max(now, policy.response_us) + policy.age_offset_us) // SECOND_US)
+        age_s = age_us_of(policy, now) // SECOND_US
         verdict = None
         if (asked.facts.is_conditional or asked.facts.has_range) and policy.status == 200:
             target = representation_of(policy)
@@ -187,6 +187,35 @@ class Renderer:
             if answer.ranges and content.takes_several:
                 return self._parts(headers, tail, content, answer.ranges)
         return self._whole(asked, policy.status, dressed.lines + tail, content, None)
+
+    def planned(
+        self,
+        asked: Asked,
+        headers: Headers,
+        policy: StoredPolicy,
+        status: int,
+        part: ByteRange,
+        size: int,
+        content: Content,
+        reuse: Reuse,
+        note: Note,
+    ) -> Response:
+        """Return an answer of a partial response: 200, 206, 304 or 416."""
+        age_s = age_us_of(policy, now_us()) // SECOND_US
+        if status == 304:
+            headers = not_modified_fields(headers)
+        dressed = self.dress(headers)
+        tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
+        if status == 304:
+            content.close()
+            return made(304, dressed.lines + tail, b"", None)
+        if status == 416:
+            content.close()
+            return self._unsatisfied(size, tail)
+        lines = dressed.lines + tail
+        if status == 206:
+            lines += b"Content-Range: " + format_content_range(part, size) + b"\r\n"
+        return self._whole(asked, status, lines, content, None)
 
     def _whole(
         self,

@@ -39,7 +39,7 @@ from edgecache.rfc9111.vary import choose_encoding, is_selected
 
 if TYPE_CHECKING:
     from edgecache.proxy.changes import Changes
-    from edgecache.proxy.partials import Partials
+    from edgecache.proxy.part_service import PartService
     from edgecache.proxy.predictor import Predictor
     from edgecache.proxy.statistics import Tally
     from edgecache.proxy.tasks import Tasks
@@ -64,7 +64,7 @@ class Service:
         "_flights",
         "_forwarder",
         "_library",
-        "_partials",
+        "_parts",
         "_predictor",
         "_renderer",
         "_tally",
@@ -80,7 +80,7 @@ class Service:
         predictor: Predictor,
         forwarder: Forwarder,
         renderer: Renderer,
-        partials: Partials,
+        parts: PartService,
         changes: Changes,
         tally: Tally,
         tasks: Tasks,
@@ -92,7 +92,7 @@ class Service:
         self._predictor = predictor
         self._forwarder = forwarder
         self._renderer = renderer
-        self._partials = partials
+        self._parts = parts
         self._changes = changes
         self._tally = tally
         self._tasks = tasks
@@ -101,10 +101,14 @@ class Service:
         """Answer a GET or HEAD that may be answered from, or fill, the cache."""
         entry, has_variants = await self._library.find(asked.uri, asked.headers, asked.rules)
         if entry is None:
-            partial = await self._partials.answer(self, asked, has_variants)
-            if partial is not None:
-                return partial
             reuse = decide_without(asked.facts, asked.method, has_variants)
+            try:
+                response = await self._parts.answer(self, asked, has_variants)
+            except OriginError as error:
+                self._tally.failures[error.reason] += 1
+                return self.failed(asked, reuse, error)
+            if response is not None:
+                return response
         else:
             reuse = decide(entry.policy, asked.facts, now_us())
         return await self.carry_out(asked, entry, reuse)
@@ -163,9 +167,10 @@ class Service:
         request = asked.request
 
         def relay(head: Head) -> None:
-            if head.status != 100 and request.relay is not None:
+            send = getattr(request, "relay", None)
+            if head.status != 100 and send is not None:
                 lines = end_to_end(Headers.of_lower(head.fields)).to_wire()
-                request.relay(request, status_line(head.status) + lines + b"\r\n")
+                send(request, status_line(head.status) + lines + b"\r\n")
 
         return relay
 
@@ -233,7 +238,7 @@ class Service:
             response = await self._on_failure(asked, entry, reuse, flight.error, None)
             return response or self.failed(asked, reuse, flight.error)
         assert flight.filled is not None
-        return await self._deliver(asked, entry, flight.filled, reuse, waited)
+        return await self.deliver(asked, entry, flight.filled, reuse, waited)
 
     async def _fly(
         self,
@@ -294,7 +299,7 @@ class Service:
             response = await self._on_failure(asked, entry, reuse, error, None)
             return response or self.failed(asked, reuse, error)
         self._learn(asked, filled)
-        return await self._deliver(asked, entry, filled, reuse, waited)
+        return await self.deliver(asked, entry, filled, reuse, waited)
 
     # Delivering
 
@@ -322,7 +327,7 @@ class Service:
         shared = Reuse(Action.MISS, FWD_STALE if filled.entry else b"uri-miss", 0, decision.ttl_s)
         return self._renderer.stored(asked, stored.headers, stored.policy, content, shared, note)
 
-    async def _deliver(
+    async def deliver(
         self,
         asked: Asked,
         entry: Entry | None,

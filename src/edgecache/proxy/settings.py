@@ -201,6 +201,9 @@ class UpstreamConfig:
             Server.parse(url, "upstream.servers")
         if len(set(self.parsed)) != len(self.servers):
             raise refuse("upstream.servers", "a server is named twice")
+        for name, kind in (("timeouts", Timeouts), ("breaker", Breaker)):
+            if not isinstance(getattr(self, name), kind):
+                raise refuse(f"upstream.{name}", f"is no {kind.__name__}")
         if self.balance not in BALANCES:
             raise refuse("upstream.balance", f"{self.balance!r} is none of {BALANCES}")
         if self.host not in HOST_CHOICES and not _AUTHORITY.fullmatch(self.host):

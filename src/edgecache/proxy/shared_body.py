@@ -5,8 +5,8 @@ Invariants:
 1. `pieces` holds the bytes from `base` to `end` without a gap. With a `spill` (the write in the
    store) what is older than the window is dropped, and a reader that is behind goes on from there.
    Without one nothing that a reader still needs is dropped: `room` makes the writer wait.
-2. A reader gets the end of the body only after `finish`; after `fail` it gets the error, however
-   much it could still read.
+2. A reader gets the end of the body only after `finish`. After `fail` it gets what has come, and
+   then the error.
 """
 
 from __future__ import annotations
@@ -219,18 +219,18 @@ class _Reader(AsyncIterator[bytes]):
         while True:
             if self._end is not None and self._position >= self._end:
                 return b""
-            if body.error is not None:
-                await self.aclose()
-                raise body.error
             if self._behind is not None:
                 return await self._behind.read()
             if self._position < body.end:
                 piece = body._from(self._position)
                 if piece is not None:
                     return piece
-                assert body._spill is not None, "nothing is dropped that a reader needs"
+                if body._spill is None:
+                    raise body.error or ConnectionAbortedError("the body is no longer kept")
                 self._behind = await body._spill(self._position)
                 continue
+            if body.error is not None:
+                raise body.error
             if body.is_done:
                 return b""
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
