@@ -25,9 +25,11 @@ from edgecache._memory cimport (
     item_set_disk,
     item_value,
     memory_allocate,
+    memory_allocate_held,
     memory_free,
     memory_item,
     memory_publish,
+    memory_publish_held,
     memory_set_budget,
 )
 from edgecache._reclaim cimport reclaim_tombstone
@@ -370,9 +372,9 @@ cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
         return reference
     if self.flags & CHANGE_NO_MEMORY or not _memory_admits(self, shard):
         return 0
-    reference = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
-                                self.key, self.key_len, self.meta_len, self.value_len,
-                                self.expiry_us)
+    reference = memory_allocate_held(shards.base, &shard.memory, &shards.hooks[shard.number],
+                                     self.key, self.key_len, self.meta_len, self.value_len,
+                                     self.expiry_us)
     if reference == 0:
         ec_count(&self.engine.memory_skip_count, 1)
         return 0
@@ -385,17 +387,22 @@ cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
 cdef Status _insert(Change* self, Shard* shard, uint64_t location) noexcept nogil:
     """The new slot; the key has none now."""
     cdef ShardSet* shards = self.engine.shards
+    cdef bint was_staged = self.staged != 0
     cdef uint32_t reference = _place_in_memory(self, shard)
     cdef uint8_t size_class = size_class_of(self.append.size_bytes) if location else 0
     cdef Status status
     if reference:
         item_set_disk(memory_item(shards.base, &shard.memory, reference), location, size_class)
-        status = shard_insert_ram(shards, shard, self.hash.low, reference)
-        if status == Status.STATUS_OK:
+        # The lock is held until the slot is there too, or the item is gone again.
+        if was_staged:
             memory_publish(shards.base, &shard.memory, &shards.hooks[shard.number], reference,
                            self.hash.low)
-            return status
-        memory_free(shards.base, &shard.memory, reference)
+        else:
+            memory_publish_held(shards.base, &shard.memory, &shards.hooks[shard.number], reference,
+                                self.hash.low)
+        status = shard_insert_ram(shards, shard, self.hash.low, reference)
+        if status != Status.STATUS_OK:
+            memory_free(shards.base, &shard.memory, reference)
         return status
     if location:
         return shard_insert_disk(shards, shard, self.hash.low, location, size_class, 0)

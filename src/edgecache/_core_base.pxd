@@ -50,10 +50,8 @@ cdef class CoreBase:
     cdef bint is_composite              # keys are (namespace, key) in canonical encoding
     cdef int64_t block_timeout_ns
     cdef int64_t default_ttl_us
-    cdef uint64_t max_object_bytes      # a larger value is no single entry
-    cdef uint64_t object_bytes_limit    # as configured
-    cdef uint64_t largest_entry_bytes   # key, meta and value of one entry
-    cdef uint64_t largest_value_bytes   # beside the longest key and meta
+    cdef uint64_t max_object_bytes      # a larger value goes to put_beyond
+    cdef uint64_t largest_value_bytes
     cdef uint64_t memory_bytes
     cdef uint64_t disk_bytes
     cdef uint64_t index_bytes

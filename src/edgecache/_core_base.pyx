@@ -31,6 +31,7 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
+from edgecache._io_align cimport IO_SECTOR_BYTES
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
@@ -53,6 +54,7 @@ from edgecache._segment cimport (
     WriteBuffer,
     log_prepare,
     log_shared_bytes,
+    log_take_file,
 )
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
@@ -74,8 +76,7 @@ cdef enum:
     REGIONS_PER_FILE_BYTES = 1073741824
     PREWRITE_BYTES = 4194304        # as many durable puts as come while the next are prewritten
     CLOSE_NS = 30000000000          # longest wait for the last flush
-    BLOCK_ROOM_BYTES = 12288        # of a block of one record: headers, index entry, alignment
-    KEY_META_BYTES_MAX = 81920      # the longest key (composite) and the longest meta
+    RECORD_ROOM_BYTES = 98304       # the longest key and meta, headers, index entry and alignment
 
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
 cdef object LIVE = weakref.WeakSet()
@@ -274,14 +275,10 @@ cdef class CoreBase:
     cdef _limit_values(self):
         """What one entry may hold: a region takes it with all that stands around it, or a shard."""
         if self.has_disk:
-            self.largest_entry_bytes = self.log.region_bytes - FOOTER_BYTES - BLOCK_ROOM_BYTES
+            self.largest_value_bytes = self.log.region_bytes - FOOTER_BYTES - RECORD_ROOM_BYTES
         else:
-            self.largest_entry_bytes = max(self.engine.shard_budget_bytes // 4,
+            self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
                                            <uint64_t>MEMORY_PAGE_BYTES // 2)
-        self.largest_value_bytes = self.largest_entry_bytes - \
-            min(self.largest_entry_bytes // 2, <uint64_t>KEY_META_BYTES_MAX)
-        self.object_bytes_limit = self.max_object_bytes
-        self.max_object_bytes = min(self.max_object_bytes, self.largest_entry_bytes)
 
     cdef uint64_t _abi_hash(self):
         cdef uint64_t sizes[8]
@@ -337,6 +334,8 @@ cdef class CoreBase:
         if log.files == NULL or log.dirty == NULL or log.footers == NULL or \
                 log.footer_regions == NULL:
             raise MemoryError("no memory for the file table")
+        # A buffered file takes any span, and a sector is as good as a byte.
+        log.read_align_bytes = IO_SECTOR_BYTES
         for index in range(log.file_count):
             log.files[index] = -1
         for index in range(FOOTER_SLOTS):
@@ -358,13 +357,8 @@ cdef class CoreBase:
             snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
             result = log.ops.open_file(log.engine, name,
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
-            log.files[index] = result if result >= 0 else -1
             if result >= 0:
-                # A buffered file takes any span, and a sector is as good as a byte.
-                log.read_align_bytes = max(log.read_align_bytes, max(
-                    <uint32_t>512, log.ops.read_alignment(log.engine, <uint32_t>result)))
-        if log.read_align_bytes == 0:
-            log.read_align_bytes = 4096
+                log_take_file(log, index, <uint32_t>result)
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(

@@ -18,7 +18,6 @@ cdef class CoreWrite(CoreBlob):
 
     cdef int prepare(self, Change* change, bint block) except -1
     cdef void count_shed(self, Status status)
-    cdef bint is_beyond(self, uint64_t value_len, KeyView* view, uint32_t meta_len) noexcept
     cdef int store_beyond(self, object key, object value, object ttl, object tags, object meta,
                           bint block) except -1
     cdef int store(self, KeyView* view, const char* value, uint64_t value_len, const char* meta,

@@ -28,6 +28,8 @@ class CoreWrite(CoreBlob):
         tags: Iterable[str] = (),
         meta: Meta | None = None,
     ) -> bool | None: ...
+    # From now on a value that one entry cannot hold goes to put_beyond, too.
+    def split_values(self) -> None: ...
     # A value that no single entry holds; overridden by the layer that knows objects.
     def put_beyond(
         self,

@@ -41,7 +41,7 @@ from edgecache._core_base cimport (
     CoreBase,
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
-from edgecache._meta cimport META_FLAG_PART, meta_has_flag, meta_tag_count
+from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
 from edgecache._segment cimport LOG_MAIN
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
@@ -151,10 +151,10 @@ cdef class CoreWrite(CoreBlob):
         change.expected_location = expected_location
         if self.has_disk and not flags & CHANGE_NO_DISK:
             if self.admit(view.hash.low, value_len + <uint64_t>view.size + 64, &change.head):
-                if meta_has_flag(meta, meta_len, META_FLAG_PART) and \
+                if meta_has_flag(meta, meta_len, META_FLAG_PART | META_FLAG_OBJECT) and \
                         ec_load_u32(&self.log.shared.ready_count) >= 3:
-                    # An object that loses one part is worthless: all of them outlive the small log,
-                    # which an object larger than that would fill alone.
+                    # An object that loses its head or one part is worthless: all of it outlives the
+                    # small log, which an object larger than that would fill alone.
                     change.head = LOG_MAIN
                 status = <Status>self.prepare(&change, block)
             else:
@@ -308,7 +308,7 @@ cdef class CoreWrite(CoreBlob):
             if meta_tag_count(meta_data):
                 flags = CHANGE_TAGGED
         if PyBytes_CheckExact(value):
-            if self.is_beyond(PyBytes_GET_SIZE(value), &view, meta_len):
+            if <uint64_t>PyBytes_GET_SIZE(value) > self.max_object_bytes:
                 return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), meta_data,
                               meta_len, expiry, flags, block, 0, 0)
@@ -316,17 +316,12 @@ cdef class CoreWrite(CoreBlob):
             raise TypeError("the value is str; encode it, or use a codec")
         PyObject_GetBuffer(value, &source, PyBUF_SIMPLE)
         try:
-            if self.is_beyond(source.len, &view, meta_len):
+            if <uint64_t>source.len > self.max_object_bytes:
                 return self.store_beyond(key, value, ttl, tags, meta, block)
             return self.store(&view, <const char*>source.buf, source.len, meta_data, meta_len,
                               expiry, flags, block, 0, 0)
         finally:
             PyBuffer_Release(&source)
-
-    cdef inline bint is_beyond(self, uint64_t value_len, KeyView* view, uint32_t meta_len) noexcept:
-        """A value that no single entry holds?"""
-        return value_len > self.max_object_bytes or \
-            value_len + <uint64_t>view.size + meta_len > self.largest_entry_bytes
 
     cdef int store_beyond(self, object key, object value, object ttl, object tags, object meta,
                           bint block) except -1:
@@ -335,16 +330,16 @@ cdef class CoreWrite(CoreBlob):
             return WOULD_BLOCK
         return STORED if self.put_beyond(key, value, ttl, tags, meta) else NOT_STORED
 
+    def split_values(self):
+        """From now on a value that one entry cannot hold goes to `put_beyond`, too."""
+        self.max_object_bytes = min(self.max_object_bytes, self.largest_value_bytes)
+
     def put_beyond(self, key, value, ttl, tags, meta):
         """`put` of a value that no single entry holds; the layer that knows objects overrides it.
         """
-        cdef uint64_t size = memoryview(value).nbytes
-        if size > self.object_bytes_limit:
-            raise errors.ValueTooLargeError(
-                f"the value has {size} bytes, `max_object_size` is {self.object_bytes_limit}",
-                hint="raise max_object_size, or split the value")
-        self.shed_counts[SHED_TOO_LARGE] += 1
-        return False
+        raise errors.ValueTooLargeError(
+            f"the value has {memoryview(value).nbytes} bytes, at most {self.max_object_bytes} fit",
+            hint="raise max_object_size, or split the value")
 
     def encode_meta(self, meta, tags):
         """Bytes of a meta with these tags; the Python face overrides it."""

@@ -140,6 +140,13 @@ cdef uint32_t memory_allocate(char* base, MemoryShard* shard, const MemoryHooks*
 # Version becomes even, the item enters the policy. Never moves or evicts.
 cdef void memory_publish(char* base, MemoryShard* shard, const MemoryHooks* hooks,
                          uint32_t reference, uint64_t hash) noexcept nogil
+# The same two for a caller that holds the lock from one to the other and calls nothing of this page
+# in between: then the item's pages need not be told that it is being filled.
+cdef uint32_t memory_allocate_held(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                                   const char* key, uint32_t key_len, uint32_t meta_len,
+                                   uint64_t value_len, int64_t expiry_us) noexcept nogil
+cdef void memory_publish_held(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                              uint32_t reference, uint64_t hash) noexcept nogil
 # Remove a live (or not yet published) item; a pinned one becomes a zombie.
 cdef void memory_free(char* base, MemoryShard* shard, uint32_t reference) noexcept nogil
 cdef void memory_hit(char* base, MemoryShard* shard, uint32_t reference,

@@ -474,9 +474,9 @@ cdef uint32_t place_find(char* base, MemoryShard* shard, const MemoryHooks* hook
 
 # ---------------------------------------------------------------- items
 
-cdef uint32_t memory_allocate(char* base, MemoryShard* shard, const MemoryHooks* hooks,
-                              const char* key, uint32_t key_len, uint32_t meta_len,
-                              uint64_t value_len, int64_t expiry_us) noexcept nogil:
+cdef uint32_t memory_allocate_held(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                                   const char* key, uint32_t key_len, uint32_t meta_len,
+                                   uint64_t value_len, int64_t expiry_us) noexcept nogil:
     cdef uint32_t size_bytes = memory_slot_bytes(shard, key_len, meta_len, value_len,
                                                  expiry_us != 0)
     cdef uint32_t reference = 0
@@ -508,22 +508,36 @@ cdef uint32_t memory_allocate(char* base, MemoryShard* shard, const MemoryHooks*
     memcpy(bytes, key, key_len)
     shard.item_bytes += item.node.size_bytes
     shard.item_count += 1
-    shard.filling_count += 1
-    slab_busy_add(base, &shard.slab, reference, 1)
     return reference
 
 
-cdef void memory_publish(char* base, MemoryShard* shard, const MemoryHooks* hooks,
-                         uint32_t reference, uint64_t hash) noexcept nogil:
+cdef uint32_t memory_allocate(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                              const char* key, uint32_t key_len, uint32_t meta_len,
+                              uint64_t value_len, int64_t expiry_us) noexcept nogil:
+    cdef uint32_t reference = memory_allocate_held(base, shard, hooks, key, key_len, meta_len,
+                                                   value_len, expiry_us)
+    if reference:
+        shard.filling_count += 1
+        slab_busy_add(base, &shard.slab, reference, 1)
+    return reference
+
+
+cdef void memory_publish_held(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                              uint32_t reference, uint64_t hash) noexcept nogil:
     cdef RamItem* item = memory_item(base, shard, reference)
     cdef HashContext reach
     reach.base = base
     reach.shard = shard
     reach.hooks = hooks
-    shard.filling_count -= 1
-    slab_busy_add(base, &shard.slab, reference, -1)
     ec_store_u32(&item.version, version_next(shard))
     evict_insert(base, &shard.evict, reference, hash, node_hash, &reach)
+
+
+cdef void memory_publish(char* base, MemoryShard* shard, const MemoryHooks* hooks,
+                         uint32_t reference, uint64_t hash) noexcept nogil:
+    shard.filling_count -= 1
+    slab_busy_add(base, &shard.slab, reference, -1)
+    memory_publish_held(base, shard, hooks, reference, hash)
 
 
 cdef uint32_t memory_scan(char* base, MemoryShard* shard, uint64_t* position) noexcept nogil:

@@ -238,6 +238,8 @@ cdef bint log_is_settled(LogStore* log) noexcept nogil
 # success *record points into scratch and *available is how many bytes follow.
 cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* scratch,
                      char** record, uint64_t* available) noexcept nogil
+# Data file `index` is open as `file` of the engine.
+cdef void log_take_file(LogStore* log, uint32_t index, uint32_t file) noexcept nogil
 # Span, aligned to read_align_bytes, that a read of `length` bytes at `location` needs (for engines'
 # requests).
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,

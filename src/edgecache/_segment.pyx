@@ -560,6 +560,11 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     log_wake(&shared.done_word)
 
 
+cdef void log_take_file(LogStore* log, uint32_t index, uint32_t file) noexcept nogil:
+    log.read_align_bytes = max(log.read_align_bytes, log.ops.read_alignment(log.engine, file))
+    log.files[index] = <int32_t>file
+
+
 cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
     """Open data file `index` and reserve its space; 0 or a negative errno."""
     cdef char name[32]
@@ -574,7 +579,7 @@ cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
                                  | (IO_OPEN_DIRECT if log.direct else 0))
         if file < 0:
             return file
-        log.files[index] = file
+        log_take_file(log, index, <uint32_t>file)
     is_new[0] = log.ops.file_size(log.engine, <uint32_t>file) == 0
     status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
     # A synced file whose name was not synced is gone after a power loss: the file in `data`, and

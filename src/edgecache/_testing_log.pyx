@@ -20,6 +20,10 @@ def prewrite(CoreBase core, uint64_t ahead_bytes):
         maintenance_prewrite(&core.maintenance, ahead_bytes)
 
 
+def prewritten_bytes(CoreBase core):
+    return core.log.prewritten_bytes
+
+
 def prewrite_begin(CoreBase core, uint32_t start):
     """As while zeroes are being written in the open region from `start` on."""
     ec_lock_acquire(&core.log.shared.lock)

@@ -121,6 +121,7 @@ class Storage(ObjectFace, Purges, Core):
             self._give_back()
             raise
         self._objects = self._open_objects()
+        self.split_values()
         _live.add(self)
 
     def _open_objects(self) -> ObjectManager:

@@ -490,6 +490,22 @@ def test_the_cluster_is_one_node_and_says_so(api: Api) -> None:
     assert api.ask("GET", "/statsx").status == 404
 
 
+def test_a_store_that_was_closed_is_a_503_for_everybody() -> None:
+    with Api() as api:
+        get = request("GET", "/cache/k")
+        assert api.ask("PUT", "/cache/k", b"x").status == 201
+        api.store.storage.close()
+        # The second and third of a connection take the short way.
+        last = request("GET", "/cache/k", [("Connection", "close")])
+        assert statuses(api.send(get * 3 + last)) == [503] * 4
+        for method, target in (
+            ("PUT", "/cache/k"), ("DELETE", "/cache/k"), ("HEAD", "/cache/k"),
+            ("GET", "/cache/k?range=0-1"), ("GET", "/stats"),
+        ):  # fmt: skip
+            assert api.ask(method, target, b"x" if method == "PUT" else None).status == 503
+        assert "handler" not in api.refused
+
+
 def test_a_hit_on_disk_says_so(tmp_path: object) -> None:
     with Api(root=str(tmp_path), disk="256MiB") as api:
         for number in range(120):

@@ -166,6 +166,45 @@ def test_a_header_that_drips_is_cut_off_although_bytes_keep_coming() -> None:
         assert statuses(received) == [408]
 
 
+def test_content_that_drips_below_the_least_rate_is_cut_off() -> None:
+    limits = HttpLimits(body_timeout_s=0.3, rate_bytes_min=1 << 20, linger_timeout_s=0.1)
+    head = request("PUT", "/", [("Content-Length", str(1 << 30))])
+    with Running(handler, limits=limits) as server, server.connect() as handle:
+        handle.sendall(head)
+        handle.settimeout(0.02)
+        received = b""
+        while not received:
+            handle.send(b"a")
+            try:
+                received = handle.recv(1000)
+            except TimeoutError:
+                continue
+        assert statuses(received) == [408]
+        assert server.refused == {"body_timeout": 1}
+
+
+def test_content_above_the_least_rate_may_take_as_long_as_it_needs() -> None:
+    """The clock of the connection is moved instead of waiting: bytes received grant time."""
+    limits = HttpLimits(body_timeout_s=10, rate_bytes_min=100)
+    with Running(handler, limits=limits) as server, server.connect() as handle:
+        handle.sendall(request("PUT", "/", [("Content-Length", "5000")]) + bytes(4000))
+        shared = server.server._shared
+        assert shared is not None
+        server.call(until(lambda: any(c.body_bytes >= 4000 for c in shared.connections)))
+        (connection,) = shared.connections
+
+        async def look(seconds: float) -> bool:
+            connection.on_deadline(connection.armed_s + seconds)
+            return connection.is_broken
+
+        assert not server.call(look(10 + 39))
+        handle.sendall(bytes(500))
+        server.call(until(lambda: connection.body_bytes >= 4500))
+        assert not server.call(look(10 + 44))
+        assert server.call(look(10 + 46))
+        assert next(answers(handle)).status == 408
+
+
 def test_a_client_that_reads_nothing_costs_bounded_memory_and_is_cut_off() -> None:
     limits = HttpLimits(write_buffer_bytes_max=131072, write_timeout_s=0.5)
     produced[0] = 0

@@ -310,7 +310,9 @@ def test_sparse_objects_and_the_rest_are_awaitable(config: Config) -> None:
         assert await store.view("s") is not None
         assert (await store.get_entry("s")).value == value  # type: ignore[union-attr]
         assert await store.update_meta("s", Meta(created=1, updated=2))
-        assert (await store.lookup("s")).meta == Meta(created=1, updated=2)  # type: ignore[union-attr]
+        hit = await store.lookup("s")
+        assert hit is not None
+        assert hit.meta == Meta(created=1, updated=2)
         assert await store.purge("s")
         assert await store.lookup("s") is None
         assert await store.put("big", value * 10)

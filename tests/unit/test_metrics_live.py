@@ -115,11 +115,11 @@ TRAFFIC = {
 
 def pinned(root: Path) -> set[str]:
     with Storage(memory_config()) as store:
-        store.put("key", bytes(1000))
+        store.put("key", bytes(10_000))
         with store.view("key") as blob:  # type: ignore[union-attr]
             store.put("key", b"other")  # the pinned one is gone, but stays in place
             seen = moved(store)
-            assert len(bytes(blob)) == 1000
+            assert len(bytes(blob)) == 10_000
         assert not moved(store) & {"memory.pinned_bytes", "memory.zombies"}
         return seen
 

@@ -215,7 +215,8 @@ def test_a_chunk_that_is_gone_is_a_hole_and_never_joined_across(store: Storage) 
     publish(store, "k", value)
     hit = store.lookup("k")
     assert hit is not None
-    store._objects.backend.delete_parts(hit._source._chunks._object_id, [1, 2])  # type: ignore[attr-defined]
+    source: Any = hit._source
+    store._objects.backend.delete_parts(source._chunks._object_id, [1, 2])
     assert hit.missing(0, 4 * size) == ((size, 3 * size),)
     assert hit.read() == value[:size]
     with pytest.raises(errors.RangeMissingError) as caught:
@@ -263,7 +264,8 @@ def test_update_meta_keeps_body_and_lifetime(store: Storage) -> None:
         assert after is not None
         assert after[2] == before[2] != 0
         assert store.get(key) == expected
-        assert store.lookup(key).meta == Meta(created=1, updated=2, tags=("new",))  # type: ignore[union-attr]
+        with store.lookup(key) as hit:  # type: ignore[union-attr]
+            assert hit.meta == Meta(created=1, updated=2, tags=("new",))
     assert store.purge_tag("new") == 2
     assert not store.update_meta("absent", Meta(created=0, updated=0))
     with pytest.raises(TypeError):
@@ -449,7 +451,8 @@ def test_objects_survive_a_restart(tmp_path: Path) -> None:
             assert hit.meta == Meta(created=1, updated=2, status=404)
             assert hit.source == "disk"
         tag = tag_version.to_bytes(8, "big")
-        assert store.lookup_streaming_write("k", tag).read() == value[: chunk_bytes(store)]  # type: ignore[union-attr]
+        with store.lookup_streaming_write("k", tag) as hit:  # type: ignore[union-attr]
+            assert hit.read() == value[: chunk_bytes(store)]
         assert publish(store, "k", value) == len(value)
         assert store.lookup("k").version > tag_version  # type: ignore[union-attr]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from support.model import KIB, MIB, make_value, options, until
 
 from edgecache import _testing_io as io
 from edgecache import _testing_log as log
+from edgecache._core import Core
+from edgecache._io import open_engine
 from edgecache._io_memory import MemoryDisk
 from edgecache.errors import DiskIOError
 
@@ -37,12 +40,31 @@ def test_prewriting_between_puts_changes_no_record(seed: int) -> None:
             log.prewrite(core, generator.choice((4096, 64 * KIB, MIB)))
     core.sync()
     log.prewrite(core, MIB)
+    assert log.prewritten_bytes(core) > 0
     assert core.check() == []
     # Nothing from RAM, nothing from a write buffer.
     core.abandon()
     io.power_cut(disk, seed=seed)
     core = open_on(disk, STORE)
     assert {key: core.get(key) for key in values} == values
+    core.close()
+
+
+def test_space_is_prewritten_for_those_who_sync_and_for_nobody_else(tmp_path: Path) -> None:
+    core = Core(STORE, open_engine("threads", str(tmp_path)))
+    for number in range(20):
+        assert core.put(b"key-%d" % number, bytes(5000))
+    core.flush()
+    core.checkpoint()
+    assert log.prewritten_bytes(core) == 0
+    core.sync()
+    until(lambda: log.prewritten_bytes(core) > 0)
+    for number in range(20):
+        assert core.put(b"other-%d" % number, bytes(5000))
+        core.sync()
+    core.abandon()
+    core = Core(STORE, open_engine("threads", str(tmp_path)))
+    assert all(core.get(b"other-%d" % number) == bytes(5000) for number in range(20))
     core.close()
 
 

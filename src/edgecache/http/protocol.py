@@ -218,7 +218,11 @@ class HttpProtocol(Answering, asyncio.Protocol):
         shared = self.shared
         answer: tuple[bytes, bytes] | Response | None = None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
-            answer = shared.instant(target)
+            try:
+                answer = shared.instant(target)
+            except Exception:
+                # The handler proper meets it again, and knows what to answer.
+                answer = None
             if (
                 isinstance(answer, tuple)
                 and self.answered_count + 1 < shared.limits.requests_per_connection_max
@@ -283,9 +287,9 @@ class HttpProtocol(Answering, asyncio.Protocol):
         request.body = self.reader
         self.request = request
         self.wants_continue = block.expects_continue and request.minor == 1
+        self.arm()
         if position < len(data):
             position = self._take_body(data, position)
-        self.arm()
         self.dispatch(request)
         return position
 

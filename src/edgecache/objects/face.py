@@ -11,8 +11,9 @@ from edgecache.meta import Meta
 from edgecache.objects.backend import Stored
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import KEY_BYTES_MAX
-from edgecache.objects.manager import ObjectManager, meta_with
+from edgecache.objects.manager import ObjectManager
 from edgecache.objects.miss import Miss
+from edgecache.objects.values import meta_with
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

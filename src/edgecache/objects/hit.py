@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-# The most that read(-1) of a value in one piece returns at a time.
-PIECE_BYTES_MAX = 4 << 20
-
 
 class HitState:
     """What hits of both kinds know, and everything that does not wait.
@@ -122,11 +119,7 @@ class HitState:
             raise StoreClosedError("the hit is closed", hint="look the key up again")
         if size < -1:
             raise ArgumentError("a size is -1, or 0 and more", found=size)
-        room = PIECE_BYTES_MAX if size == -1 else size
-        # A chunk may be larger than a piece: "the next convenient piece" is then all of it.
-        chunks = getattr(self._source, "_chunks", None)
-        if size == -1 and chunks is not None:
-            room = chunks.chunk_bytes
+        room = self._source.piece_bytes if size == -1 else size
         return room if self._end is None else min(room, self._end - self._position)
 
     def _took(self, piece: Piece) -> Piece:

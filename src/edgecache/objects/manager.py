@@ -16,8 +16,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
-import xxhash
-
 from edgecache.entry import Availability, PurgeType
 from edgecache.errors import (
     PartialWritesError,
@@ -38,6 +36,7 @@ from edgecache.objects.source import Chunks, ObjectSource, Source, StreamSource,
 from edgecache.objects.sparse_set import SparseSet
 from edgecache.objects.stream import StreamState, StreamWrite
 from edgecache.objects.table import PAGE_CHUNKS, HashTable
+from edgecache.objects.values import meta_with, version_of
 
 CHUNK_BYTES_MIN = 16384
 # A region or a shard holds at least so many chunks.
@@ -214,7 +213,8 @@ class ObjectManager:
 
     def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
         with self._publish_lock:
-            old = self.backend.get_head(key)
+            # Asked first: most keys are new, and looking for them would count a miss.
+            old = self.backend.get_head(key) if self.backend.has_head(key) else None
             if not self.backend.put_head(key, value, meta, ttl):
                 return False
         if old is not None:
@@ -376,7 +376,7 @@ class ObjectManager:
     def purge(self, key: bytes, kind: PurgeType) -> bool:
         """Delete a published object and an unfinished one; whether there was any."""
         with self._publish_lock:
-            stored = self.backend.get_head(key)
+            stored = self.backend.get_head(key) if self.backend.has_head(key) else None
             existed = self.backend.delete_head(key)
         if stored is not None:
             self.doom_head(stored)
@@ -484,21 +484,3 @@ class ObjectManager:
     def hit(self, key: bytes, found: Found | None) -> Hit | None:
         """Return the synchronous hit of what was found."""
         return None if found is None else Hit(key, *found)
-
-
-def version_of(value: bytes) -> int:
-    """Return the generation of an ordinary entry: a hash of its bytes."""
-    return int(xxhash.xxh3_64_intdigest(value))
-
-
-def meta_with(meta: Meta | None, tags: Iterable[str]) -> Meta:
-    """Return a meta with these tags added; a new one where there is none."""
-    if isinstance(tags, str):
-        raise TypeError("tags must be a collection of str, not a single one")
-    if meta is None:
-        now_us = time.time_ns() // 1000
-        return Meta(created=now_us, updated=now_us, tags=tuple(tags))
-    if not isinstance(meta, Meta):
-        raise TypeError(f"meta is {type(meta).__name__}, not Meta")
-    added = tuple(tags)
-    return meta.with_tags((*meta.tags, *added)) if added else meta

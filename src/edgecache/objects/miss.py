@@ -165,7 +165,8 @@ class Miss:
 
     def abort(self) -> None:
         """Give the write up; idempotent, and nothing after `finish`."""
-        self._manager.abort_write(self._stream)
+        if self._stream.is_open:
+            self._manager.abort_write(self._stream)
 
     def __enter__(self) -> Self:
         return self

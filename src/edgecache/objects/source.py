@@ -24,6 +24,8 @@ from edgecache.objects.table import HashTable
 READ_AHEAD_CHUNKS = 2
 # A smaller range of a chunk in RAM is copied from its place; a larger one as the whole chunk.
 IN_PLACE_DIVISOR = 4
+# The most that is taken at a time of a value in one piece, where nobody says how much.
+PIECE_BYTES_MAX = 4 << 20
 Piece = bytes | memoryview
 
 
@@ -46,6 +48,10 @@ class Source(Protocol):
     def size(self) -> int | None: ...
     @property
     def limit(self) -> int: ...
+    @property
+    def piece_bytes(self) -> int:
+        """What to take where nobody says how much: no more than a chunk."""
+
     def take(self, position: int, size: int) -> Piece | Wait | None:
         """Up to `size` (> 0) bytes; b"" at the end; None: call `wanted` and `supply` first."""
 
@@ -75,6 +81,10 @@ class ValueSource:
     @property
     def limit(self) -> int:
         return len(self._value)
+
+    @property
+    def piece_bytes(self) -> int:
+        return PIECE_BYTES_MAX
 
     def take(self, position: int, size: int) -> Piece | Wait | None:
         value = self._value
@@ -257,6 +267,10 @@ class ObjectSource:
     def limit(self) -> int:
         return self._size
 
+    @property
+    def piece_bytes(self) -> int:
+        return self._chunks.chunk_bytes
+
     def take(self, position: int, size: int) -> Piece | Wait | None:
         if position >= self._size:
             return b""
@@ -309,6 +323,10 @@ class StreamSource:
     @property
     def limit(self) -> int:
         return self._stream.written
+
+    @property
+    def piece_bytes(self) -> int:
+        return self._chunks.chunk_bytes
 
     def take(self, position: int, size: int) -> Piece | Wait | None:
         stream = self._stream

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import threading
-import weakref
 from collections.abc import Callable
 
 from edgecache.meta import Meta
@@ -62,10 +61,8 @@ class StreamWrite:
         self.stored_bytes = 0
         self.is_reserved = False
         self.tail = bytearray()
-        # Futures of the tasks that wait, by loop; a loop that went away takes its own with it.
-        self._loops: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, list[asyncio.Future[None]]
-        ] = weakref.WeakKeyDictionary()
+        # Futures of the tasks that wait, by loop.
+        self._loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
     @property
     def tag(self) -> bytes:
@@ -87,9 +84,10 @@ class StreamWrite:
         with self.changed:
             action()
             self.changed.notify_all()
-            waiting = list(self._loops.items())
-            self._loops.clear()
-        for loop, futures in waiting:
+            if not self._loops:
+                return
+            waiting, self._loops = self._loops, {}
+        for loop, futures in waiting.items():
             # One call per loop that waits, however many of its tasks do.
             try:
                 loop.call_soon_threadsafe(_wake, futures)

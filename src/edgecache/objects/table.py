@@ -6,6 +6,7 @@ hashes of the pages. In memory there are at most PAGES_HELD pages per object, ho
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 
 from edgecache.objects.backend import Backend
@@ -17,17 +18,18 @@ PAGES_HELD = 4
 
 
 class HashTable:
-    """Hashes by chunk number. *Thread-safety*: none; its owner has a lock.
+    """Hashes by chunk number. *Thread-safety*: every method: readers share that of a writer.
 
     Args:
         head: Of a stored object, or None for a new one.
     """
 
-    __slots__ = ("_backend", "_dirty", "_object_id", "_page_hashes", "_pages")
+    __slots__ = ("_backend", "_dirty", "_lock", "_object_id", "_page_hashes", "_pages")
 
     def __init__(self, backend: Backend, object_id: bytes, head: Head | None = None) -> None:
         self._backend = backend
         self._object_id = object_id
+        self._lock = threading.RLock()
         self._pages: OrderedDict[int, bytearray] = OrderedDict()
         self._dirty: set[int] = set()
         self._page_hashes: dict[int, bytes] = {}
@@ -43,20 +45,22 @@ class HashTable:
 
     def get(self, chunk: int) -> bytes:
         """Return the hash of a chunk; NO_HASH when it is not known."""
-        page = self._page(chunk // PAGE_CHUNKS)
         place = chunk % PAGE_CHUNKS * HASH_BYTES
-        return bytes(page[place : place + HASH_BYTES]) or NO_HASH
+        with self._lock:
+            page = self._page(chunk // PAGE_CHUNKS)
+            return bytes(page[place : place + HASH_BYTES]) or NO_HASH
 
     def set(self, chunk: int, value: bytes) -> bool:
         """Remember a hash; False when a page had to be stored and was shed."""
         number = chunk // PAGE_CHUNKS
-        page = self._page(number)
         place = chunk % PAGE_CHUNKS * HASH_BYTES
-        if len(page) < place:
-            page.extend(bytes(place - len(page)))
-        page[place : place + HASH_BYTES] = value
-        self._dirty.add(number)
-        return self._hold_few()
+        with self._lock:
+            page = self._page(number)
+            if len(page) < place:
+                page.extend(bytes(place - len(page)))
+            page[place : place + HASH_BYTES] = value
+            self._dirty.add(number)
+            return self._hold_few()
 
     def _page(self, number: int) -> bytearray:
         page = self._pages.get(number)
@@ -97,14 +101,16 @@ class HashTable:
 
     def save(self, chunk_count: int) -> tuple[bytes, bool] | None:
         """Return the table for a head and whether it is paged; None when a page was shed."""
-        if chunk_count <= PAGE_CHUNKS:
-            return bytes(self._page(0)), False
-        if not self._store_pages():
-            return None
-        count = max(self._page_hashes, default=-1) + 1
-        hashes = [self._page_hashes.get(number, NO_HASH) for number in range(count)]
-        return b"".join(hashes), True
+        with self._lock:
+            if chunk_count <= PAGE_CHUNKS:
+                return bytes(self._page(0)), False
+            if not self._store_pages():
+                return None
+            count = max(self._page_hashes, default=-1) + 1
+            hashes = [self._page_hashes.get(number, NO_HASH) for number in range(count)]
+            return b"".join(hashes), True
 
     def page_numbers(self) -> list[int]:
         """Return the part numbers of the pages that may be stored."""
-        return [TABLE_BASE + number for number in self._page_hashes]
+        with self._lock:
+            return [TABLE_BASE + number for number in self._page_hashes]

@@ -73,6 +73,12 @@ class ObjectDoor:
         }
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
+        try:
+            return self._answer(request)
+        except EdgeCacheError as error:
+            return error_for(error)
+
+    def _answer(self, request: Request) -> Response | Awaitable[Response]:
         if request.method == b"GET" and not request.block.has_conditions:
             answer = self.instant(request.target)
             if isinstance(answer, tuple):
