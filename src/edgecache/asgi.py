@@ -70,7 +70,7 @@ class Application:
         """Open the cache and its doors."""
         from edgecache.aio import AsyncStorage
         from edgecache.server.doors import Doors
-        from edgecache.server.settings import load_settings
+        from edgecache.server.loading import load_settings
 
         settings = self._settings
         if settings is None:

@@ -5,34 +5,35 @@ Invariants:
 1. Nothing but /livez, /readyz, /health and their /api twins answers without the token, when there
    is one.
 2. Every purge returns the exact number of entries that it met.
-3. What a route returns is what the server is in: no constant stands for a state.
+3. Without a token, a web page of another site is refused (see `is_foreign`).
+4. What a route returns is what the server is in: no constant stands for a state.
 """
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import logging
 import platform
-from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
-from prometheus_client import exposition, openmetrics
-from prometheus_client.openmetrics import exposition as openmetrics_exposition
+from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgecache._version import __version__
 from edgecache.api.control import Control, PurgeOrder
 from edgecache.errors import EdgeCacheError, StoreClosedError
 
+if TYPE_CHECKING:
+    from edgecache.aio import AsyncStorage
+
 __all__ = ["create_application"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/health", "/api/ready"})
-_OPENMETRICS_TYPE = "application/openmetrics-text"
-
-_ = openmetrics  # the package must be imported for its exposition module
 
 
 class PurgeRequest(BaseModel):
@@ -86,6 +87,33 @@ def create_application(control: Control, token: str | None = None) -> FastAPI:
     return application
 
 
+def is_foreign(headers: Mapping[str, str]) -> bool:
+    """Say whether a request may come from a web page in a browser on this machine.
+
+    Without a token the listener trusts who reaches it, and a browser reaches the loopback for every
+    page that it shows: an Origin of another host is such a page, a Host that is a name other than
+    localhost may be a name that was pointed here (DNS rebinding).
+    """
+    host = split_host(headers.get("host", ""))
+    origin = headers.get("origin")
+    if origin is not None and split_host(origin.partition("://")[2]) != host:
+        return True
+    if host in ("", "localhost"):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def split_host(authority: str) -> str:
+    """Return the host of "host:port" or "[v6]:port", in lower case."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0].lower()
+    return authority.partition(":")[0].lower()
+
+
 def _guard(application: FastAPI, token: str | None) -> None:
     wanted = b"" if token is None else b"Bearer " + token.encode()
 
@@ -93,7 +121,9 @@ def _guard(application: FastAPI, token: str | None) -> None:
     async def check_token(
         request: Request, answer: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        if token is not None and request.url.path not in _OPEN_PATHS:
+        if token is not None and request.url.path in _OPEN_PATHS:
+            pass
+        elif token is not None:
             given = request.headers.get("authorization", "").encode()
             if not hmac.compare_digest(given, wanted):
                 return JSONResponse(
@@ -101,6 +131,11 @@ def _guard(application: FastAPI, token: str | None) -> None:
                     401,
                     {"WWW-Authenticate": 'Bearer realm="edgecache admin"'},
                 )
+        elif token is None and is_foreign(request.headers):
+            return JSONResponse(
+                {"error": "foreign", "message": "web pages of other sites may not use this API"},
+                403,
+            )
         response = await answer(request)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -155,41 +190,38 @@ def _add_metrics(application: FastAPI, control: Control) -> None:
 
 def render_metrics(control: Control, accept: str) -> tuple[bytes, str]:
     """Return the metrics of the process and their content type."""
-    if _OPENMETRICS_TYPE in accept:
-        return (
-            openmetrics_exposition.generate_latest(control.registry),
-            openmetrics_exposition.CONTENT_TYPE_LATEST,
-        )
-    return exposition.generate_latest(control.registry), exposition.CONTENT_TYPE_LATEST
+    encode, content_type = choose_encoder(accept)
+    return encode(control.registry), content_type
+
+
+def _opened(control: Control) -> AsyncStorage:
+    store = control.store
+    if store is None:
+        raise RequestError(503, "starting", "the cache is being opened; try again")
+    return store
 
 
 def _add_cache(application: FastAPI, control: Control) -> None:
-    def opened() -> Any:
-        if control.store is None:
-            raise RequestError(503, "starting", "the cache is being opened; try again")
-        return control.store
-
     @application.get("/api/cache/stats")
-    async def stats(store: Annotated[Any, Depends(opened)]) -> dict[str, Any]:
+    async def stats() -> dict[str, Any]:
         """Return the statistics of the engine."""
-        return dict(await store.stats())
+        return dict(await _opened(control).stats())
 
     @application.post("/api/cache/clear")
-    async def clear(store: Annotated[Any, Depends(opened)]) -> dict[str, bool]:
-        """Delete everything, durably."""
-        await store.clear()
-        return {"cleared": True}
+    async def clear() -> dict[str, int | bool]:
+        """Delete everything, durably; the number of entries there were."""
+        _opened(control)
+        return {"cleared": True, "purged": await control.purge(PurgeOrder(everything=True))}
 
     @application.post("/api/purge")
-    async def purge(
-        wanted: PurgeRequest, _: Annotated[Any, Depends(opened)]
-    ) -> dict[str, int | bool]:
+    async def purge(wanted: PurgeRequest) -> dict[str, int | bool]:
         """Purge by key, prefix, tag or URL, or everything; the exact number of entries."""
         order = wanted.order()
         if order.target_count != 1:
             raise RequestError(
                 422, "one_target", "name exactly one of key, prefix, tag, url, everything"
             )
+        _opened(control)
         return {"purged": await control.purge(order), "soft": order.soft}
 
 

@@ -11,16 +11,13 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from edgecache._version import __version__
-from edgecache.cli import views
+from edgecache.cli import upkeep, views
 from edgecache.cli.admin_client import DEFAULT_ADMIN, AdminClient
 from edgecache.cli.console import (
-    EXIT_DAMAGE,
     EXIT_USAGE,
-    CommandError,
     err,
     fail,
     out,
@@ -54,7 +51,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     del version
@@ -195,7 +194,9 @@ def _bench_url(url: str, connections: int, duration: float) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for title in ("answers/s", "p50", "p90", "p99", "bandwidth", "statuses", "broken"):
         table.add_column(title, justify="right")
-    statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(report.statuses.items()))
+    statuses = ", ".join(
+        f"{status}: {count:,}" for status, count in sorted(report.statuses.items())
+    )
     table.add_row(
         f"{report.rate:,.0f}",
         *(seconds(report.quantile(share)) for share in (0.5, 0.9, 0.99)),
@@ -224,41 +225,5 @@ def _bench_embedded(directory: Path | None) -> None:
     out.print(table)
 
 
-def _progress(title: str) -> Progress:
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=err, transient=True)
-
-
-@application.command()
-def verify(
-    root: Annotated[Path, typer.Argument(help="Directory of a disk tier that nobody has open.")],
-    disk: Annotated[str, typer.Option("--disk", help="Its budget, as when it was made.")] = "100GiB",
-    memory: Annotated[str, typer.Option("--memory")] = "1GiB",
-) -> None:
-    """Verify every checksum of a cache directory. Exit code 3: damage was found and dropped."""
-    from edgecache.storage import open_store
-
-    with reported():
-        if not root.is_dir():
-            raise CommandError(f"{root} is no directory", hint="name the root of a cache")
-        with _progress("recover") as bar:
-            task = bar.add_task("recover", total=None)
-            store = open_store(
-                root,
-                memory=memory,
-                disk=disk,
-                progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        with store:
-            with _progress("verify") as bar:
-                task = bar.add_task("verify", total=None)
-                report = store.scrub(
-                    progress=lambda done, total: bar.update(task, completed=done, total=total)
-                )
-            skipped = store.stats()["recovery"]["regions_skipped"]
-    out.print(
-        f"{report.entries:,} entries, {size(report.bytes)} verified in {report.seconds:.2f} s; "
-        f"{report.corrupt:,} damaged and dropped, {skipped:,} regions unreadable when opening"
-    )
-    if report.corrupt or skipped:
-        raise typer.Exit(EXIT_DAMAGE)
+application.command()(upkeep.verify)
+application.command()(upkeep.migrate)

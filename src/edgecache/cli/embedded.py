@@ -8,8 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from edgecache.storage import open_store
+from edgecache.storage import Storage, open_store
 
 KEY_COUNT = 20_000
 VALUE_BYTES = 4096
@@ -61,11 +62,13 @@ def run_embedded(directory: str | None, tell: Callable[[str], None]) -> Iterator
                     shuffled[start : start + BATCH_KEYS]
                     for start in range(0, len(shuffled), BATCH_KEYS)
                 ]
-                yield _timed(
-                    f"get_many(64), disk, {name}",
-                    KEY_COUNT,
-                    lambda batches=batches, store=store: [store.get_many(each) for each in batches],
-                )
+                read = partial(_read_batches, store, batches)
+                yield _timed(f"get_many(64), disk, {name}", KEY_COUNT, read)
+
+
+def _read_batches(store: Storage, batches: list[list[bytes]]) -> None:
+    for each in batches:
+        store.get_many(each)
 
 
 def _timed(name: str, operations: int, run: Callable[[], object]) -> Step:

@@ -245,7 +245,9 @@ class Answering:
         shared = self.shared
         shared.statistics.count(request.method, response.status)
         if shared.on_answer is not None:
-            spent_s = shared.loop.time() - request.started_s
+            now_s = shared.loop.time()
+            # Missing where nobody observed yet when the request began.
+            spent_s = now_s - getattr(request, "started_s", now_s)
             shared.on_answer(request, response.status, size, spent_s)
         self.request = None
         if not keep:

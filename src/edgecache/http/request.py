@@ -166,7 +166,8 @@ class Request:
     """
 
     __slots__ = (
-        "block", "body", "keep_alive", "method", "minor", "peer", "scheme", "started_s", "target",
+        "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
+        "target",
     )  # fmt: skip
 
     started_s: float

@@ -31,6 +31,8 @@ __all__ = ["HttpServer", "Listener", "activated_sockets"]
 
 # Source: sd_listen_fds(3).
 FIRST_ACTIVATED = 3
+# Only after a change of the handler does anybody look.
+SETTLE_POLL_S = 0.05
 UNIX_MODE_DEFAULT = 0o600
 
 
@@ -104,15 +106,35 @@ class HttpServer:
         """Open connections."""
         return len(self._running().connections)
 
-    def change(
-        self, *, handler: Handler | None = None, limits: HttpLimits | None = None
-    ) -> None:
+    def change(self, *, handler: Handler | None = None, limits: HttpLimits | None = None) -> None:
         """Replace the handler or the limits, for requests that begin from now on."""
         shared = self._running()
         if handler is not None:
-            shared.handler = handler
+            shared.handle_with(handler)
         if limits is not None:
             shared.limits = limits
+
+    def observe(self, on_answer: OnAnswer | None) -> None:
+        """Replace what is called for every answer; None: nothing."""
+        self._running().observe_with(on_answer)
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Wait until the requests that are being answered now have ended; False: not all in time.
+
+        What begins after the call is not waited for. *Cost*: looks every SETTLE_POLL_S.
+        """
+        shared = self._running()
+        deadline_s = shared.loop.time() + timeout_s
+        busy = [(each, each.request) for each in shared.connections if each.request is not None]
+        while busy := [
+            (connection, request)
+            for connection, request in busy
+            if connection.request is request and connection in shared.connections
+        ]:
+            if shared.loop.time() >= deadline_s:
+                return False
+            await asyncio.sleep(SETTLE_POLL_S)
+        return True
 
     def _running(self) -> Shared:
         if self._shared is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edgecache.server.settings import ServerSettings, load_settings
+from edgecache.server.loading import load_settings
+from edgecache.server.settings import ServerSettings
 
 __all__ = ["ServerSettings", "load_settings", "run_server"]
 

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TextIO
 
+from edgecache.errors import ConfigError
 from edgecache.http.request import Request
 
 PENDING_LINES_MAX = 10_000
@@ -25,12 +26,12 @@ class AccessLog:
         path: A file to append to, or "-" for stdout.
 
     Raises:
-        OSError: The file cannot be opened.
+        ConfigError: The file cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._file: TextIO = sys.stdout if path == "-" else open(path, "a", encoding="utf-8")
+        self._file: TextIO = sys.stdout if path == "-" else _open(path)
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self.dropped = 0
@@ -72,7 +73,7 @@ class AccessLog:
         """Open the file anew, after it was rotated away."""
         self.flush()
         if self._path != "-":
-            old, self._file = self._file, open(self._path, "a", encoding="utf-8")
+            old, self._file = self._file, _open(self._path)
             old.close()
 
     def close(self) -> None:
@@ -80,3 +81,15 @@ class AccessLog:
         self.flush()
         if self._path != "-":
             self._file.close()
+
+
+def _open(path: str) -> TextIO:
+    try:
+        return open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"the access log cannot be opened: {error.strerror}",
+            key="log.access",
+            path=path,
+            hint="name a file in a directory that exists and is writable",
+        ) from error

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from edgecache.api import create_application
-from edgecache.errors import ConfigError
-from edgecache.http.server import bind_unix
+from edgecache.server.sockets import bind
 
 if TYPE_CHECKING:
     from edgecache.api import Control
@@ -25,6 +23,7 @@ BODY_BYTES_MAX = 64 << 10
 CONCURRENCY_MAX = 64
 KEEP_ALIVE_S = 5
 BACKLOG = 128
+STOP_S = 3
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -115,6 +114,7 @@ class AdminListener:
                 limit_concurrency=CONCURRENCY_MAX,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
+                timeout_graceful_shutdown=STOP_S,
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -124,16 +124,9 @@ class AdminListener:
         """Listen.
 
         Raises:
-            ConfigError: The address cannot be used.
+            ListenError: The address cannot be used.
         """
-        try:
-            handle = _bind(address)
-        except OSError as error:
-            raise ConfigError(
-                f"the admin plane cannot listen on {address}: {error.strerror}",
-                key="admin.listen",
-                hint="is another server running? choose another port",
-            ) from error
+        handle = bind(address, "admin.listen")[0]
         self.address = handle.getsockname()
         self._task = asyncio.create_task(self._server.serve([handle]))
         while not self._server.started and not self._task.done():
@@ -146,18 +139,3 @@ class AdminListener:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
-
-
-def _bind(address: Address) -> socket.socket:
-    if address.path is not None:
-        return bind_unix(address.path, 0o600)
-    family = socket.AF_INET6 if ":" in (address.host or "") else socket.AF_INET
-    handle = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        handle.bind((address.host, address.port))
-        handle.setblocking(False)
-    except BaseException:
-        handle.close()
-        raise
-    return handle

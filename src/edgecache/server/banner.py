@@ -19,7 +19,10 @@ def _shown(address: object) -> str:
 
 
 def print_banner(
-    settings: ServerSettings, server: HttpServer | None, admin: AdminListener | None
+    settings: ServerSettings,
+    server: HttpServer | None,
+    admin: AdminListener | None,
+    metrics: HttpServer | None,
 ) -> None:
     """Print it to stderr; with the demo origin, also requests to try."""
     assert server is not None
@@ -32,9 +35,11 @@ def print_banner(
         f"  cache    {cache.memory >> 20} MiB of RAM, {place}",
     ]
     if admin is not None:
-        lines.append(f"  admin    http://{_shown(admin.address)}/health  /metrics  /api/cache/stats")
-    if settings.metrics.listen is not None:
-        lines.append(f"  metrics  http://{settings.metrics.listen}/metrics")
+        lines.append(
+            f"  admin    http://{_shown(admin.address)}/health  /metrics  /api/cache/stats"
+        )
+    if metrics is not None:
+        lines.append(f"  metrics  http://{_shown(metrics.addresses[0])}/metrics")
     if settings.is_demo:
         lines += _demo_lines(f"{scheme}://{addresses[0]}")
     print("\n".join(lines), file=sys.stderr, flush=True)

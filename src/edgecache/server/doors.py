@@ -8,14 +8,13 @@ With `api.host` the cache API answers on that host only.
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgecache.errors import ArgumentError
 from edgecache.http.app import HttpApp
 from edgecache.http.cache_api import TokenRule, mount_cache_api
-from edgecache.meta import Meta
 from edgecache.proxy import Proxy, ProxyReport
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ class Doors:
     def __init__(self, settings: ServerSettings, store: AsyncStorage) -> None:
         self._store = store
         self._proxy = Proxy(settings.proxy.config(), store)
+        self._stopping = asyncio.Lock()
         self.server: HttpServer | None = None
         self._app = HttpApp()
         if settings.serves_api:
@@ -64,10 +64,11 @@ class Doors:
         return self._app
 
     async def stop(self, timeout_s: float) -> None:
-        """Let fills and refreshes end for some time, then stop."""
-        if timeout_s:
+        """Let fills and refreshes end for some time, then stop. Idempotent."""
+        if timeout_s > 0:
             await self._proxy.drain(timeout_s)
-        await self._proxy.stop()
+        async with self._stopping:  # it may be asked for again while it waits
+            await self._proxy.stop()
 
     # Observing
 
@@ -133,24 +134,14 @@ class Doors:
         return int(await self._store.delete(key))
 
     async def _expire(self, key: bytes) -> int:
-        entry = await self._store.get_entry(key)
-        now_us = time.time_ns() // 1000
-        if entry is None:
-            return 0
-        meta = entry.meta
-        if meta is None:
-            meta = Meta(created=now_us, updated=now_us)
-        elif not meta.is_fresh(now_us):
-            return 0
-        return int(await self._store.update_meta(key, meta.with_fresh_until(now_us)))
+        return int(await self._store.expire(key))
 
     async def _clear(self) -> int:
         """Remove everything: the proxy's responses are stopped on their way, too."""
         count = await self._proxy.purge_everything()
-        stats = await self._store.stats()
-        before = stats["index"]["objects"]
+        count += await self._store.count_entries()
         await self._store.clear()
-        return count + before
+        return count
 
 
 def _rules(settings: ServerSettings) -> list[TokenRule]:

@@ -9,7 +9,8 @@ The fields of a dataclass are its keys; their types say how a value is read:
     X | None              also null
     a dataclass           a section of its own
 
-What the dataclass itself refuses (`__post_init__`) is reported with file, line and key.
+What the dataclass itself refuses (`__post_init__`) is reported with file, line and key as well. An
+item of a list is named by its index: `proxy.routes.0.path`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,44 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from edgecache.config.kinds import nearest
 from edgecache.config.problem import Problem
-from edgecache.config.settings import Origin, unknown_key
+from edgecache.config.settings import KeyPath, Origin
 from edgecache.config.units import parse_duration, parse_size, shown
 from edgecache.errors import ConfigError, EdgeCacheError
 
 T = TypeVar("T")
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "bytes": "text",
+}
+
+
+class Layers(Origin):
+    """The places of a file, where some keys were set by something stronger.
+
+    Args:
+        key, path, key_path, line_of: As of any `Origin`.
+        named: Keys that the environment or the command line set, and what they are called there.
+    """
+
+    __slots__ = ("_named",)
+
+    def __init__(self, *place: Any, named: Mapping[KeyPath, str]) -> None:
+        super().__init__(*place)
+        self._named = named
+
+    def child(self, name: str) -> Origin:
+        """Return the place of a key below this one."""
+        key_path = (*self.key_path, name)
+        if key_path in self._named:
+            return Origin(self._named[key_path], None, key_path)
+        plain = super().child(name)
+        return Layers(plain.key, plain.path, key_path, plain.line_of, named=self._named)
 
 
 def build(
@@ -48,12 +81,13 @@ def build(
     if not isinstance(data, Mapping):
         raise origin.error("this section is not a table of keys", "indent the keys below it")
     hints = typing.get_type_hints(section)
-    fields = {field.name: field for field in dataclasses.fields(section) if field.init}  # type: ignore[arg-type]
+    kind: Any = section
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     values: dict[str, Any] = dict(given or {})
     for name, value in data.items():
         place = origin.child(str(name))
         if name not in fields or (given and name in given):
-            raise unknown_key(place, str(name), fields)
+            raise _unknown(place, str(name), fields)
         values[name] = _value(hints[name], name, value, place)
     for name, field in fields.items():
         has_default = (
@@ -65,25 +99,28 @@ def build(
     try:
         return section(**values)
     except ConfigError as error:
-        raise _placed(error, origin) from None
+        place = _blamed(error, origin, fields)
+        raise place.error(error.message.removeprefix(f"{error.key}: "), error.hint) from None
     except EdgeCacheError as error:
-        raise origin.error(error.message, error.hint) from None
+        name = error.message.partition(" ")[0].strip(":,'\"")
+        place = origin.child(name) if name in fields else origin
+        hint = error.hint or (f"use {error.expected}" if error.expected else "")
+        raise place.error(error.message, hint) from None
 
 
-def _placed(error: ConfigError, origin: Origin) -> ConfigError:
-    """Give an error of a dataclass the file and line that it cannot know."""
-    path = tuple(part for part in str(getattr(error, "key", "") or "").split(".") if part)
-    place = origin
-    for name in path[len(origin.key_path) :] if path[: len(origin.key_path)] else path:
-        place = place.child(name)
-    message = error.message
-    return ConfigError(
-        message,
-        hint=error.hint,
-        path=origin.path,
-        line=place.line_of(place.key_path) or origin.line_of(origin.key_path),
-        key=getattr(error, "key", None) or origin.key or None,
-    )
+def _unknown(origin: Origin, name: str, known: Mapping[str, object]) -> ConfigError:
+    guess = nearest(name.lower().replace("-", "_"), known)
+    hint = f"did you mean {guess!r}?" if guess else "see docs/serve.md for all keys"
+    return origin.error("unknown key", hint)
+
+
+def _blamed(error: ConfigError, origin: Origin, fields: Mapping[str, object]) -> Origin:
+    """Return the place that an error of a dataclass means: it knows its own names only."""
+    owner, _, name = str(error.key or "").rpartition(".")
+    several = owner.rpartition(".")[2] + "s"
+    if several in fields:  # of one item of a list, noticed by who has the list
+        return origin.child(several)
+    return origin.child(name) if name in fields else origin
 
 
 def _value(hint: Any, name: str, value: object, origin: Origin) -> Any:
@@ -101,7 +138,10 @@ def _value(hint: Any, name: str, value: object, origin: Origin) -> Any:
             value = [value]
         if not isinstance(value, (list, tuple)):
             raise origin.error(f"{shown(value)} is not a list", "write [a, b], or `- a` lines")
-        return kind(_value(arguments[0], name, item, origin) for item in value)
+        return kind(
+            _value(arguments[0], name, item, origin.child(str(index)))
+            for index, item in enumerate(value)
+        )
     if kind in (dict, Mapping) or hint is dict or getattr(kind, "__name__", "") == "Mapping":
         return _mapping(arguments, name, value, origin)
     if dataclasses.is_dataclass(hint):
@@ -111,7 +151,9 @@ def _value(hint: Any, name: str, value: object, origin: Origin) -> Any:
 
 def _network(value: object, origin: Origin) -> Any:
     try:
-        return ipaddress.ip_network(value)  # type: ignore[arg-type]
+        if not isinstance(value, str):
+            raise ValueError("it is not text")
+        return ipaddress.ip_network(value)
     except ValueError as error:
         raise origin.error(f"{shown(value)} is no network: {error}", "as 10.0.0.0/8") from None
 
@@ -149,9 +191,6 @@ def _plain(kind: Any, name: str, value: object, origin: Origin) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {"int": "a whole number", "str": "text", "bool": "true or false"}
-        raise origin.error(
-            f"{shown(value)} is not {wanted.get(kind.__name__, kind.__name__)}",
-            "see docs/serve.md for all keys",
-        )
+        wanted = _WORDS.get(kind.__name__, kind.__name__)
+        raise origin.error(f"{shown(value)} is not {wanted}", f"write {wanted}")
     return value

@@ -4,23 +4,19 @@
     listen: ["127.0.0.1:8080"]
     proxy: {upstream: ["http://127.0.0.1:3000"]}
 
-docs/serve.md lists every key; a test compares it with this file. Precedence, strongest first:
-command line, EDGECACHE_* variables (for `cache`), file, default.
+docs/serve.md lists every key; a test compares it with this file. `loading` reads them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from edgecache.config import Config
-from edgecache.config.documents import read_document
-from edgecache.config.settings import Origin
 from edgecache.errors import ConfigError
 from edgecache.http.limits import HttpLimits
 from edgecache.proxy import (
@@ -33,13 +29,14 @@ from edgecache.proxy import (
 )
 from edgecache.proxy.config import DEMO, DYNAMIC
 from edgecache.proxy.forwarding import Network
-from edgecache.server.sections import build
 
 LISTEN = "127.0.0.1:8080"
 ADMIN_LISTEN = "127.0.0.1:14000"
 METRICS_LISTEN = "127.0.0.1:6192"
 LEVELS = ("debug", "info", "warning", "error", "critical")
 SECRET = "***"
+DRAIN_S_MAX = 3600.0
+WATCH_S_MAX = 86_400.0
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
 
@@ -80,6 +77,20 @@ class Address:
             )
         return cls(match["six"] or match["host"], int(match["port"]))
 
+    def not_activated(self, key: str) -> Address:
+        """Return it, unless it stands for the sockets of the service manager.
+
+        Raises:
+            ConfigError: It does; only `listen` takes them.
+        """
+        if self.is_activated:
+            raise ConfigError(
+                "only `listen` takes the sockets of the service manager",
+                key=key,
+                hint='write an address, as "127.0.0.1:14000"',
+            )
+        return self
+
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
@@ -95,7 +106,9 @@ class Address:
             return "systemd"
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+        return (
+            f"[{self.host}]:{self.port}" if ":" in (self.host or "") else f"{self.host}:{self.port}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +128,7 @@ class AdminSettings:
     def __post_init__(self) -> None:
         if self.listen is None:
             return
-        address = Address.parse(self.listen, "admin.listen")
+        address = Address.parse(self.listen, "admin.listen").not_activated("admin.listen")
         if self.token is not None and self.token_file is not None:
             raise ConfigError("token and token_file: give one of them", key="admin.token_file")
         if self.token is not None and not re.fullmatch(r"[!-~]{8,512}", self.token):
@@ -161,7 +174,7 @@ class MetricsSettings:
 
     def __post_init__(self) -> None:
         if self.listen is not None:
-            Address.parse(self.listen, "metrics.listen")
+            Address.parse(self.listen, "metrics.listen").not_activated("metrics.listen")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +190,10 @@ class TlsSettings:
     cert: str
     key: str | None = None
     watch_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.watch_s <= WATCH_S_MAX:
+            raise ConfigError(f"{self.watch_s:g} s is not within 0 and 1 day", key="tls.watch_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +307,12 @@ class ProxySettings:
         routes = self.routes
         if self.upstream:
             coding = "lenient" if self.profile == "rfc" else "strict"
-            upstreams["default"] = UpstreamConfig(servers=self.upstream, transfer_coding=coding)
+            try:
+                group = UpstreamConfig(servers=self.upstream, transfer_coding=coding)
+            except ConfigError as error:
+                text = error.message.removeprefix(f"{error.key}: ")
+                raise ConfigError(text, key="proxy.upstream", hint=error.hint) from None
+            upstreams["default"] = group
         if not routes:
             name = "default" if self.upstream else next(iter(upstreams), DEMO)
             if self.dynamic is not None and not upstreams:
@@ -330,6 +352,10 @@ class ServerSettings:
             raise ConfigError("listen: needs at least one address", key="listen")
         for text in self.listen:
             Address.parse(text, "listen")
+        if len(set(self.listen)) != len(self.listen):
+            raise ConfigError("listen: an address is named twice", key="listen")
+        if not 0 <= self.drain_s <= DRAIN_S_MAX:
+            raise ConfigError(f"{self.drain_s:g} s is not within 0 and 1 h", key="drain_s")
         if self.workers != 1:
             raise ConfigError(
                 f"{self.workers} workers need a cache that processes share, which this version "
@@ -390,42 +416,3 @@ def _plain(value: object, name: str = "") -> Any:
     if isinstance(value, bytes):
         return value.decode("latin-1")
     return value
-
-
-def load_settings(
-    path: str | None,
-    options: Mapping[str, Any],
-    environ: Mapping[str, str] | None = None,
-) -> ServerSettings:
-    """Return the settings of a file, the environment and the command line.
-
-    Args:
-        path: A .yaml, .yml, .toml or .json file; None: defaults.
-        options: From the command line: root, memory, disk, listen, upstream, profile, workers.
-        environ: Instead of the process's.
-
-    Raises:
-        ConfigError: Something is not usable; it names file, line and key.
-    """
-    variables = os.environ if environ is None else environ
-    data: Any = {}
-    origin = Origin("")
-    if path is not None:
-        document = read_document(path)
-        data = document.data if document.data is not None else {}
-        origin = Origin("", document.path, (), document.line_of)
-    if not isinstance(data, Mapping):
-        raise origin.error("the configuration is not a table of keys", "write `key: value` lines")
-    cache = Config.from_section(
-        data.get("cache"),
-        origin.child("cache"),
-        environ=variables,
-        **{name: options[name] for name in ("root", "memory", "disk") if name in options},
-    )
-    rest = {name: value for name, value in data.items() if name != "cache"}
-    rest.update({name: options[name] for name in ("listen", "workers") if name in options})
-    proxy = {name: options[name] for name in ("upstream", "profile") if name in options}
-    if proxy:
-        given = rest.get("proxy") or {}
-        rest["proxy"] = {**given, **proxy} if isinstance(given, Mapping) else given
-    return build(ServerSettings, rest, origin, {"cache": cache})
