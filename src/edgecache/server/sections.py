@@ -30,6 +30,7 @@ from edgecache.errors import ConfigError, EdgeCacheError
 
 T = TypeVar("T")
 
+PAGE_HINT = "docs/serve.md says what it takes"
 _WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -52,14 +53,26 @@ class Layers(Origin):
     def __init__(self, *place: Any, named: Mapping[KeyPath, str]) -> None:
         super().__init__(*place)
         self._named = named
+        find = self.line_of
+
+        def nearest_line(key_path: KeyPath) -> int | None:
+            """Find a key, or what holds it: an item of a list has no line of its own."""
+            while key_path:
+                line = find(key_path)
+                if line is not None:
+                    return line
+                key_path = key_path[:-1]
+            return None
+
+        self.line_of = nearest_line
 
     def child(self, name: str) -> Origin:
         """Return the place of a key below this one."""
         key_path = (*self.key_path, name)
         if key_path in self._named:
             return Origin(self._named[key_path], None, key_path)
-        plain = super().child(name)
-        return Layers(plain.key, plain.path, key_path, plain.line_of, named=self._named)
+        key = f"{self.key}.{name}" if self.key else name
+        return Layers(key, self.path, key_path, self.line_of, named=self._named)
 
 
 def build(
@@ -100,11 +113,12 @@ def build(
         return section(**values)
     except ConfigError as error:
         place = _blamed(error, origin, fields)
-        raise place.error(error.message.removeprefix(f"{error.key}: "), error.hint) from None
+        message = error.message.removeprefix(f"{error.key}: ")
+        raise place.error(message, error.hint or PAGE_HINT) from None
     except EdgeCacheError as error:
         name = error.message.partition(" ")[0].strip(":,'\"")
         place = origin.child(name) if name in fields else origin
-        hint = error.hint or (f"use {error.expected}" if error.expected else "")
+        hint = error.hint or (f"use {error.expected}" if error.expected else PAGE_HINT)
         raise place.error(error.message, hint) from None
 
 
@@ -185,7 +199,7 @@ def _plain(kind: Any, name: str, value: object, origin: Origin) -> Any:
         if kind is int and "bytes" in name:
             return parse_size(value)
     except Problem as problem:
-        raise origin.error(problem.message, problem.hint) from None
+        raise origin.error(problem.message, problem.hint or PAGE_HINT) from None
     if kind is bytes and isinstance(value, str):
         return value.encode()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -411,8 +411,10 @@ def _plain(value: object, name: str = "") -> Any:
         }
     if isinstance(value, Mapping):
         return {str(key): _plain(each, str(key)) for key, each in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted((_plain(each) for each in value), key=str)
     if isinstance(value, bytes):
         return value.decode("latin-1")
-    return value
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
