@@ -15,7 +15,6 @@ from queue import Queue
 import pytest
 from support.serving import Reply, Served, ask, exchange
 
-
 # What a service manager does before it runs a program with a socket.
 PASSING = """
 import os, sys

@@ -1,4 +1,4 @@
-"""Settings of the server: every refusal names the place and what to do; the page names every key."""
+"""Settings of the server: a refusal names place and remedy; the page names every key."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def _guard(application: FastAPI, token: str | None) -> None:
         if token is not None and request.url.path in _OPEN_PATHS:
             pass
         elif token is not None:
-            given = request.headers.get("authorization", "").encode()
+            given = request.headers.get("authorization", "").strip().encode()
             if not hmac.compare_digest(given, wanted):
                 return JSONResponse(
                     {"error": "unauthorized", "message": "send the admin token as Bearer"},
@@ -182,7 +182,7 @@ def _add_health(application: FastAPI, control: Control) -> None:
 
 def _add_metrics(application: FastAPI, control: Control) -> None:
     @application.get("/metrics")
-    def metrics(request: Request) -> Response:
+    async def metrics(request: Request) -> Response:
         """Return all metrics; OpenMetrics where the client asks for it."""
         body, content_type = render_metrics(control, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)

@@ -33,6 +33,7 @@ __all__ = ["HttpServer", "Listener", "activated_sockets"]
 FIRST_ACTIVATED = 3
 # Only after a change of the handler does anybody look.
 SETTLE_POLL_S = 0.05
+TLS_SHUTDOWN_S_MIN = 0.1
 UNIX_MODE_DEFAULT = 0o600
 
 
@@ -170,12 +171,16 @@ class HttpServer:
             return HttpProtocol(shared)
 
         context = None if listener.tls is None else listener.tls.context
+        # Peers that do not answer close_notify hold up the end of their connection, and a drain.
+        linger_s = max(TLS_SHUTDOWN_S_MIN, shared.limits.linger_timeout_s)
+        shutdown_s = None if context is None else linger_s
         if listener.host is not None:
             server: asyncio.AbstractServer = await loop.create_server(
                 connect,
                 listener.host,
                 listener.port,
                 ssl=context,
+                ssl_shutdown_timeout=shutdown_s,
                 backlog=listener.backlog,
                 reuse_port=listener.reuse_port or None,
             )
@@ -188,11 +193,19 @@ class HttpServer:
             handle.setblocking(False)
             if handle.family == socket.AF_UNIX:
                 server = await loop.create_unix_server(
-                    connect, sock=handle, ssl=context, backlog=listener.backlog
+                    connect,
+                    sock=handle,
+                    ssl=context,
+                    ssl_shutdown_timeout=shutdown_s,
+                    backlog=listener.backlog,
                 )
             else:
                 server = await loop.create_server(
-                    connect, sock=handle, ssl=context, backlog=listener.backlog
+                    connect,
+                    sock=handle,
+                    ssl=context,
+                    ssl_shutdown_timeout=shutdown_s,
+                    backlog=listener.backlog,
                 )
         self._servers.append(server)
         sockets: Sequence[socket.socket] = getattr(server, "sockets", ())
