@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from email.utils import formatdate
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_from_bytes
@@ -110,23 +111,17 @@ class Application:
                 "the application was not started", hint="use an ASGI server with lifespan support"
             )
         handler = self._doors.handler
-        source = _Source(receive)
         try:
-            response = await _respond(handler, _request(scope, source))
+            response = await _respond(handler, _request(scope, receive))
         except RequestError as error:
             response = text_response(error.status, error.message, error.fields)
-        await _send(response, scope["method"] == "HEAD", send)
-
-
-class _Source:
-    """The content of a request, pulled from the ASGI server as the handler asks for it."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.reader: BodyReader | None = None
-
-    def body(self, length: int | None) -> _PulledBody:
-        return _PulledBody(length, self._receive)
+        except ClientGoneError:
+            return
+        try:
+            await _send(response, scope["method"] == "HEAD", send)
+        finally:
+            if response.release is not None:
+                response.release()
 
 
 class _PulledBody(BodyReader):
@@ -151,7 +146,7 @@ class _PulledBody(BodyReader):
         return await super().read()
 
 
-def _request(scope: Scope, source: _Source) -> Request:
+def _request(scope: Scope, receive: Receive) -> Request:
     """Make a request of a scope; RequestError when it is not a valid one."""
     target = scope.get("raw_path") or quote_from_bytes(
         scope["path"].encode(), safe="/!$&'()*+,;=:@-._~"
@@ -167,13 +162,20 @@ def _request(scope: Scope, source: _Source) -> Request:
     request = Request(method, target, minor, block, peer, scope.get("scheme", "http"))
     has_content = bool(block.content_length) or scope["method"] not in ("GET", "HEAD")
     if has_content and block.content_length != 0:
-        request.body = source.body(block.content_length)
+        request.body = _PulledBody(block.content_length, receive)
     return request
 
 
 async def _respond(handler: Handler, request: Request) -> Response:
     answer = handler(request)
     return await answer if isawaitable(answer) else answer
+
+
+def _date(response: Response) -> list[tuple[bytes, bytes]]:
+    """Return a Date for answers without one: not every ASGI server adds it."""
+    if response.has_date:
+        return []
+    return [(b"date", formatdate(usegmt=True).encode("ascii"))]
 
 
 def _fields(head: bytes) -> Iterable[tuple[bytes, bytes]]:
@@ -188,26 +190,33 @@ async def _send(response: Response, is_head: bool, send: Send) -> None:
         {
             "type": "http.response.start",
             "status": response.status,
-            "headers": list(_fields(response.head)),
+            "headers": [*_fields(response.head), *_date(response)],
         }
     )
     body = response.body
     if is_head:
-        close = getattr(body, "aclose", None)
-        if close is not None:
-            await close()
+        await _dispose(body)
     elif isinstance(body, bytes):
         await send({"type": "http.response.body", "body": body})
         return
     elif isinstance(body, FileRange):
         await _send_file(body, send)
     elif hasattr(body, "__aiter__"):
-        async for piece in body:
-            await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
+        try:
+            async for piece in body:
+                await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
+        finally:
+            await _dispose(body)
     else:
         for piece in body:
             await send({"type": "http.response.body", "body": bytes(piece), "more_body": True})
     await send({"type": "http.response.body", "body": b""})
+
+
+async def _dispose(body: object) -> None:
+    close = getattr(body, "aclose", None)
+    if close is not None:
+        await close()
 
 
 async def _send_file(part: FileRange, send: Send) -> None:
