@@ -7,8 +7,8 @@ miss                      wrk, an answer that may not be stored: forwarded every
 collapse                  1,000 clients ask at once for a key that is not stored; the origin takes
                           300 ms; what the origin was asked, and the time until all are answered
 
-Both sides run one process on one CPU, wrk and the origin on the other; rounds alternate. CPU is that
-of the serving process alone. Needs wrk and nginx (Debian packages).
+Both sides run one process on one CPU, wrk and the origin on the other; rounds alternate. CPU is
+that of the serving process alone. Needs wrk and nginx (Debian packages).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -49,7 +49,7 @@ NGINX = """
 worker_rlimit_nofile 20000;
 events {{ worker_connections 8192; }}
 http {{
-  access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000000; keepalive_timeout 600;
+  access_log off; sendfile on; keepalive_requests 100000000; keepalive_timeout 600;
   open_file_cache max=1000; open_file_cache_valid 600s;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
@@ -62,6 +62,11 @@ http {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_cache zone; proxy_cache_lock on; proxy_cache_lock_timeout 30s;
       add_header X-Cache-Status $upstream_cache_status;
+    }}
+    # Its lock makes requests for what is not cacheable wait in turns of 500 ms.
+    location /miss/ {{
+      proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_cache zone;
     }}
   }}
 }}
@@ -114,6 +119,11 @@ def load(side: Served, target: str, seconds: int) -> Sample:
         raise RuntimeError(f"wrk failed: {run.stdout}")
     wall_s = float(found[2]) * {"ms": 1e-3, "s": 1.0, "m": 60.0}[found[3]]
     return Sample(int(found[1]), wall_s, cpu_s)
+
+
+def run_of(side: Served, target: str, seconds: int) -> Callable[[int], Sample]:
+    """Return what one round does."""
+    return lambda _: load(side, target, seconds)
 
 
 async def _ask(port: int, target: str, go: asyncio.Event, opened: list[int]) -> bool:
@@ -174,13 +184,8 @@ def measure(seconds: int, repeat: int) -> tuple[dict[str, dict[str, list[Sample]
         for label, target in workloads.items():
             for side in sides.values():  # warm up, and fill
                 load(side, target, 1)
-            found[label] = interleave(
-                {
-                    name: lambda _, side=side, target=target: load(side, target, seconds)  # type: ignore[misc]
-                    for name, side in sides.items()
-                },
-                repeat,
-            )
+            runs = {name: run_of(side, target, seconds) for name, side in sides.items()}
+            found[label] = interleave(runs, repeat)
         for number in range(repeat):
             for name, side in sides.items():
                 crowd = {"workload": "collapse", "side": name}

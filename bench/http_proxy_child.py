@@ -3,8 +3,8 @@
     python -m bench.http_proxy_child origin PORT
     python -m bench.http_proxy_child proxy PORT ORIGIN_PORT
 
-The origin answers /size/N with N bytes that are fresh for an hour, /miss/... with 1 KiB that may not
-be stored, and /slow/... with 1 KiB after 300 ms, and counts what it was asked under /count.
+The origin answers /size/N with N bytes that are fresh for an hour, /miss/... with 1 KiB that may
+not be stored, and /slow/... with 1 KiB after 300 ms, and counts what it was asked under /count.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from typing_extensions import disjoint_base
@@ -26,6 +26,17 @@ class Core(CoreWrite):
     def walk_region(
         self, region: int, prefix: bytes | None = None, tag: bytes | None = None
     ) -> tuple[list[bytes], int, int, int]: ...
+    @property
+    def has_lower(self) -> bool: ...
+    def walk_lower(
+        self,
+        prefix: bytes | None = None,
+        tag: bytes | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> list[bytes]: ...
+    def scrub_lower(
+        self, progress: Callable[[int, int], object] | None = None
+    ) -> tuple[int, int, int] | None: ...
     def clear_all(self) -> None: ...
     def counters(self) -> dict[str, Any]: ...
     def check(self) -> list[str]: ...

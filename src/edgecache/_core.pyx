@@ -17,9 +17,11 @@ from libc.string cimport memcpy, memset
 from edgecache._core_base cimport STORE_OPEN
 from edgecache._core_batch cimport BatchReader
 from edgecache._core_counters cimport collect_counters
+from edgecache._core_lower cimport lower_hash
 from edgecache._core_read cimport (
     LOOKUP_DISK,
     LOOKUP_HIT,
+    LOOKUP_MISS,
     FrontEntry,
     KeyView,
     LookupResult,
@@ -99,12 +101,19 @@ cdef class Core(CoreWrite):
             is_object = item_has_meta(item) and \
                 meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT)
         ec_lock_release(&shard.lock)
+        if self.lower is not None and probe.ram == 0:
+            return self.lower.contains(lower_hash(view.hash))
         return is_object or (probe.ram == 0 and probe.count > 0)
 
     @property
     def value_bytes_max(self):
         """The largest value that one entry can hold, key and meta at their largest."""
         return self.largest_value_bytes
+
+    @property
+    def has_lower(self):
+        """Whether the tier below RAM is one of files."""
+        return self.lower is not None
 
     # Batches
 
@@ -160,7 +169,8 @@ cdef class Core(CoreWrite):
                     value = <object>entry.value
                 else:
                     value = self.lookup_memory(key, &views[index], &probe, False, &result)
-                    if result == LOOKUP_DISK:
+                    if result == LOOKUP_DISK or (self.lower is not None and
+                                                 result == LOOKUP_MISS):
                         waiting = [] if waiting is None else waiting
                         waiting.append((start + index, key))
                         continue
@@ -175,7 +185,11 @@ cdef class Core(CoreWrite):
                 # The slot holds None, which is immortal in effect: it need not be released first.
                 Py_DECREF(<object>PyList_GET_ITEM(found, start + index))
                 PyList_SET_ITEM(found, start + index, value)
-        if waiting is not None:
+        if waiting is not None and self.lower is not None:
+            for start, key in waiting:
+                value = self.take_key(key, &views[0])
+                found[start] = self.find(key, &views[0], False)
+        elif waiting is not None:
             self.fetch_many(found, waiting)
         if objects is not None:
             # Python code, so after the loop that keeps pointers into `keys`.
@@ -299,6 +313,16 @@ cdef class Core(CoreWrite):
         finally:
             walk_free(&walk)
 
+    def walk_lower(self, prefix=None, tag=None, progress=None):
+        """Keys of the live entries of the lower tier that have this prefix and this tag (bytes)."""
+        self.check_open()
+        return [] if self.lower is None else self.lower.walk(prefix, tag, progress)
+
+    def scrub_lower(self, progress=None):
+        """(entries, bytes, corrupt) of the lower tier; None: there is none."""
+        self.check_open()
+        return None if self.lower is None else self.lower.scrub(progress)
+
     def clear_all(self):
         """Forget every entry, durably when it returns. Not between `walk_begin` and `walk_end`.
 
@@ -306,6 +330,14 @@ cdef class Core(CoreWrite):
         """
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            # With all keys locked: nothing is promoted or entered in between.
+            with self.lower.lock_all():
+                self.lower.clear()
+                with nogil:
+                    walk_clear(&self.engine, NULL)
+            self.lower.sync()
+            return
         with nogil:
             if self.has_disk:
                 ec_lock_acquire(&self.maintenance.lock)
@@ -329,6 +361,8 @@ cdef class Core(CoreWrite):
         cdef int result
         cdef list broken = []
         self.check_open()
+        if self.lower is not None:
+            broken += self.lower.check()
         for number in range(self.shards.count):
             result = shard_check(&self.shards, shard_at(&self.shards, number))
             if result:

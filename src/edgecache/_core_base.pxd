@@ -42,6 +42,7 @@ cdef class CoreBase:
     cdef GhostTable* ghosts
     cdef Arena arena
     cdef IoEngine io
+    cdef object lower                   # a tier below RAM that is no log (_core_lower.pxd), or None
     cdef uint32_t state                 # StoreState
     cdef bint has_disk
     cdef bint hash_native

@@ -117,17 +117,20 @@ cdef class CoreBase:
                 block_timeout_s, max_object_bytes, checkpoint_interval_s, small_share, reinsert,
                 write_budget_bytes, namespace, default_ttl_s, queue_depth, locked_bytes, direct,
                 progress. Sizes are bytes, times seconds.
-            io: An engine over the locked root directory; None: the cache lives in RAM only.
+                With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
+            io: An engine over the locked root directory; None: the cache lives in RAM, with or
+                without a lower tier.
         """
         if self.state != STORE_NEW:
             raise errors.StoreClosedError("a store is opened once", hint="make a new one")
         self.io = io
         self.has_disk = io is not None
+        self.lower = options.get("lower")
         self._take_options(options)
         if self.has_disk:
             self._open_superblock(options["region_bytes"])
         else:
-            self.seed = int.from_bytes(os.urandom(8), "little")
+            self.seed = options.get("seed") or int.from_bytes(os.urandom(8), "little")
         if self.is_composite:
             self.seed ^= KEY_COMPOSITE_SEED
         self._lay_out(options["shards"])
@@ -273,8 +276,13 @@ cdef class CoreBase:
             self._lay_out_log(log_offset, buffer_offset, region_count)
 
     cdef _limit_values(self):
-        """What one entry may hold: a region takes it with all that stands around it, or a shard."""
-        if self.has_disk:
+        """What one entry may hold: a region takes it with all that stands around it, or a shard.
+
+        A lower tier has its own limits: RAM takes what fits and leaves the rest to it.
+        """
+        if self.lower is not None:
+            self.largest_value_bytes = self.lower.value_bytes_max
+        elif self.has_disk:
             self.largest_value_bytes = self.log.region_bytes - FOOTER_BYTES - RECORD_ROOM_BYTES
         else:
             self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
@@ -359,6 +367,8 @@ cdef class CoreBase:
                                        IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
             if result >= 0:
                 log_take_file(log, index, <uint32_t>result)
+            else:
+                log.files[index] = result       # recovery asks why
         if options["locked_bytes"] == 0 or \
                 options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
             log.registered = log.ops.register_buffer(
@@ -431,6 +441,8 @@ cdef class CoreBase:
         """Write a checkpoint of the index now. *Cost*: blocks; copies and writes the index."""
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            self.lower.checkpoint()
         if self.has_disk:
             with nogil:
                 status = maintenance_checkpoint(&self.maintenance, 0)
@@ -457,6 +469,8 @@ cdef class CoreBase:
                     maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
         self._free()
+        if self.lower is not None:
+            self.lower.close()
 
     def abandon(self):
         """Stop without flushing or a checkpoint, as a crash would: for tests."""
@@ -468,6 +482,8 @@ cdef class CoreBase:
             with nogil:
                 maintenance_stop(&self.maintenance)
         self._free()
+        if self.lower is not None:
+            self.lower.abandon()
 
     cdef _free(self):
         """Give back process-local memory and files; the arena goes with its last user."""

@@ -16,6 +16,7 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from edgecache._change cimport LARGE_COPY_BYTES
+from edgecache._core_lower cimport lower_hash
 from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_run
 from edgecache._index cimport IndexCursor
 from edgecache._memory cimport (
@@ -215,6 +216,8 @@ cdef class CoreBlob(CoreRead):
                 found = not (item_has_expiry(item) and is_past(item_expiry_us(item)))
             ec_lock_release(&shard.lock)
             if probe.ram or probe.count == 0:
+                if self.lower is not None and not probe.ram:
+                    found = self.lower.exists(lower_hash(view.hash))
                 return found
             fetch_init(&fetch, &self.log, &self.shards, view.hash, view.data, <uint32_t>view.size,
                        &probe, True)

@@ -160,6 +160,12 @@ cdef dict collect_counters(CoreWrite store):
         "no_memory": store.shed_counts[SHED_NO_MEMORY],
         "read_only": store.shed_counts[SHED_READ_ONLY],
     }
+    if store.lower is not None:
+        found.update(store.lower.counters())
+        found["shed"] = {name: count + found["lower_shed"].get(name, 0)
+                         for name, count in found["shed"].items()}
+        # What leaves RAM has its copy below.
+        found["demotions"], found["memory_evictions"] = found["memory_evictions"], 0
     if store.has_disk:
         found.update(_log_counters(store))
     return found

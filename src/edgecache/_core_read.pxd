@@ -80,6 +80,7 @@ cdef class CoreRead(CoreBase):
     cdef object get_disk(self, KeyView* view, Probe* probe, bint whole)
     cdef object find(self, object key, KeyView* view, bint whole)
     cdef object find_raw(self, object key, KeyView* view, bint whole)
+    cdef object find_lower(self, KeyView* view, bint whole)
     cdef void count_miss(self, KeyView* view) noexcept
 
 

@@ -15,6 +15,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from edgecache._change cimport LARGE_COPY_BYTES
 from edgecache._core_base cimport STORE_OPEN, CoreBase
+from edgecache._core_lower cimport lower_hash, lower_store_ram
 from edgecache._evict cimport EVICT_SIEVE, EVICT_WTINYLFU, evict_miss
 from edgecache._fetch cimport FETCH_FOUND, Fetch, FetchState, fetch_free, fetch_init, fetch_run
 from edgecache._hash cimport key_encode_composite, key_encoded_bytes
@@ -465,8 +466,39 @@ cdef class CoreRead(CoreBase):
                 break
         if value is MOVED:
             value = None
+        if self.lower is not None and result == LOOKUP_MISS:
+            value = self.find_lower(view, whole)
         if value is None:
             self.count_miss(view)
+        return value
+
+    cdef object find_lower(self, KeyView* view, bint whole):
+        """As `find_raw` for the lower tier; promoted to RAM. None: it has none, or a stale one."""
+        cdef bytes hash16 = lower_hash(view.hash), value, meta
+        cdef object found
+        cdef Shard* shard
+        if not self.lower.contains(hash16):
+            return None
+        found = self.lower.get(hash16, PyBytes_FromStringAndSize(view.data, view.size))
+        if found is None:
+            return None
+        value, meta = found[0], found[1]
+        if not whole and meta_is_stale(PyBytes_AS_STRING(meta), <uint32_t>PyBytes_GET_SIZE(meta)):
+            return None
+        shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        ec_count(&shard.counters.disk_hit_count, 1)
+        with self.lower.lock(hash16):
+            # Whoever changed the key meanwhile has put the newer version into RAM.
+            if self.lower.sequence(hash16) == found[3]:
+                ec_count(&shard.counters.promotion_count, lower_store_ram(
+                    self, view.hash, view.data, <uint32_t>view.size, PyBytes_AS_STRING(value),
+                    PyBytes_GET_SIZE(value), PyBytes_AS_STRING(meta),
+                    <uint32_t>PyBytes_GET_SIZE(meta), found[2]))
+        if whole:
+            return value, meta, found[2], 0, found[3]
+        if meta_has_flag(PyBytes_AS_STRING(meta), <uint32_t>PyBytes_GET_SIZE(meta),
+                         META_FLAG_OBJECT):
+            return object_head((value, meta, found[2], 0, found[3]))
         return value
 
     cdef void count_miss(self, KeyView* view) noexcept:
@@ -513,7 +545,13 @@ cdef class CoreRead(CoreBase):
         cdef object _owner
         self.check_open()
         _owner = self.take_key(key, &view)
-        return self.find(key, &view, True)
+        if self.lower is None:
+            return self.find(key, &view, True)
+        hash16 = lower_hash(view.hash)
+        with self.lower.lock(hash16):
+            found = self.find(key, &view, True)
+            # RAM may have it and the tier below not any more: then 0, and it has no version there.
+            return None if found is None else (*found[:4], self.lower.sequence(hash16))
 
     def peek(self, key):
         """Return a value if RAM has it, None for a certain miss, `NotImplemented` for the disk.
@@ -535,5 +573,36 @@ cdef class CoreRead(CoreBase):
             return NotImplemented if type(value) is ObjectHead else value
         if result == LOOKUP_DISK:
             return NotImplemented
+        if self.lower is not None and result == LOOKUP_MISS and \
+                self.lower.contains(lower_hash(view.hash)):
+            return NotImplemented
         self.count_miss(&view)
         return None
+
+    def version_in_memory(self, key):
+        """Return the version of an entry that is in RAM and fresh, 0 without one. Counts a hit.
+
+        For layers above that keep something made of an entry: it is good while the version is the
+        one that `read_entry` gave. A version is never used twice in a shard.
+        """
+        cdef KeyView view
+        cdef Probe probe
+        cdef Shard* shard
+        cdef RamItem* item
+        cdef uint32_t version = 0
+        cdef object _owner
+        if self.state != STORE_OPEN:
+            self.check_open()
+        _owner = self.take_key(key, &view)
+        shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        ec_lock_acquire(&shard.lock)
+        shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        if probe.ram != 0:
+            item = memory_item(self.shards.base, &shard.memory, probe.ram)
+            if not (item_has_expiry(item) and is_past(item_expiry_us(item))) and not (
+                    item_has_meta(item) and meta_is_stale(item_meta(item), item_meta_len(item))):
+                version = item.version
+                memory_hit(self.shards.base, &shard.memory, probe.ram, view.hash.low)
+                shard.counters.memory_hit_count += 1
+        ec_lock_release(&shard.lock)
+        return version

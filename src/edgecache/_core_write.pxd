@@ -28,3 +28,11 @@ cdef class CoreWrite(CoreBlob):
     cdef int put_object(self, object key, object value, object ttl, object tags, object meta,
                         bint block) except -1
     cdef bint remove(self, KeyView* view) except -1
+    cdef int store_lower(self, KeyView* view, const char* value, uint64_t value_len,
+                         const char* meta, uint32_t meta_len, int64_t expiry_us, uint32_t flags,
+                         uint32_t expected_version, uint64_t expected_sequence) except -1
+    cdef int enter_lower(self, KeyView* view, bytes hash16, object ticket, const char* value,
+                         uint64_t value_len, const char* meta, uint32_t meta_len,
+                         int64_t expiry_us, uint32_t flags, uint32_t expected_version,
+                         uint64_t expected_sequence) except -1
+    cdef bint remove_ram(self, KeyView* view) except -1

@@ -1,7 +1,12 @@
 """Root: putting, deleting and making it durable (see _core_write.pxd)."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport (
+    PyBytes_AS_STRING,
+    PyBytes_CheckExact,
+    PyBytes_FromStringAndSize,
+    PyBytes_GET_SIZE,
+)
 from libc.math cimport isfinite
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -40,6 +45,7 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
     CoreBase,
 )
+from edgecache._core_lower cimport lower_hash, lower_ram_version, lower_store_ram
 from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
 from edgecache._segment cimport LOG_MAIN
@@ -49,6 +55,10 @@ from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
 from edgecache._core_read cimport KeyView, take_plain_key
+
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char* memory, Py_ssize_t size, int flags)
+    int PyBUF_READ
 
 cdef enum:
     SYNC_NS = 60000000000
@@ -139,6 +149,11 @@ cdef class CoreWrite(CoreBlob):
         cdef Status status = Status.STATUS_OK
         # Only a delete tells whether what it removes was still alive.
         cdef int64_t now = 0
+        if self.lower is not None:
+            if not block:
+                return WOULD_BLOCK
+            return self.store_lower(view, value, value_len, meta, meta_len, expiry_us, flags,
+                                    expected_version, expected_location)
         if self.is_composite:
             flags |= CHANGE_COMPOSITE
         change_init(&change, &self.engine, view.hash, view.data, <uint32_t>view.size, flags)
@@ -192,8 +207,60 @@ cdef class CoreWrite(CoreBlob):
         self.count_shed(status)
         return NOT_STORED
 
+    cdef int store_lower(self, KeyView* view, const char* value, uint64_t value_len,
+                         const char* meta, uint32_t meta_len, int64_t expiry_us, uint32_t flags,
+                         uint32_t expected_version, uint64_t expected_sequence) except -1:
+        """`store` for a lower tier: written there without a lock, then entered there and in RAM."""
+        cdef bytes hash16 = lower_hash(view.hash)
+        cdef object ticket, source
+        # The callers keep the bytes alive; the view of them does not outlive this call.
+        source = PyMemoryView_FromMemory(<char*>value, <Py_ssize_t>value_len, PyBUF_READ)
+        try:
+            ticket = self.lower.write(
+                hash16, PyBytes_FromStringAndSize(view.data, view.size), source,
+                PyBytes_FromStringAndSize(meta, meta_len) if meta_len else b"", expiry_us,
+                (1 if flags & CHANGE_TAGGED else 0) | (2 if self.is_composite else 0))
+        finally:
+            source.release()
+        # The ticket is entered or dropped, also when a signal's handler raises in between.
+        try:
+            return self.enter_lower(view, hash16, ticket, value, value_len, meta, meta_len,
+                                    expiry_us, flags, expected_version, expected_sequence)
+        finally:
+            self.lower.drop(ticket)
+
+    cdef int enter_lower(self, KeyView* view, bytes hash16, object ticket, const char* value,
+                         uint64_t value_len, const char* meta, uint32_t meta_len,
+                         int64_t expiry_us, uint32_t flags, uint32_t expected_version,
+                         uint64_t expected_sequence) except -1:
+        with self.lower.lock(hash16):
+            # A version that only RAM has is told by its own number: the tier below has none for it.
+            if flags & CHANGE_IF_SAME and (
+                    self.lower.sequence(hash16) != expected_sequence or
+                    (expected_sequence == 0 and expected_version != lower_ram_version(
+                        self, view.hash, view.data, <uint32_t>view.size))):
+                return NOT_SAME
+            if not self.lower.enter(ticket):
+                # Shed: the older version went with it, here as there.
+                self.remove_ram(view)
+                return NOT_STORED
+            lower_store_ram(self, view.hash, view.data, <uint32_t>view.size, value, value_len,
+                            meta, meta_len, expiry_us)
+            return STORED
+
     cdef bint remove(self, KeyView* view) except -1:
         """Delete one entry; whether there was one."""
+        cdef bytes hash16
+        cdef bint was_in_ram
+        if self.lower is None:
+            return self.remove_ram(view)
+        hash16 = lower_hash(view.hash)
+        with self.lower.lock(hash16):
+            was_in_ram = self.remove_ram(view)
+            return self.lower.delete(hash16, was_in_ram) or was_in_ram
+
+    cdef bint remove_ram(self, KeyView* view) except -1:
+        """Delete the entry of RAM and region log."""
         cdef Change change
         cdef ChangeResult result
         cdef int64_t now = ec_now_us()
@@ -370,6 +437,8 @@ cdef class CoreWrite(CoreBlob):
         """
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            self.lower.sync()
         if not self.has_disk:
             return
         with nogil:
@@ -381,6 +450,8 @@ cdef class CoreWrite(CoreBlob):
         """Hand everything buffered to the device without waiting for it to be durable."""
         cdef Status status
         self.check_open()
+        if self.lower is not None:
+            self.lower.flush()
         if self.has_disk:
             with nogil:
                 status = log_flush(&self.log, ec_monotonic_ns() + <int64_t>SYNC_NS)

@@ -92,11 +92,16 @@ cdef struct IoEngineOps:
     # Of offset and length of reads of this file: a power of two from 1 to IO_ALIGNMENT. Buffers
     # that start at a multiple of IO_ALIGNMENT always do.
     uint32_t (*read_alignment)(void* engine, uint32_t file) noexcept nogil
+    # Bytes that the file occupies on the device: fewer than its size where it has holes.
+    int64_t (*allocated_bytes)(void* engine, uint32_t file) noexcept nogil
     # Reserve [0, size) so that later writes cannot meet ENOSPC (posix_fallocate semantics).
     int (*allocate)(void* engine, uint32_t file, uint64_t size_bytes) noexcept nogil
     int (*truncate)(void* engine, uint32_t file, uint64_t size_bytes) noexcept nogil
     int (*unlink)(void* engine, const char* name) noexcept nogil    # a file or an empty directory
     int (*rename)(void* engine, const char* source, const char* target) noexcept nogil
+    # Swap two names atomically, files or directories; both must exist. -EOPNOTSUPP: the file
+    # system or the kernel has no such call.
+    int (*exchange)(void* engine, const char* source, const char* target) noexcept nogil
     int (*make_directory)(void* engine, const char* name) noexcept nogil      # 0700
     int (*sync_directory)(void* engine, const char* name) noexcept nogil      # "" is the root
     # Fill `out` with NUL-terminated names, one after the other and in no particular order; returns
@@ -236,6 +241,10 @@ cdef struct IoFileSystem:
     uint32_t closes             # counts close_file calls: rings then forget registered files
     (IoFile*)[256] chunks       # grows by whole chunks, so an IoFile never moves
 
+# Descriptor of the directory above the last component (perhaps fs.root), or -errno; `leaf` points
+# into `name`. Each success needs one close.
+cdef int io_parent_open(IoFileSystem* fs, const char* name, const char** leaf) noexcept nogil
+cdef void io_parent_close(IoFileSystem* fs, int directory) noexcept nogil
 cdef int io_file_system_open(IoFileSystem* fs, const char* root, bint direct) noexcept nogil
 cdef void io_file_system_close(IoFileSystem* fs) noexcept nogil     # files and root
 cdef void io_file_system_free(IoFileSystem* fs) noexcept nogil      # memory

@@ -10,7 +10,7 @@ from libc.errno cimport (
 )
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset, strlen
+from libc.string cimport memcpy, memset
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io_align cimport io_file_read_alignment, io_read_unit
@@ -25,7 +25,6 @@ import os
 
 cdef extern from *:
     """
-    #include <dirent.h>
     #include <fcntl.h>
     #include <sched.h>
     #include <stdint.h>
@@ -72,12 +71,8 @@ cdef extern from *:
     """
     ctypedef struct stat_t "struct stat":
         int64_t st_size
-    ctypedef struct dirent_t "struct dirent":
-        char* d_name
-    ctypedef struct DIR:
-        pass
     int O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECT, O_NOFOLLOW, O_CLOEXEC, O_DIRECTORY
-    int O_PATH, O_NONBLOCK, AT_REMOVEDIR, SEEK_DATA, SEEK_HOLE
+    int O_PATH, O_NONBLOCK, SEEK_DATA, SEEK_HOLE
     int ec_openat2(int directory, const char* name, int flags, int mode) noexcept nogil
     int ec_openat(int directory, const char* name, int flags, int mode) noexcept nogil
     int ec_set_status(int fd, int flags) noexcept nogil
@@ -88,10 +83,6 @@ cdef extern from *:
     int c_open "open"(const char* name, int flags) noexcept nogil
     int c_close "close"(int fd) noexcept nogil
     int c_dup "dup"(int fd) noexcept nogil
-    int c_unlinkat "unlinkat"(int directory, const char* name, int flags) noexcept nogil
-    int c_renameat "renameat"(int source_directory, const char* source, int target_directory,
-                              const char* target) noexcept nogil
-    int c_mkdirat "mkdirat"(int directory, const char* name, int mode) noexcept nogil
     int c_fstat "fstat"(int fd, stat_t* out) noexcept nogil
     int c_fsync "fsync"(int fd) noexcept nogil
     int c_fdatasync "fdatasync"(int fd) noexcept nogil
@@ -103,9 +94,6 @@ cdef extern from *:
                               int64_t offset) noexcept nogil
     int c_getpid "getpid"() noexcept nogil
     int c_sched_yield "sched_yield"() noexcept nogil
-    DIR* c_fdopendir "fdopendir"(int fd) noexcept nogil
-    dirent_t* c_readdir "readdir"(DIR* directory) noexcept nogil
-    int c_closedir "closedir"(DIR* directory) noexcept nogil
 
 cdef enum:
     SECTOR_BYTES = 512              # smallest logical block; a direct read stops inside one only
@@ -180,8 +168,7 @@ cdef void io_file_perform(IoFileSystem* fs, IoFile* file, IoRequest* request) no
 
 # ---- names ---------------------------------------------------------------------------------------
 
-cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noexcept nogil:
-    """Descriptor of the directory above the last component (perhaps fs.root), or -errno."""
+cdef int io_parent_open(IoFileSystem* fs, const char* name, const char** leaf) noexcept nogil:
     cdef char[256] component
     cdef int directory = fs.root
     cdef int below
@@ -200,7 +187,7 @@ cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noex
         below = ec_openat(directory, component, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
         if below < 0:
             below = -errno
-        parent_close(fs, directory)
+        io_parent_close(fs, directory)
         if below < 0:
             return below
         directory = below
@@ -210,29 +197,9 @@ cdef int parent_open(IoFileSystem* fs, const char* name, const char** leaf) noex
     return directory
 
 
-cdef inline void parent_close(IoFileSystem* fs, int directory) noexcept nogil:
+cdef void io_parent_close(IoFileSystem* fs, int directory) noexcept nogil:
     if directory != fs.root:
         c_close(directory)
-
-
-cdef int directory_open(IoFileSystem* fs, const char* name) noexcept nogil:
-    """Readable descriptor of a directory below the root ("" is the root), or -errno."""
-    cdef const char* leaf = NULL
-    cdef int directory, parent
-    if name[0] == 0:
-        if fs.root < 0 or io_forked(fs):
-            return -EBADF if fs.root < 0 else -ECHILD
-        # A fresh description: a duplicate would share its read position with other listers.
-        directory = ec_openat(fs.root, b".", O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0)
-        return directory if directory >= 0 else -errno
-    parent = parent_open(fs, name, &leaf)
-    if parent < 0:
-        return parent
-    directory = ec_openat(parent, leaf, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0)
-    if directory < 0:
-        directory = -errno
-    parent_close(fs, parent)
-    return directory
 
 
 # ---- the file table ------------------------------------------------------------------------------
@@ -357,13 +324,13 @@ cdef int file_open(void* engine, const char* name, int flags) noexcept nogil:
         elif descriptor < 0 and errno != EAGAIN:     # EAGAIN: a rename ran meanwhile
             return -errno
     if descriptor < 0:
-        parent = parent_open(fs, name, &leaf)
+        parent = io_parent_open(fs, name, &leaf)
         if parent < 0:
             return parent
         descriptor = ec_openat(parent, leaf, mode, 0o600)
         if descriptor < 0:
             descriptor = -errno
-        parent_close(fs, parent)
+        io_parent_close(fs, parent)
         if descriptor < 0:
             return descriptor
     if c_fstat(descriptor, &status) != 0 or not ec_is_regular(&status):
@@ -500,96 +467,6 @@ cdef int file_truncate(void* engine, uint32_t index, uint64_t size_bytes) noexce
     return result
 
 
-cdef int name_unlink(void* engine, const char* name) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* leaf = NULL
-    cdef int parent, result
-    parent = parent_open(fs, name, &leaf)
-    if parent < 0:
-        return parent
-    result = 0 if c_unlinkat(parent, leaf, 0) == 0 else -errno
-    if result == -EISDIR:
-        result = 0 if c_unlinkat(parent, leaf, AT_REMOVEDIR) == 0 else -errno
-    parent_close(fs, parent)
-    return result
-
-
-cdef int name_rename(void* engine, const char* source, const char* target) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* source_leaf = NULL
-    cdef const char* target_leaf = NULL
-    cdef int source_parent, target_parent, result
-    source_parent = parent_open(fs, source, &source_leaf)
-    if source_parent < 0:
-        return source_parent
-    target_parent = parent_open(fs, target, &target_leaf)
-    if target_parent < 0:
-        parent_close(fs, source_parent)
-        return target_parent
-    result = 0
-    if c_renameat(source_parent, source_leaf, target_parent, target_leaf) != 0:
-        result = -errno
-    parent_close(fs, source_parent)
-    parent_close(fs, target_parent)
-    return result
-
-
-cdef int name_make_directory(void* engine, const char* name) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* leaf = NULL
-    cdef int parent, result
-    parent = parent_open(fs, name, &leaf)
-    if parent < 0:
-        return parent
-    result = 0 if c_mkdirat(parent, leaf, 0o700) == 0 else -errno
-    parent_close(fs, parent)
-    return result
-
-
-cdef int name_sync_directory(void* engine, const char* name) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef int directory, result
-    directory = directory_open(fs, name)
-    if directory < 0:
-        return directory
-    result = 0 if c_fsync(directory) == 0 else -errno
-    c_close(directory)
-    return result
-
-
-cdef int64_t name_list_directory(void* engine, const char* name, char* out,
-                                 uint64_t out_bytes) noexcept nogil:
-    cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef int descriptor
-    cdef DIR* directory
-    cdef dirent_t* entry
-    cdef uint64_t needed = 0, length
-    cdef int64_t result
-    descriptor = directory_open(fs, name)
-    if descriptor < 0:
-        return descriptor
-    directory = c_fdopendir(descriptor)
-    if directory == NULL:
-        result = -errno
-        c_close(descriptor)
-        return result
-    (&errno)[0] = 0
-    while True:
-        entry = c_readdir(directory)
-        if entry == NULL:
-            break
-        if entry.d_name[0] == c"." and (entry.d_name[1] == 0 or (
-                entry.d_name[1] == c"." and entry.d_name[2] == 0)):
-            continue
-        length = strlen(entry.d_name) + 1
-        if needed + length <= out_bytes:
-            memcpy(out + needed, entry.d_name, length)
-        needed += length
-    result = -errno if errno != 0 else <int64_t>needed
-    c_closedir(directory)
-    return result
-
-
 cdef int64_t file_transfer(IoFileSystem* fs, uint8_t operation, uint32_t index, uint64_t offset,
                            char* buffer, uint32_t length) noexcept nogil:
     cdef IoRequest request
@@ -630,11 +507,6 @@ cdef void io_file_system_ops(IoEngineOps* ops) noexcept nogil:
     ops.read_alignment = io_file_read_alignment
     ops.allocate = file_allocate
     ops.truncate = file_truncate
-    ops.unlink = name_unlink
-    ops.rename = name_rename
-    ops.make_directory = name_make_directory
-    ops.sync_directory = name_sync_directory
-    ops.list_directory = name_list_directory
     ops.read = file_read
     ops.write = file_write
     ops.sync = file_sync

@@ -32,6 +32,7 @@ from edgecache._io cimport (
     io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
     io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
 )
+from edgecache._io_tree cimport io_tree_ops
 from edgecache._sync cimport (
     ec_add_u32, ec_cas_u32, ec_count, ec_futex_wait, ec_futex_wake, ec_load_u32, ec_lock_acquire,
     ec_lock_release, ec_monotonic_ns, ec_store_u32,
@@ -510,6 +511,7 @@ def open_threads(bytes root, int queue_depth, int threads, bint direct, str fall
     if state.threads == NULL:
         raise MemoryError
     io_file_system_ops(&engine.ops)
+    io_tree_ops(&engine.ops)
     engine.ops.register_buffer = threads_register_buffer
     engine.ops.channel_open = threads_channel_open
     engine.ops.channel_close = threads_channel_close

@@ -26,6 +26,7 @@ from edgecache._io cimport (
     io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
     io_file_system_open, io_file_system_ops, io_forked,
 )
+from edgecache._io_tree cimport io_tree_ops
 from edgecache._liburing cimport (
     URING_BYTES, URING_FEATURE_EXT_ARG, URING_SETUP_COOP_TASKRUN, URING_SETUP_DEFER_TASKRUN,
     URING_SETUP_IOPOLL, URING_SETUP_R_DISABLED, URING_SETUP_SINGLE_ISSUER, URING_SETUP_SQPOLL,
@@ -742,6 +743,7 @@ def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopol
     if reason:
         return (None, reason, hint)
     io_file_system_ops(&engine.ops)
+    io_tree_ops(&engine.ops)
     engine.ops.register_buffer = uring_register_buffer
     engine.ops.channel_open = uring_channel_open
     engine.ops.channel_close = uring_channel_close

@@ -1,5 +1,6 @@
 """Recovery of the index from the region log (see _recovery.pxd)."""
 
+from libc.errno cimport ENOENT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc, qsort
@@ -44,6 +45,7 @@ from edgecache._segment cimport (
     LogStore,
     location_offset,
     location_region,
+    log_note_unlogged,
 )
 from edgecache._segment_format cimport (
     FOOTER_BYTES,
@@ -114,6 +116,8 @@ cdef Status _partition_sort(ScanList* entries) noexcept nogil:
     cdef uint32_t shift = 64
     cdef uint64_t* starts
     cdef ScanEntry* sorted_entries
+    if count < 2:
+        return Status.STATUS_OK
     while bucket_count < 65536 and bucket_count * 64 < count:
         bucket_count <<= 1
         shift -= 1
@@ -163,7 +167,8 @@ cdef const ScanEntry* _entry_at(Recovery* self, uint64_t location) noexcept nogi
     if not self.known_loaded[region]:
         self.known_loaded[region] = 1
         scan_region(self.log, region, self.generations[region], 0, known, &info)
-        qsort(known.entries, known.count, sizeof(ScanEntry), _by_location)
+        if known.count:
+            qsort(known.entries, known.count, sizeof(ScanEntry), _by_location)
     high = known.count
     while low < high:
         middle = (low + high) // 2
@@ -275,6 +280,8 @@ cdef Status _scan_one(Recovery* self, uint32_t region, ScanList* entries) noexce
     cdef Status status
     self.generations[region] = 0
     if log.files[region // log.regions_per_file] < 0:
+        if log.files[region // log.regions_per_file] != -ENOENT:
+            self.report.region_unreadable += 1
         return Status.STATUS_OK
     status = scan_generation(log, region, &self.generations[region])
     if status == Status.STATUS_IO_ERROR:
@@ -474,6 +481,11 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
                                self.report.checkpoint_skipped == 0)
     if self.sequence_max == 0 and self.report.region_count == 0:
         checkpointer.is_due = 0
+    if self.report.region_unreadable:
+        # What could not be read may be readable again, and nobody can delete by name what nobody
+        # sees: until a checkpoint has dropped it, no sync may say that a delete is durable.
+        log_note_unlogged(self.log)
+        checkpointer.is_due = 1
 
 
 cdef void _trim(LogStore* log) noexcept nogil:

@@ -13,12 +13,13 @@ from edgecache._io cimport (
     IO_OPEN_TRUNCATE, IO_OPEN_WRITE, IO_READ, IO_SYNC, IO_WRITE, IoChannel, IoEngine,
     IoFileSystem, IoRequest, IoStats, io_advance, io_begin, io_latency_bucket, io_name_check,
 )
-from edgecache._io_memory cimport (
-    FAULT_ALLOCATE, FAULT_LIST, FAULT_MAKE_DIRECTORY, FAULT_OPEN, FAULT_RENAME, FAULT_SIZE,
-    FAULT_SYNC_DIRECTORY, FAULT_TRUNCATE, FAULT_UNLINK, FAULTS_MAX, POWER_DROP, POWER_KEEP,
-    POWER_RANDOM, FaultRule, MemoryDisk, image_power_cut, image_release, pthread_mutex_lock,
-    pthread_mutex_unlock,
+from edgecache._io_memory cimport MemoryDisk
+from edgecache._io_memory_pages cimport (
+    FAULTS_MAX, FAULT_ALLOCATE, FAULT_LIST, FAULT_MAKE_DIRECTORY, FAULT_OPEN, FAULT_RENAME,
+    FAULT_SIZE, FAULT_SYNC_DIRECTORY, FAULT_TRUNCATE, FAULT_UNLINK, POWER_DROP, POWER_KEEP,
+    POWER_RANDOM, FaultRule, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from edgecache._io_memory_transfer cimport image_power_cut, image_release
 from edgecache._io_uring cimport UringEngine, uring_refuse_enter
 from edgecache._sync cimport ec_monotonic_ns
 
@@ -75,6 +76,12 @@ cdef class Driver:
 
     def rename(self, bytes source, bytes target):
         return self.engine.ops.rename(self.engine.state, source, target)
+
+    def exchange(self, bytes source, bytes target):
+        return self.engine.ops.exchange(self.engine.state, source, target)
+
+    def allocated_bytes(self, uint32_t file):
+        return self.engine.ops.allocated_bytes(self.engine.state, file)
 
     def make_directory(self, bytes name):
         return self.engine.ops.make_directory(self.engine.state, name)

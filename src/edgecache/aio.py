@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from edgecache._core_blob import Blob
     from edgecache._io_memory import MemoryDisk
+    from edgecache.files import FileTier
     from edgecache.metrics import EdgeCacheCollector, StatsSnapshot
 
 __all__ = ["AsyncStorage"]
@@ -143,6 +144,11 @@ class AsyncStorage(AsyncObjectFace):
         return self._store.config
 
     @property
+    def files(self) -> FileTier | None:
+        """As `Storage.files`; its methods block."""
+        return self._store.files
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called, here or on the store below."""
         return self._is_closing or self._store.closed
@@ -227,8 +233,9 @@ class AsyncStorage(AsyncObjectFace):
         found: list[Any] = [self._peek(key) for key in wanted]
         waiting = [place for place, value in enumerate(found) if value is NotImplemented]
         if waiting and not self._store.region_count:
-            for place in waiting:
-                found[place] = await self._read(wanted[place])
+            rest = await self._run(self._store.get_many, [wanted[place] for place in waiting])
+            for place, value in zip(waiting, rest, strict=True):
+                found[place] = value
         elif waiting:
             loop = asyncio.get_running_loop()
             reader = self._reader(loop)
@@ -314,7 +321,7 @@ class AsyncStorage(AsyncObjectFace):
 
     async def delete(self, key: Key) -> bool:
         """As `Storage.delete`. *Cost*: suspends only when keys must be compared on disk."""
-        if self._needs_disk(key):
+        if self._needs_disk(key) or self._store.has_lower:
             return await self._run(self._store.delete, key)
         return self._store.delete(key)
 

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgecache._io import IoEngine
     from edgecache.config import Config
+    from edgecache.files import FileTier
 
 Progress = Callable[[int, int], object]
 
 REPORT_INTERVAL_S = 1.0
 NO_LIMIT_BYTES = 2**63 - 1
+FILES_ROOT_NAME = "files.edge"
 _log = logging.getLogger("edgecache.recovery")
 
 
@@ -25,13 +28,18 @@ class RecoveryProgress:
         progress: Called with (done, total); what it raises is logged once and ends its calls, so
             that a progress bar cannot stop a recovery.
         clock: Seconds, monotonic.
+        unit: What is counted.
     """
 
-    __slots__ = ("_clock", "_progress", "_reported_s")
+    __slots__ = ("_clock", "_progress", "_reported_s", "_unit")
 
     def __init__(
-        self, progress: Progress | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        progress: Progress | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        unit: str = "regions",
     ) -> None:
+        self._unit = unit
         self._progress = progress
         self._clock = clock
         self._reported_s = clock()
@@ -40,13 +48,42 @@ class RecoveryProgress:
         now_s = self._clock()
         if now_s - self._reported_s >= REPORT_INTERVAL_S:
             self._reported_s = now_s
-            _log.info("recovery: %d of %d regions", done, total)
+            _log.info("recovery: %d of %d %s", done, total, self._unit)
         if self._progress is not None:
             try:
                 self._progress(done, total)
             except Exception:
                 self._progress = None
                 _log.warning("the progress callback failed and is not called again", exc_info=True)
+
+
+def open_lower(
+    config: Config, engine: IoEngine, root: str | None, progress: Progress | None
+) -> FileTier | None:
+    """Return the tier of a store whose layout is files; None for the other layout.
+
+    Raises:
+        FormatVersionError: The root has the other layout.
+    """
+    if config.layout == "files":
+        from edgecache.files import FileTier
+
+        return FileTier(
+            engine,
+            budget_bytes=config.disk,
+            namespace=config.namespace.encode(),
+            flush_interval_s=config.flush_interval,
+            block_timeout_s=config.block_timeout if config.backpressure == "block" else 0.0,
+            order_interval_s=config.checkpoint_interval,
+            root=root,
+            progress=RecoveryProgress(progress, unit="directories"),
+        )
+    # Without importing the other layout for nothing.
+    if root is None or os.path.lexists(os.path.join(root, FILES_ROOT_NAME)):
+        from edgecache.files import refuse_files_root
+
+        refuse_files_root(engine)
+    return None
 
 
 def core_options(config: Config, progress: Progress | None) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
 from edgecache.objects import Counters, LogBackend, ObjectFace, ObjectManager
-from edgecache.opening import Progress, core_options
+from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from edgecache._io_memory import MemoryDisk
+    from edgecache.files import FileTier
     from edgecache.memoize.plan import P, R
     from edgecache.metrics import EdgeCacheCollector, StatsSnapshot
 
@@ -89,6 +90,7 @@ class Storage(ObjectFace, Purges, Core):
         "_engine",
         "_flights",
         "_is_closing",
+        "_lower",
         "_objects",
         "_opened_s",
         "_process",
@@ -112,11 +114,12 @@ class Storage(ObjectFace, Purges, Core):
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._engine: IoEngine | None = None
         self._claim: RootClaim | None = None
+        self._lower: FileTier | None = None
         if disk is not None and self._config.io != "memory":
             raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
         try:
             self._engine = self._open_engine(disk)
-            super().__init__(core_options(self._config, progress), self._engine)
+            self._open_core(progress)
         except BaseException:
             self._give_back()
             raise
@@ -159,8 +162,27 @@ class Storage(ObjectFace, Purges, Core):
             iopoll=config.iopoll,
         )
 
+    def _open_core(self, progress: Progress | None) -> None:
+        """Open the native part, over a region log, over a tree of files, or in RAM only."""
+        engine = self._engine
+        options = core_options(self._config, progress)
+        if engine is not None:
+            root = None if self._claim is None else self._claim.path
+            self._lower = open_lower(self._config, engine, root, progress)
+        if self._lower is not None:
+            options.update(lower=self._lower, seed=self._lower.seed)
+            engine = None
+        super().__init__(options, engine)
+
+    @property
+    def files(self) -> FileTier | None:
+        """The disk tier of `layout: files`; None with the other layout."""
+        return self._lower
+
     def _give_back(self) -> None:
-        """Close the engine, then let others have the root: see invariant 1."""
+        """Close what the engine works on, then let others have the root: see invariant 1."""
+        if self._lower is not None:
+            self._lower.abandon()
         if self._engine is not None:
             self._engine.close()
         if self._claim is not None:

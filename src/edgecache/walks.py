@@ -33,6 +33,15 @@ class Walkable(Protocol):
         self, shard: int, prefix: bytes | None = None, tag: bytes | None = None
     ) -> list[bytes]: ...
 
+    def walk_lower(
+        self,
+        prefix: bytes | None = None,
+        tag: bytes | None = None,
+        progress: Progress | None = None,
+    ) -> list[bytes]: ...
+
+    def scrub_lower(self, progress: Progress | None = None) -> tuple[int, int, int] | None: ...
+
     def walk_region(
         self, region: int, prefix: bytes | None = None, tag: bytes | None = None
     ) -> tuple[list[bytes], int, int, int]: ...
@@ -55,12 +64,16 @@ def find_keys(
         found.update(core.walk_region(region, prefix, tag)[0])
 
     _walk(core, visit_shard, visit_region, progress)
+    found.update(core.walk_lower(prefix, tag, progress))
     return found
 
 
 def scrub_regions(core: Walkable, progress: Progress | None) -> ScrubReport:
     """Verify every checksum on disk; what fails is dropped."""
     begin_s = time.monotonic()
+    below = core.scrub_lower(progress)
+    if below is not None:
+        return ScrubReport(*below, 0, time.monotonic() - begin_s)
     sums = [0, 0, 0]
 
     def visit_region(region: int) -> None:

@@ -1,4 +1,4 @@
-"""A process that is to be killed: `kill_child.py <root> <engine> <seed> <first number>`.
+"""A process that is to be killed: `kill_child.py <root> <engine> <seed> <first number> <layout>`.
 
 Says on its standard output what it is about to do, one line each (`p key number size`, `d key`, `s`
 for a sync), and `=` when that was done (`!`: shed). A line that was not written never counts.
@@ -10,9 +10,8 @@ import os
 import random
 import sys
 
-from support.model import KIB, MIB, any_size, make_value, options
+from support.model import KIB, MIB, any_size, make_value, open_core, options
 
-from edgecache._core import Core
 from edgecache._io import open_engine
 
 STORE = options(region_bytes=128 * KIB, disk_bytes=8 * MIB, checkpoint_interval_s=0.03)
@@ -24,8 +23,9 @@ def say(text: str) -> None:
 
 def main() -> None:
     root, engine, seed, number = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    layout = sys.argv[5]
     rng = random.Random(seed)
-    core = Core(STORE, open_engine(engine, root))
+    core = open_core(STORE, open_engine(engine, root), layout)
     say("open")
     while True:
         key = b"key-%d" % rng.randrange(40)

@@ -13,20 +13,29 @@ from pathlib import Path
 import pytest
 from kill_child import STORE
 from support.images import LONG
-from support.model import Model, make_value
+from support.model import Model, make_value, open_core
 
-from edgecache._core import Core
 from edgecache._io import open_engine
 
 HERE = Path(__file__).parent
 KILLS = 400 if LONG else 15
 
 
-def run_and_kill(root: Path, engine: str, seed: int, number: int, lines_wanted: int) -> list[str]:
+def run_and_kill(
+    root: Path, engine: str, seed: int, number: int, lines_wanted: int, layout: str
+) -> list[str]:
     """Its lines until it was killed, somewhere behind the one asked for."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
     child = subprocess.Popen(
-        [sys.executable, str(HERE / "kill_child.py"), str(root), engine, str(seed), str(number)],
+        [
+            sys.executable,
+            str(HERE / "kill_child.py"),
+            str(root),
+            engine,
+            str(seed),
+            str(number),
+            layout,
+        ],
         stdout=subprocess.PIPE,
         env=environment,
     )
@@ -82,16 +91,22 @@ def replay(model: Model, lines: list[str]) -> int:
     return number
 
 
-@pytest.mark.parametrize("engine", ["uring", "threads"])
-def test_a_killed_process_loses_nothing_that_was_synced(engine: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("engine", "layout"),
+    [("uring", "log"), ("threads", "log"), ("uring", "files"), ("threads", "files")],
+)
+def test_a_killed_process_loses_nothing_that_was_synced(
+    engine: str, layout: str, tmp_path: Path
+) -> None:
     rng = random.Random(11)
     model = Model()
     number = hits = 0
-    for kill in range(KILLS):
-        lines = run_and_kill(tmp_path, engine, kill, number, rng.choice((2, 40, 300, 1500)))
+    kills = KILLS if layout == "log" else KILLS // 2  # most of it waits for the device
+    for kill in range(kills):
+        lines = run_and_kill(tmp_path, engine, kill, number, rng.choice((2, 40, 300, 1500)), layout)
         assert lines[0] == "open"
         number = max(number, replay(model, lines)) + 1000
-        core = Core(STORE, open_engine(engine, tmp_path))
+        core = open_core(STORE, open_engine(engine, tmp_path), layout)
         for index in range(40):
             key = b"key-%d" % index
             found = core.get(key)
@@ -102,4 +117,4 @@ def test_a_killed_process_loses_nothing_that_was_synced(engine: str, tmp_path: P
             core.close()
         else:
             core.abandon()
-    assert hits > KILLS
+    assert hits > kills

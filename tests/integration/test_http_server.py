@@ -61,6 +61,10 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     return context
 
 
+async def reload_soon(files: TlsFiles) -> None:
+    files.reload()
+
+
 def test_certificates_are_replaced_while_connections_are_open(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "a")
     old = trusting(certificate)
@@ -72,7 +76,7 @@ def test_certificates_are_replaced_while_connections_are_open(tmp_path: Path) ->
         assert isinstance(first, ssl.SSLSocket)
         assert first.selected_alpn_protocol() == "http/1.1"
         make_certificate(tmp_path, "a")
-        server.loop.call_soon_threadsafe(files.reload)
+        asyncio.run_coroutine_threadsafe(reload_soon(files), server.loop).result(30)
         first.sendall(request("GET", "/x"))
         assert next(answers(first)).body == b"https /x"
         assert files.reload_count == 1

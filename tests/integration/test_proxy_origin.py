@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+import subprocess
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from support.origin import CLOSE, RESET, SILENCE, Received, ScriptedOrigin, looped, response
@@ -572,3 +576,40 @@ async def test_an_address_that_cannot_be_resolved_is_a_connect_error() -> None:
     assert isinstance(caught.value, OriginConnectError)
     assert caught.value.phase == "resolve"
     await group.stop()
+
+
+def certificate_for(name: str, folder: Path) -> tuple[Path, Path]:
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+        "-nodes", "-keyout", str(key), "-out", str(certificate), "-days", "2",
+        "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+@looped
+async def test_certificates_of_origins_are_verified() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        certificate, key = certificate_for("origin.test", Path(folder))
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        async with ScriptedOrigin(tls=context) as origin:
+            origin.answer("/x", response(200, b"ok"))
+            for options, is_trusted in (
+                ({}, False),
+                ({"ca_file": str(certificate)}, False),
+                ({"tls_name": "origin.test"}, False),
+                ({"ca_file": str(certificate), "tls_name": "origin.test"}, True),
+                ({"tls_verify": False}, True),
+            ):
+                group = group_of(origin, **options)
+                if is_trusted:
+                    assert await read_all(await group.fetch(get())) == b"ok"
+                    assert await read_all(await group.fetch(get())) == b"ok"
+                else:
+                    with pytest.raises(OriginConnectError) as caught:
+                        await group.fetch(get())
+                    assert caught.value.reason == "tls"
+                await group.stop()

@@ -361,6 +361,22 @@ async def test_stale_while_revalidate_serves_at_once_and_refreshes_once_in_the_b
 
 
 @looped
+async def test_a_head_that_finds_a_stale_response_refreshes_all_of_it() -> None:
+    control = {"Cache_Control": "max-age=60, stale-while-revalidate=600"}
+    async with World() as world:
+        world.origin.answer(
+            "/x", response(200, b"old", **control), response(200, b"new", **control)
+        )
+        await world.get("/x")
+        await world.age("/x", 100)
+        assert (await world.ask("/x", "HEAD")).word == "stale-updating"
+        await world.settled()
+        assert world.origin.requests[1].method == b"GET"
+        answer = await world.get("/x")
+        assert (answer.body, answer.word) == (b"new", "hit")
+
+
+@looped
 async def test_stale_while_revalidate_ends_and_is_forbidden_by_must_revalidate() -> None:
     async with World() as world:
         for control in (

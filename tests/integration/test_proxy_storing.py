@@ -49,7 +49,7 @@ RESPONSES: dict[str, tuple[dict[str, str], bool]] = {
     "expires and max-age": ({"Expires": ago(60), "Cache_Control": "max-age=60"}, True),
     "nothing": ({}, False),
     "heuristic": ({"Last_Modified": ago(100 * DAY_S)}, True),
-    "heuristic of the present": ({"Last_Modified": ago(0)}, False),
+    "heuristic of the future": ({"Last_Modified": ago(-3600)}, False),
     "set-cookie": ({"Set_Cookie": "a=1", **FRESH}, False),
     "set-cookie and public": ({"Set_Cookie": "a=1", "Cache_Control": "max-age=60, public"}, True),
     "targeted": ({"CDN_Cache_Control": "max-age=60", "Cache_Control": "no-store"}, True),

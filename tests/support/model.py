@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from edgecache._core import Core
-from edgecache._io import open_engine
+from edgecache._io import IoEngine, open_engine
 from edgecache.errors import DiskIOError, NoSpaceError
+from edgecache.files import FileTier
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -53,6 +54,21 @@ def options(**changes: Any) -> dict[str, Any]:
     }
     found.update(changes)
     return found
+
+
+def open_core(store: dict[str, Any], engine: IoEngine, layout: str = "log") -> Core:
+    """A store of either layout over an engine."""
+    if layout == "log":
+        return Core(store, engine)
+    tier = FileTier(
+        engine,
+        budget_bytes=store["disk_bytes"],
+        namespace=store["namespace"],
+        flush_interval_s=store["flush_interval_s"],
+        block_timeout_s=store["block_timeout_s"],
+        order_interval_s=store["checkpoint_interval_s"],
+    )
+    return Core({**store, "lower": tier, "seed": tier.seed}, None)
 
 
 def until(condition: Callable[[], object], touch: Callable[[], object] | None = None) -> None:
@@ -176,8 +192,9 @@ class Tortured:
 
     def __init__(
         self, seed: int, *, kind: str = "memory", root: Any = None, disk: Any = None,
-        keys: int = 60, store: dict[str, Any] | None = None,
+        keys: int = 60, store: dict[str, Any] | None = None, layout: str = "log",
     ) -> None:  # fmt: skip
+        self.layout = layout
         self.rng = random.Random(seed)
         self.seed = seed
         self.kind, self.root, self.disk = kind, root, disk
@@ -194,7 +211,7 @@ class Tortured:
             engine = open_engine("memory", disk=self.disk)
         else:
             engine = open_engine(self.kind, self.root)
-        self.core = Core(self.store_options, engine)
+        self.core = open_core(self.store_options, engine, self.layout)
 
     # One operation each
 

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
     ("shared", ("_status", "_checksum", "_read_buffers")),
-    ("formats", ("_meta", "_segment_format", "_evict", "_evict_*")),
+    ("formats", ("_meta", "_segment_format", "_files_format", "_evict", "_evict_*")),
     ("io", ("_io", "_io_*")),
     (
         "parts",
@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             *("_index", "_index_*"),
             *("_memory", "_slab", "_slab_*"),
             *("_segment", "_log*"),
-            "_files",
+            *("_files", "_files_index", "_files_tree"),
             "_superblock",
         ),
     ),
@@ -36,11 +36,13 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("walks", ("_promote", "_walk")),
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root")),
+    ("disk tiers", ("files",)),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),
     ("walks", ("walks",)),
     ("purges", ("purges",)),
     ("storage", ("storage",)),
+    ("on storage", ("migrate",)),
     ("async storage", ("aio",)),
     ("package", ("__init__",)),
     ("rules of HTTP", ("rfc9111",)),
@@ -59,6 +61,11 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
     ("_evict", "_evict_*"),  # the dispatcher and its policies
     ("_io", "_io_*"),  # the base class and its engines
     ("_index", "_index_*"),  # the map and its bucket kernel
+    (
+        "_files",
+        "_files_index",
+        "_files_tree",
+    ),  # objects of the file layout, and the calls that write them
     ("_memory", "_slab", "_slab_*"),  # the RAM tier and its allocator
     ("_recovery", "_checkpoint"),  # opening starts from a checkpoint
     ("_core", "_core_*"),
@@ -67,6 +74,8 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 # Native modules that Python files may use, by file. Nothing else in Python touches a native module.
 NATIVE_USERS: dict[str, frozenset[str]] = {
     "storage": frozenset({"_core", "_core_blob", "_io", "_io_memory"}),
+    "opening": frozenset({"_io"}),
+    "files": frozenset({"_files", "_files_index", "_io"}),
     "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),
     "loop_reader": frozenset({"_core_async", "_core_read"}),
     "__init__": frozenset({"_core_blob"}),

@@ -19,7 +19,7 @@ from edgecache._core import Core
 from edgecache._io_memory import MemoryDisk
 from edgecache._testing_io import hold, release
 
-ENGINES = ("memory", "threads", "auto")
+ENGINES = ("memory", "threads", "auto", "files")
 
 # Names of the engine that layers above it use; no part of the API.
 ENGINE_NAMES = {
@@ -27,7 +27,8 @@ ENGINE_NAMES = {
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
-    "split_values", "value_bytes_max",
+    "split_values", "value_bytes_max", "has_lower", "scrub_lower", "walk_lower",
+    "version_in_memory",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
 NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}
@@ -36,6 +37,11 @@ NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}
 def config_of(engine: str, root: Path) -> Config:
     if engine == "memory":
         return Config(io="memory", memory="2MiB", disk="64MiB", shards=1)
+    if engine == "files":
+        return Config(
+            root=str(root), memory="2MiB", disk="256MiB", shards=1, layout="files",
+            flush_interval=0.01,
+        )  # fmt: skip
     return Config.from_dict(
         {"root": str(root), "io": engine, "memory": "2MiB", "disk": "64MiB", "shards": 1}
     )
@@ -124,7 +130,7 @@ def test_every_method_takes_the_same_parameters(name: str) -> None:
 # Answers without suspending
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "files"])
 def test_what_ram_knows_is_answered_without_suspending(engine: str, tmp_path: Path) -> None:
     store = AsyncStorage(config_of(engine, tmp_path))
     assert run_without_suspending(store.put("key", b"value", ttl=100, tags=["t"])) is True

@@ -198,6 +198,34 @@ def test_rename_replaces_and_the_open_file_keeps_its_content(driver: Any) -> Non
     assert driver.read(driver.open_file(b"old"), 0, 9) == b"new"
 
 
+def test_exchange_swaps_two_names_whatever_they_are(driver: Any) -> None:
+    for name in (b"d", b"d/inner", b"e"):
+        assert driver.make_directory(name) == 0
+    driver.close_file(driver.open_file(b"d/inner/f", CREATE))
+    driver.close_file(driver.open_file(b"file", CREATE))
+    assert driver.exchange(b"d/inner", b"e") == 0
+    assert driver.list_directory(b"e") == [b"f"]
+    assert driver.list_directory(b"d/inner") == []
+    assert driver.exchange(b"file", b"e") == 0
+    assert driver.list_directory(b"file") == [b"f"]
+    assert driver.open_file(b"e") >= 0
+    assert driver.exchange(b"e", b"absent") == -errno.ENOENT
+    assert driver.exchange(b"absent", b"e") == -errno.ENOENT
+    assert driver.exchange(b"../x", b"e") == -errno.EINVAL
+    assert driver.list_directory() == [b"d", b"e", b"file"]
+
+
+def test_space_counts_what_is_written_and_not_the_holes(driver: Any) -> None:
+    file = driver.open_file(b"f", CREATE)
+    assert driver.allocated_bytes(file) == 0
+    driver.write(file, 100 << 20, bytes(4096))
+    assert driver.sync(file) == 0
+    assert 4096 <= driver.allocated_bytes(file) < 1 << 20
+    assert driver.file_size(file) == (100 << 20) + 4096
+    driver.close_file(file)
+    assert driver.allocated_bytes(file) == -errno.EBADF
+
+
 def test_a_file_opened_for_reading_refuses_writes(driver: Any) -> None:
     driver.close_file(driver.open_file(b"f", CREATE))
     file = driver.open_file(b"f", io.OPEN_READ)

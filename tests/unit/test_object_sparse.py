@@ -358,7 +358,7 @@ def test_a_sick_disk_sheds_ranges_and_nothing_is_lost_that_was_accepted() -> Non
         fail(disk, "write", 5, count=-1)
         shed = 0
         for start in range(0, size, MIB):
-            shed += not store.write_range("k", start, value[start : start + 100_000])
+            shed += not store.write_range("k", start, value[start : start + 900_000])
         assert shed
         assert store.stats()["objects"]["shed_writes"] == shed
         heal(disk)

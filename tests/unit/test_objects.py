@@ -103,11 +103,14 @@ def test_a_value_too_large_for_one_entry_is_put_in_chunks(store: Storage) -> Non
     assert store.get("k") is None
 
 
-def test_a_value_larger_than_the_store_is_shed_and_replaces_nothing(disk_store: Storage) -> None:
+def test_a_value_larger_than_the_store_is_shed_and_leaves_no_stale_one(
+    disk_store: Storage,
+) -> None:
     disk_store.put("k", b"old")
     assert not disk_store.put("k", bytes(100 * MIB))
-    assert disk_store.stats()["requests"]["shed"]["too_large"] == 1
-    assert disk_store.get("k") == b"old"
+    requests = disk_store.stats()["requests"]
+    assert (requests["shed"]["too_large"], requests["puts"], requests["deletes"]) == (1, 1, 0)
+    assert disk_store.get("k") is None
 
 
 def test_max_object_size_holds_for_every_way_in() -> None:

@@ -21,6 +21,10 @@ MAKERS: dict[str, Callable[[Path], Config]] = {
     "memory": lambda root: Config(io="memory", memory="8MiB", disk="64MiB"),
     "threads": lambda root: Config(root=str(root), io="threads", memory="8MiB", disk="64MiB"),
     "auto": lambda root: Config(root=str(root), memory="8MiB", disk="64MiB"),
+    "files": lambda root: Config(root=str(root), memory="8MiB", disk="64MiB", layout="files"),
+    "files in memory": lambda root: Config(
+        io="memory", memory="8MiB", disk="64MiB", layout="files"
+    ),
 }
 
 
@@ -30,7 +34,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
         yield opened
 
 
-@pytest.fixture(params=["memory", "auto"])
+@pytest.fixture(params=["memory", "auto", "files", "files in memory"])
 def disk_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     with Storage(MAKERS[request.param](tmp_path / "root")) as opened:
         yield opened

@@ -15,6 +15,9 @@ CONFIGS: dict[str, Callable[[Path], Config]] = {
     "ram": lambda root: Config(memory="4MiB"),
     "memory": lambda root: Config(io="memory", memory="1MiB", disk="64MiB", shards=1),
     "auto": lambda root: Config(root=str(root), memory="1MiB", disk="64MiB", shards=1),
+    "files": lambda root: Config(
+        io="memory", memory="1MiB", disk="64MiB", shards=1, layout="files"
+    ),
 }
 SIZE_BYTES = 700
 

@@ -93,7 +93,7 @@ class Config:
         default="log",
         metadata=_about(
             Choice(("log", "files")),
-            "how objects lie on disk; files (one directory per object) is reserved and refused",
+            "how objects lie on disk: log, packed in regions; files, one directory per object",
         ),
     )
     policy: Policy = field(

@@ -17,6 +17,8 @@ REGION_BYTES_MIN = MIB
 # Two logs with reinsertion need room to choose: below this the small log would be one region.
 REGION_COUNT_MIN = 16
 FRONT_BYTES_MAX = 32 * MIB
+# Some hundred small objects: each takes 16 KiB or so of directory, files and inodes.
+FILES_BYTES_MIN = 4 * MIB
 FRONT_DIVISOR = 32
 # A shard of the RAM tier needs four pages of 64 KiB, and its references span 32 GiB.
 # Source: `_memory.pxd`.
@@ -33,18 +35,13 @@ def check(values: Mapping[str, Any]) -> None:
         Problem: The first rule that does not hold.
     """
     _check_reserved(values)
+    _check_layout(values)
     _check_disk(values)
     _check_memory(values)
     _check_io(values)
 
 
 def _check_reserved(values: Mapping[str, Any]) -> None:
-    if values["layout"] == "files":
-        raise Problem(
-            "the file-per-object layout is not available in this version",
-            hint="use layout: log",
-            field="layout",
-        )
     if values["shared"]:
         raise Problem(
             "a cache shared by several processes is not available in this version",
@@ -53,8 +50,33 @@ def _check_reserved(values: Mapping[str, Any]) -> None:
         )
 
 
+def _check_layout(values: Mapping[str, Any]) -> None:
+    if values["layout"] != "files":
+        return
+    if values["disk"] == 0 or (values["root"] is None and values["io"] != "memory"):
+        raise Problem(
+            "the file layout needs a disk tier",
+            hint="set root and disk, or use layout: log",
+            field="layout",
+        )
+    if values["disk"] < FILES_BYTES_MIN:
+        raise Problem(
+            f"{format_size(values['disk'])} is too small for objects of their own directory",
+            hint=f"use at least {format_size(FILES_BYTES_MIN)}",
+            field="disk",
+        )
+    if values["write_budget"]:
+        raise Problem(
+            "the file layout has no write budget",
+            hint="use write_budget: 0, or layout: log",
+            field="write_budget",
+        )
+
+
 def _check_disk(values: Mapping[str, Any]) -> None:
     disk, region = values["disk"], values["region_size"]
+    if values["layout"] == "files":
+        return
     if region & (region - 1):
         below = _power_of_two_at_most(region)
         raise Problem(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgecache.http.chunked import ChunkedDecoder
     from edgecache.http.framing import Block
     from edgecache.http.request import BodyReader, Request
-    from edgecache.http.shared import Shared
+    from edgecache.http.shared import Repeat, Shared
 
 __all__ = ["Answering", "Handler"]
 
@@ -62,6 +62,9 @@ class Answering:
         self.has_skipped_line = False
         self.is_eof = False
         self.is_read_paused = False
+        # What the answer just given says about giving it again.
+        self.repeat: Repeat | None = None
+        self.repeats: dict[bytes, Repeat] = {}
         # Content of the request
         self.reader: BodyReader | None = None
         self.decoder: ChunkedDecoder | None = None
@@ -211,6 +214,8 @@ class Answering:
             else:
                 self.statistics.count(*counted)
             self.request = None
+            if response.again is not None:
+                self.repeat = (response.again, request.method)
             return
         keep = self._may_keep(request, response)
         self._write_head(request, response, keep)

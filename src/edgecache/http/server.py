@@ -113,7 +113,7 @@ class HttpServer:
         if handler is not None:
             shared.handle_with(handler)
         if limits is not None:
-            shared.limits = limits
+            shared.limit_with(limits)
 
     def observe(self, on_answer: OnAnswer | None) -> None:
         """Replace what is called for every answer; None: nothing."""

@@ -25,7 +25,11 @@ __all__ = ["OnAnswer", "Shared", "bound"]
 
 # Deadlines and the Date field are this exact.
 TICK_S = 0.25
+# Requests remembered by their exact bytes, and the longest of them.
+REPEATS_MAX = 8192
+REPEAT_BYTES_MAX = 2048
 
+Repeat = tuple[Callable[[], "Response | None"], bytes]
 Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
 OnAnswer = Callable[["Request", int, int, float], None]
 
@@ -64,6 +68,8 @@ class Shared:
         shows_time: bool = False,
     ) -> None:
         self.loop = loop
+        # By scheme: what the exact bytes of one request were answered with, and may be again.
+        self.repeats: dict[str, dict[bytes, Repeat]] = {"http": {}, "https": {}}
         self.handle_with(handler)
         self.limits = limits
         self.shows_time = shows_time
@@ -81,6 +87,17 @@ class Shared:
         """Let a handler answer the requests that begin from now on."""
         self.handler = bound(handler)
         self.instant: Instant = getattr(handler, "instant", _never)
+        self.forget()
+
+    def limit_with(self, limits: HttpLimits) -> None:
+        """Apply other limits from now on."""
+        self.limits = limits
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what requests were answered with; connections hold these very dictionaries."""
+        for each in self.repeats.values():
+            each.clear()
 
     def observe_with(self, on_answer: OnAnswer | None) -> None:
         """Call something for every answer to a request that begins from now on, or nothing."""
@@ -106,6 +123,13 @@ class Shared:
         """Close every connection behind its next answer."""
         self.is_draining = True
         self.is_plain = False
+
+    def remember(self, repeats: dict[bytes, Repeat], data: bytes, repeat: Repeat) -> None:
+        """Keep how a request was answered; the oldest goes when there are too many."""
+        if len(data) <= REPEAT_BYTES_MAX:
+            if len(repeats) >= REPEATS_MAX:
+                del repeats[next(iter(repeats))]
+            repeats[data] = repeat
 
     def add(self, connection: HttpProtocol) -> None:
         """Take a new connection."""

@@ -218,6 +218,7 @@ class ObjectFace:
                 miss.write(view)
                 miss.finish()
             except ObjectShedError:
+                objects.drop_stale(name)
                 return False
         return True
 

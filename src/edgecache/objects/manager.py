@@ -386,6 +386,15 @@ class ObjectManager:
             self.counters.add("engine_evictions", int(existed))
         return existed or was_unfinished
 
+    def drop_stale(self, key: bytes) -> None:
+        """Delete what the key has, for a put that was shed: the old value must not stay."""
+        with self._publish_lock:
+            stored = self.backend.get_head(key) if self.backend.has_head(key) else None
+            if stored is not None:
+                self.backend.delete_entry(key)
+        if stored is not None:
+            self.doom_head(stored)
+
     def update_meta(self, key: bytes, meta: Meta) -> bool:
         """Replace the meta; False when there is nothing, or it was shed."""
         meta.encode()

@@ -11,15 +11,18 @@ Invariants (under `changed`):
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from edgecache.meta import Meta
 from edgecache.objects.backend import Backend
 from edgecache.objects.keys import new_object_id
 from edgecache.objects.table import HashTable
+
+if TYPE_CHECKING:  # the synchronous store does without it
+    import asyncio
 
 
 class StreamState(enum.Enum):

@@ -149,7 +149,15 @@ class Library:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_keep_stale_s", "_locks", "_storage", "_variants_max", "store")
+    __slots__ = (
+        "_doomed",
+        "_keep_stale_s",
+        "_locks",
+        "_pins",
+        "_storage",
+        "_variants_max",
+        "store",
+    )
 
     def __init__(self, store: AsyncStorage, keep_stale_s: int, variants_max: int) -> None:
         self.store = store
@@ -157,6 +165,8 @@ class Library:
         self._keep_stale_s = keep_stale_s
         self._variants_max = variants_max
         self._locks: dict[bytes, asyncio.Lock] = {}
+        self._pins: dict[bytes, int] = {}
+        self._doomed: set[bytes] = set()
 
     # Finding
 
@@ -310,8 +320,26 @@ class Library:
         found = await self.store.get_entry(partial_key(uri))
         if found is None:
             return False
-        await self.store.purge(parts_key(found.value, uri))
-        return await self.store.delete(partial_key(uri))
+        existed = await self.store.delete(partial_key(uri))
+        key = parts_key(found.value, uri)
+        if self._pins.get(key):
+            self._doomed.add(key)
+        else:
+            await self.store.purge(key)
+        return existed
+
+    def pin(self, key: bytes) -> None:
+        """Keep the parts under a key while somebody reads them."""
+        self._pins[key] = self._pins.get(key, 0) + 1
+
+    def unpin(self, key: bytes) -> None:
+        """Let go of parts; they are removed if they were to be removed meanwhile."""
+        self._pins[key] -= 1
+        if not self._pins[key]:
+            del self._pins[key]
+            if key in self._doomed and not self.store.closed:
+                self._doomed.discard(key)
+                self._storage.purge(key)
 
     async def purge(self, uri: bytes) -> int:
         """Remove all responses of a URI; how many there were."""

@@ -15,6 +15,7 @@ Source: RFC 9111, sections 3.3 and 3.4; RFC 9110, sections 13.1.5, 14 and 15.3.7
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -47,9 +48,9 @@ GENERATION_BYTES = 16
 Ask = Callable[[Headers], Awaitable[tuple[OriginAnswer, Exchange]]]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Partial:
-    """A response of which parts are stored.
+    """A response of which parts are stored. While the object lives, its parts are not removed.
 
     Args:
         uri: Its URI.
@@ -130,7 +131,12 @@ class Partials:
             await self._library.remove_partial(uri)
             return None
         policy = policy_in_force(stored, found.meta)
-        return Partial(uri, found.value, stored, policy, there.missing)
+        return self._pinned(Partial(uri, found.value, stored, policy, there.missing))
+
+    def _pinned(self, partial: Partial) -> Partial:
+        self._library.pin(partial.key)
+        weakref.finalize(partial, self._library.unpin, partial.key).atexit = False
+        return partial
 
     def plan(self, partial: Partial, asked: Asked) -> Plan | None:
         """Decide how to answer from a partial response; None where that is of no use."""
@@ -181,7 +187,8 @@ class Partials:
             )
         except EdgeCacheError:
             return None
-        return Partial(asked.uri, generation, stored, stored.policy, ((0, size),))
+        partial = Partial(asked.uri, generation, stored, stored.policy, ((0, size),))
+        return self._pinned(partial)
 
     async def drop(self, uri: bytes) -> None:
         """Remove what is stored of a response in part."""

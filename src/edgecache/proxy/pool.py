@@ -103,6 +103,10 @@ class Pool:
         Raises:
             OriginConnectError, OriginTimeoutError, NoUpstreamError: There is none to be had.
         """
+        if not is_fresh and not self._is_closed:
+            connection = self.take_idle()
+            if connection is not None:
+                return connection
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._take(is_fresh)

@@ -131,7 +131,7 @@ class Proxy:
         """Return the statistics."""
         tally = self._tally
         return ProxyReport(
-            answers=dict(tally.answers),
+            answers={**tally.answers, "hit": tally.answers["hit"] + self._memo.hit_count},
             fetches=self._fetcher.fetch_count,
             collapsed=self._flights.collapsed_count,
             released=self._flights.released_count,
@@ -154,9 +154,9 @@ class Proxy:
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         """Answer a request."""
-        found = self._memo.find(request)
-        if found is not None:
-            return found
+        prepared = self._memo.find(request)
+        if prepared is not None:
+            return prepared
         asked = self._ask(request)
         if isinstance(asked, Response):
             return asked

@@ -9,6 +9,7 @@ Source: RFC 9111, section 4; RFC 5861.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.http.response import Response
@@ -409,6 +410,7 @@ class Service:
         if self._flights.find(entry.key) is not None:
             return
         self._tally.refreshes += 1
+        asked = replace(asked, method=b"GET")  # also when a HEAD found it stale
         flight = self._flights.begin(entry.key)
         headers = self.upstream_headers(asked)
         self._tasks.start(self._refresh(flight, asked, headers, entry))

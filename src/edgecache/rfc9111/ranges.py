@@ -1,9 +1,9 @@
 """Range and Content-Range of the unit `bytes`, and multipart/byteranges (RFC 9110, section 14).
 
 Positions are inclusive on the wire and here. Work is bounded before it is done: a header of more
-than eight ranges, or one whose answer would be larger than the object, is answered by the whole
-object, which section 14.2 allows and which takes the gain out of amplification (CVE-2011-3192,
-CVE-2025-62727).
+than eight ranges is answered by the whole object, which section 14.2 allows, and ranges that
+overlap are joined, so that no answer is larger than the object and eight part heads. That takes the
+gain out of amplification (CVE-2011-3192, CVE-2025-62727).
 """
 
 from __future__ import annotations
@@ -107,15 +107,12 @@ def _joined(ranges: list[ByteRange]) -> list[ByteRange]:
     return ranges if len(joined) == len(ranges) else joined
 
 
-def answer_range(
-    specs: Sequence[Spec] | None, size: int, part_overhead_bytes: int = 128
-) -> RangeAnswer:
+def answer_range(specs: Sequence[Spec] | None, size: int) -> RangeAnswer:
     """Decide how to answer a Range for an object of `size` bytes (RFC 9110, section 14.2).
 
     Args:
         specs: What `parse_range` gave.
         size: Length of the complete representation.
-        part_overhead_bytes: What a part of a multipart answer costs besides its bytes.
 
     *Cost*: O(n log n) of at most eight ranges.
     """
@@ -124,12 +121,7 @@ def answer_range(
     ranges = [found for spec in specs if (found := _resolve(spec, size)) is not None]
     if not ranges:
         return NOT_SATISFIABLE
-    ranges = _joined(ranges)
-    if len(ranges) > 1:
-        answer_bytes = sum(part.size for part in ranges) + len(ranges) * part_overhead_bytes
-        if answer_bytes > size + size // 10:
-            return WHOLE
-    return RangeAnswer(206, tuple(ranges))
+    return RangeAnswer(206, tuple(_joined(ranges)))
 
 
 class ContentRange(NamedTuple):

@@ -1,0 +1,226 @@
+"""An object that is written in pieces, in any order, and published as a whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from edgecache._files import CHUNK_BYTES, KEEP_BODY_FILE_BYTES
+from edgecache.errors import ArgumentError, CorruptionError, DiskIOError, EntryNotFoundError
+from edgecache.files import names
+from edgecache.files.ranges import Ranges
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from edgecache.files.tier import FileTier
+
+
+class ObjectWriter:
+    """One writer's unfinished object; made by `FileTier.begin`.
+
+    Args:
+        body_file_bytes: Where the body goes on in another file; a multiple of the chunk.
+
+    *Thread-safety*: any thread; calls are serialised.
+    """
+
+    def __init__(
+        self, tier: FileTier, key: bytes, hash16: bytes, flags: int,
+        body_file_bytes: int = KEEP_BODY_FILE_BYTES,
+    ) -> None:  # fmt: skip
+        self._tier = tier
+        self._key = key
+        self._hash16 = hash16
+        self._flags = flags
+        self._body_file_bytes = body_file_bytes
+        self._lock = threading.Lock()
+        self._present = Ranges()
+        self._sums: dict[int, bytes] = {}
+        self._reserved = 0
+        state = tier.state
+        with state.mutex:
+            self._place = state.places.take()
+        self._name = state.places.name(self._place)
+        _raise_for(state.files.make_directory(self._name), "cannot begin an object")
+        self._process = os.getpid()
+        self._is_open = True
+
+    @property
+    def present(self) -> tuple[tuple[int, int], ...]:
+        """The ranges that are written: (start, end), ascending, end exclusive."""
+        with self._lock:
+            return self._present.all()
+
+    def missing(self, start: int, end: int) -> tuple[tuple[int, int], ...]:
+        """Return the holes between two offsets."""
+        with self._lock:
+            return self._present.missing(start, end)
+
+    def write_at(self, offset: int, data: Buffer) -> bool:
+        """Write bytes anywhere; False: shed and counted, and they are not there.
+
+        Raises:
+            EntryNotFoundError: It was published or aborted.
+        """
+        view = memoryview(data).cast("B")
+        if offset < 0:
+            raise ArgumentError("a negative offset", found=offset)
+        with self._lock:
+            self._check_open()
+            reason = self._tier.reserve(names.blocks(view.nbytes) + names.BLOCK_BYTES)
+            if reason:
+                self._tier.state.counters.count_shed(reason)
+                return False
+            self._reserved += names.blocks(view.nbytes) + names.BLOCK_BYTES
+            place = offset
+            while place < offset + view.nbytes:
+                number, inner = divmod(place, self._body_file_bytes)
+                size = min(self._body_file_bytes - inner, offset + view.nbytes - place)
+                part = view[place - offset : place - offset + size]
+                code = self._tier.state.files.write_at(self._leaf(number), inner, part)
+                if code < 0:
+                    self._tier.state.note_failure(-code, time.monotonic())
+                    self._tier.state.counters.count_shed("io_error")
+                    self._present.remove(offset, offset + view.nbytes)
+                    self._forget_sums(offset, offset + view.nbytes)
+                    return False
+                place += size
+            self._forget_sums(offset, offset + view.nbytes)
+            self._present.add(offset, offset + view.nbytes)
+            if view.nbytes >= CHUNK_BYTES and offset % CHUNK_BYTES == 0:
+                for start in range(0, view.nbytes - CHUNK_BYTES + 1, CHUNK_BYTES):
+                    chunk = view[start : start + CHUNK_BYTES]
+                    number = (offset + start) // CHUNK_BYTES
+                    self._sums[number] = self._tier.state.files.sum_of(chunk)
+            return True
+
+    def _forget_sums(self, start: int, end: int) -> None:
+        for number in range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES)):
+            self._sums.pop(number, None)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return bytes that were written.
+
+        Raises:
+            EntryNotFoundError: Not all of them were, or it was published or aborted.
+            DiskIOError: They cannot be read.
+        """
+        with self._lock:
+            self._check_open()
+            if self._present.missing(offset, offset + length):
+                raise EntryNotFoundError("a hole", offset_bytes=offset)
+            return self._load(offset, length)
+
+    def _load(self, offset: int, length: int) -> bytes:
+        parts = []
+        while length > 0:
+            number, inner = divmod(offset, self._body_file_bytes)
+            size = min(self._body_file_bytes - inner, length)
+            part = self._tier.state.files.read_at(self._leaf(number), inner, size)
+            if isinstance(part, int):
+                raise DiskIOError("cannot read an unfinished object", errno=-part)
+            parts.append(part)
+            offset += size
+            length -= size
+        return b"".join(parts)
+
+    def publish(self, size: int, meta: bytes = b"", expiry_us: int = 0) -> bool:
+        """Make it the key's object; False: shed and counted.
+
+        Args:
+            size: Of the body; every byte of it was written.
+
+        Raises:
+            CorruptionError: There are holes.
+
+        *Cost*: reads back, to sum them, the chunks that were not written as a whole.
+        """
+        from edgecache.files.tier import Ticket
+
+        tier, state = self._tier, self._tier.state
+        with self._lock:
+            self._check_open()
+            holes = self._present.missing(0, size)
+            if holes:
+                raise CorruptionError("the object has holes", found=holes[:8])
+            sums = []
+            for number in range(-(-size // CHUNK_BYTES)):
+                start = number * CHUNK_BYTES
+                end = min(start + CHUNK_BYTES, size)
+                known = self._sums.get(number) if end - start == CHUNK_BYTES else None
+                sums.append(known or state.files.sum_of(self._load(start, end - start)))
+            ticket = Ticket(self._hash16, size, expiry_us, self._flags)
+            ticket.sequence = state.index.take_sequence()
+            ticket.reserved = self._reserved
+            ticket.space = self._write_metas(size, b"".join(sums), meta, ticket.sequence, expiry_us)
+            if ticket.space < 0:
+                state.note_failure(-ticket.space, time.monotonic())
+                ticket.shed = "io_error"
+            else:
+                ticket.place = self._place
+            bodies = max(1, -(-size // self._body_file_bytes))
+            ticket.leaves = (
+                *(self._leaf_name(number) for number in range(bodies)),
+                *((names.HEAD, names.META) if meta else (names.HEAD,)),
+            )
+            self._is_open = False
+            if ticket.shed:
+                self._discard()
+        with tier.lock(self._hash16):
+            return tier.enter(ticket)
+
+    def _write_metas(
+        self, size: int, sums: bytes, meta: bytes, sequence: int, expiry_us: int
+    ) -> int:
+        files = self._tier.state.files
+        if size == 0:
+            code = files.write_at(self._leaf(0), 0, b"")
+            if code < 0:
+                return int(code)
+        space = files.write_metas(
+            self._name, self._hash16, self._key, size, sums, meta, sequence, expiry_us,
+            time.time_ns() // 1000, self._flags, self._body_file_bytes,
+        )  # fmt: skip
+        for number in range(max(1, -(-size // self._body_file_bytes))):
+            part = files.space_of(self._leaf(number))
+            if space < 0 or part < 0:
+                return int(min(space, part))
+            space += part
+        return int(space) + names.overhead_bytes(bool(meta))
+
+    def abort(self) -> None:
+        """Give it up; idempotent."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                self._tier.release(self._reserved)
+                self._discard()
+
+    def _discard(self) -> None:
+        with self._tier.state.mutex:
+            self._tier.state.discards.append((self._place, 0))
+        self._tier.flush()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise EntryNotFoundError("the object was published or aborted")
+
+    def _leaf(self, number: int) -> bytes:
+        return b"%b/%b" % (self._name, self._leaf_name(number))
+
+    @staticmethod
+    def _leaf_name(number: int) -> bytes:
+        return names.BODY if number == 0 else b"%b.%d" % (names.BODY, number)
+
+    def __del__(self) -> None:
+        # A child of fork() must not wait for a lock that another thread of its parent held.
+        if getattr(self, "_is_open", False) and self._process == os.getpid():
+            self.abort()
+
+
+def _raise_for(code: int, what: str) -> None:
+    if code < 0:
+        raise DiskIOError(what, errno=-code)

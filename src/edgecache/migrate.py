@@ -1,0 +1,371 @@
+"""Converting a cache root from one layout to the other.
+
+    report = migrate(detect_config("old"), detect_config("old").replace(root="new", layout="files"))
+
+Every live entry is read from the source, put into the target with its meta and its expiry, and,
+after the target was closed and opened again, read back from there and compared byte for byte. What
+the target has already is not written again, so an interrupted migration is finished by running it
+again. The source keeps everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgecache.config import Config
+from edgecache.errors import ArgumentError, ConfigError, EdgeCacheError
+from edgecache.storage import Storage
+
+__all__ = ["MigrateReport", "detect_config", "main", "migrate"]
+
+EXIT_OK = 0
+EXIT_INCOMPLETE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+# Entries between two syncs of the target: what an interruption may have to do again.
+SYNC_ENTRIES = 4096
+FAILURES_KEPT = 20
+MEMORY_BYTES = 64 << 20
+OBJECT_BYTES_MAX = 1 << 30
+TARGET_SPARE = 1.25
+GIB = 1 << 30
+# Source: docs/format.md, "Superblock": the region size as a power of two behind magic and version.
+SUPERBLOCK = struct.Struct("<8sII")
+
+Progress = Callable[[str, int, int], object]
+
+
+@dataclass(slots=True)
+class MigrateReport:
+    """What a migration did.
+
+    Args:
+        entries: Live entries of the source.
+        copied: Written to the target.
+        present: In the target already, and equal.
+        gone: Expired, or found damaged, while the source was read.
+        verified: Read back from the target and equal byte for byte.
+        failed: Not in the target, or not equal: shed, too large, or evicted there again.
+        copied_bytes: Of values.
+        failures: The first keys of those, and why.
+        is_interrupted: It was stopped before its end.
+    """
+
+    entries: int = 0
+    copied: int = 0
+    present: int = 0
+    gone: int = 0
+    verified: int = 0
+    failed: int = 0
+    copied_bytes: int = 0
+    failures: list[tuple[bytes, str]] = field(default_factory=list)
+    is_interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0: all there and verified; 1: not all of it; 130: interrupted."""
+        if self.is_interrupted:
+            return EXIT_INTERRUPTED
+        return EXIT_INCOMPLETE if self.failed else EXIT_OK
+
+    def note_failure(self, key: bytes, why: str) -> None:
+        """Count an entry that is not in the target as it is in the source."""
+        self.failed += 1
+        if len(self.failures) < FAILURES_KEPT:
+            self.failures.append((key, why))
+
+
+def detect_config(root: str | os.PathLike[str], **changes: object) -> Config:
+    """Return a configuration that opens an existing root without losing anything of it.
+
+    Args:
+        changes: Fields to set otherwise, for instance `namespace`.
+
+    Raises:
+        ArgumentError: There is no cache in this directory.
+    """
+    path = os.fspath(root)
+    options: dict[str, object] = {
+        "root": path,
+        "memory": MEMORY_BYTES,
+        "max_object_size": OBJECT_BYTES_MAX,
+    }
+    if os.path.lexists(os.path.join(path, "files.edge")):
+        # Whatever is there: a smaller budget would evict.
+        options |= {"layout": "files", "disk": 64 << 40}
+    elif os.path.lexists(os.path.join(path, "superblock")):
+        options |= {"layout": "log", **_log_sizes(path)}
+    else:
+        raise ArgumentError(
+            f"there is no cache in {path!r}", hint="name the root directory of a cache"
+        )
+    return Config.from_dict({**options, **changes})
+
+
+def _log_sizes(path: str) -> dict[str, object]:
+    """The region size of a log, and a budget that covers all its regions."""
+    region_bytes = 0
+    for name in ("superblock", "superblock.copy"):
+        with open(os.path.join(path, name), "rb") as file:
+            magic, _, shift = SUPERBLOCK.unpack(file.read(SUPERBLOCK.size))
+        if magic == b"EGCACHE1" and 16 <= shift <= 31:
+            region_bytes = 1 << shift
+            break
+    total = 0
+    with os.scandir(os.path.join(path, "data")) as entries:
+        for entry in entries:
+            if entry.name.endswith(".edge"):
+                # A file holds regions of 1 GiB in all, the last perhaps not all of them yet.
+                number = int(entry.name.partition(".")[0])
+                total = max(total, number * GIB + entry.stat().st_size)
+    # A fiftieth of the budget is set aside for checkpoints. Source: `_core_base.pyx`.
+    disk = max(total * 50 // 49 + 2 * max(region_bytes, 1 << 20), 16 * max(region_bytes, 1 << 20))
+    sizes: dict[str, object] = {"disk": disk}
+    if region_bytes >= 1 << 20:
+        sizes["region_size"] = region_bytes
+    return sizes
+
+
+def migrate(source: Config, target: Config, *, progress: Progress | None = None) -> MigrateReport:
+    """Copy every live entry of one root to another, and verify it there.
+
+    Args:
+        source, target: Configurations with different roots. A missing target root is made.
+        progress: Called with ("copy" or "verify", done, total).
+
+    Returns:
+        The report; also when it was interrupted (KeyboardInterrupt), for what was done by then.
+
+    Raises:
+        ArgumentError: The roots are the same, or one is in memory.
+        EdgeCacheError: A root cannot be opened: what `Storage` raises.
+
+    *Cost*: reads every entry of the source twice; memory for the keys of all entries.
+    """
+    if source.root is None or target.root is None or _is_same(source.root, target.root):
+        raise ArgumentError("a migration needs two different root directories")
+    if source.namespace != target.namespace:
+        raise ArgumentError("source and target have different namespaces")
+    report = MigrateReport()
+    tell = progress if progress is not None else _tell_nobody
+    with Storage(source) as left:
+        keys = sorted(set(all_keys(left)))
+        report.entries = len(keys)
+        try:
+            with Storage(target) as right:
+                _copy(left, right, keys, report, tell)
+            # Opened again: what is compared comes from the disk, not from RAM.
+            with Storage(target) as right:
+                _verify(left, right, keys, report, tell)
+        except KeyboardInterrupt:
+            report.is_interrupted = True
+    return report
+
+
+def _is_same(left: str, right: str) -> bool:
+    return os.path.realpath(left) == os.path.realpath(right)
+
+
+def _tell_nobody(phase: str, done: int, total: int) -> None:
+    """The progress of a migration that nobody watches."""
+
+
+def all_keys(store: Storage) -> Iterator[bytes]:
+    """The keys of all entries of a store, some perhaps twice."""
+    store.walk_begin()
+    try:
+        for shard in range(store.shard_count):
+            yield from store.walk_memory(shard, b"")
+        for region in range(store.region_count):
+            yield from store.walk_region(region, b"")[0]
+        yield from store.walk_lower()
+    finally:
+        store.walk_end()
+
+
+def _copy(
+    left: Storage, right: Storage, keys: Sequence[bytes], report: MigrateReport, tell: Progress
+) -> None:
+    for done, key in enumerate(keys, 1):
+        entry = left.read_entry(key)
+        if entry is None:
+            report.gone += 1
+        else:
+            value, meta, expiry_us = entry[:3]
+            there = right.read_entry(key)
+            if there is not None and there[:3] == entry[:3]:
+                report.present += 1
+            else:
+                _put(right, key, value, meta, expiry_us, report)
+        if done % SYNC_ENTRIES == 0:
+            right.sync()
+        tell("copy", done, len(keys))
+    right.sync()
+
+
+def _put(
+    right: Storage, key: bytes, value: bytes, meta: bytes, expiry_us: int, report: MigrateReport
+) -> None:
+    # What fails here is found and counted when the target is verified.
+    limit = right.config.max_object_size
+    if limit is not None and len(value) > limit:
+        return
+    try:
+        if right.put_encoded(key, value, meta, expiry_us):
+            report.copied += 1
+            report.copied_bytes += len(value)
+    except ValueError as error:
+        if not isinstance(error, EdgeCacheError):
+            raise
+
+
+def _verify(
+    left: Storage, right: Storage, keys: Sequence[bytes], report: MigrateReport, tell: Progress
+) -> None:
+    for done, key in enumerate(keys, 1):
+        entry = left.read_entry(key)
+        if entry is not None:
+            there = right.read_entry(key)
+            if there is None:
+                report.note_failure(key, "not in the target: too large, shed, or evicted again")
+            elif there[:3] != entry[:3]:
+                report.note_failure(key, "the target has other bytes")
+            else:
+                report.verified += 1
+        tell("verify", done, len(keys))
+
+
+# The command
+
+
+class Bar(Protocol):
+    """What shows the progress of the command."""
+
+    def __call__(self, phase: str, done: int, total: int) -> object: ...
+
+    def close(self) -> None: ...
+
+
+class RichBar:
+    """A bar per phase, drawn by rich."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        self._shown = RichProgress(
+            TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._tasks: dict[str, object] = {}
+        self._shown.start()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        task = self._tasks.get(phase)
+        if task is None:
+            task = self._tasks[phase] = self._shown.add_task(phase, total=total)
+        self._shown.update(task, completed=done)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self._shown.stop()
+
+
+class PlainBar:
+    """A line per phase and tenth, where rich is not installed or nobody looks."""
+
+    def __init__(self) -> None:
+        self._shown = ("", -1)
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        tenth = done * 10 // max(total, 1)
+        if self._shown != (phase, tenth):
+            self._shown = (phase, tenth)
+            print(f"{phase}: {done} of {total}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Nothing to take down."""
+
+
+def _make_bar() -> Bar:
+    if sys.stderr.isatty():
+        try:
+            return RichBar()
+        except ImportError:
+            pass
+    return PlainBar()
+
+
+def target_config(
+    source: Config, root: str, layout: str, disk: str | None = None, **changes: object
+) -> Config:
+    """Return a configuration for a target; by default with room for what the source has."""
+    size: object = disk
+    if disk is None:
+        with Storage(source) as store:
+            counters = store.counters()
+            used = counters["disk_used_bytes"]
+            # A file takes whole blocks and a directory: 16 KiB and more for the smallest.
+            used += counters["objects"] * 24 * 1024 if layout == "files" else 0
+        size = max(int(used * TARGET_SPARE), 2 * GIB)
+    options = {
+        "root": root, "layout": layout, "disk": size, "memory": MEMORY_BYTES,
+        "max_object_size": OBJECT_BYTES_MAX, "namespace": source.namespace, **changes,
+    }  # fmt: skip
+    return Config.from_dict(options)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="edgecache migrate",
+        description="Copy a cache root into another layout and verify every entry.",
+        epilog="Exit codes: 0 done; 1 some entries are not in the target; 2 wrong use; "
+        "130 interrupted (run it again to go on).",
+    )
+    parser.add_argument("source", help="root directory of the cache")
+    parser.add_argument("target", help="root directory to make")
+    parser.add_argument(
+        "--to", choices=("log", "files"), required=True, help="layout of the target"
+    )
+    parser.add_argument("--disk", help='disk budget of the target, such as "100GiB"')
+    parser.add_argument("--namespace", default="", help="namespace of the entries")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code."""
+    given = _parse(argv)
+    try:
+        if _is_same(given.source, given.target):
+            raise ArgumentError("a migration needs two different root directories")
+        source = detect_config(given.source, namespace=given.namespace)
+        target = target_config(source, given.target, given.to, given.disk)
+        bar = _make_bar()
+        try:
+            report = migrate(source, target, progress=bar)
+        finally:
+            bar.close()
+    except (ConfigError, EdgeCacheError, OSError) as error:
+        print(f"edgecache migrate: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    print(
+        f"{report.entries} entries: {report.copied} copied ({report.copied_bytes} bytes), "
+        f"{report.present} there already, {report.gone} expired or damaged; "
+        f"{report.verified} verified, {report.failed} failed"
+        + (", interrupted" if report.is_interrupted else "")
+    )
+    for key, why in report.failures:
+        print(f"  {key!r}: {why}", file=sys.stderr)
+    return report.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
