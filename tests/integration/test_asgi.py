@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from support.serving import SMALL, SOURCES, environment
 
@@ -21,7 +22,6 @@ from edgecache.config import Config
 from edgecache.errors import ArgumentError, StoreClosedError
 from edgecache.server import ServerSettings
 
-httpx = pytest.importorskip("httpx")
 TIMEOUT_S = 60.0
 Message = dict[str, Any]
 
@@ -269,7 +269,7 @@ class Granian:
         finally:
             self._process.kill()
 
-    def client(self) -> Any:
+    def client(self) -> httpx.AsyncClient:
         context = ssl.create_default_context(cafile=str(self._certificate[0]))
         return httpx.AsyncClient(
             http2=True,
@@ -285,8 +285,6 @@ class Granian:
 def granian(
     tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
 ) -> Iterator[Granian]:
-    pytest.importorskip("granian")
-    pytest.importorskip("h2")
     with Granian(tmp_path_factory.mktemp("granian"), certificate) as server:
         yield server
 
@@ -339,7 +337,6 @@ def test_many_streams_of_one_connection_share_a_fetch(granian: Granian) -> None:
 def test_a_restart_under_granian_keeps_what_was_stored(
     tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
-    pytest.importorskip("granian")
     server = Granian(tmp_path, certificate)
 
     async def put() -> None:

@@ -111,6 +111,8 @@ def verify(
             config = config_of(root, disk, memory, namespace)
             with Storage(config, progress=bars.phase("recover")) as store:
                 report = store.scrub(progress=bars.phase("verify"))
+                if report.corrupt:  # so that the next one does not find it again
+                    store.checkpoint()
                 skipped = store.stats()["recovery"]["regions_skipped"]
         out.print(
             f"{report.entries:,} entries, {size(report.bytes)} verified in {report.seconds:.2f} s; "

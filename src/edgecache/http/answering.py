@@ -127,6 +127,7 @@ class Answering:
                 return
             if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
                 self._emit(request, response)
+                self.repeat = None  # belongs to bytes that were received earlier
             else:
                 await self._stream(request, response)
         finally:
