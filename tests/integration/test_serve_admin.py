@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,17 @@ def test_metrics_are_on_both_listeners_and_count_what_happens(served: Served) ->
         assert reply.body.endswith(b"# EOF\n")
     assert exchange(served.metrics, "/other").status == 404
     assert exchange(served.metrics, "/metrics", "POST", b"x").status == 405
+
+
+def test_the_page_names_every_metric_that_the_server_adds(served: Served) -> None:
+    text = exchange(served.metrics, "/metrics").body.decode()
+    families = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")}
+    ours = {name for name in families if name.startswith(("edge_cache_http", "edge_cache_proxy"))}
+    assert len(ours) > 15
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text()
+    assert [name for name in sorted(ours) if f"`{name}`" not in page] == []
+    named = set(re.findall(r"`(edge_cache_[a-z_]+)`", page))
+    assert named == ours
 
 
 def counted(served: Served, sample: str) -> float:

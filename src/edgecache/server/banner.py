@@ -49,11 +49,12 @@ def _demo_lines(base: str) -> list[str]:
     return [
         "",
         "No upstream is named, so the proxy answers from a small demo origin. Try:",
-        f"  curl -i {base}/                      # twice: miss, then hit with Age",
+        f"  curl -i {base}/page                  # twice: miss, then hit with Age",
         f"  curl -i -r 0-99 {base}/range         # a part of a large object",
         f"  curl -i {base}/stale                 # served stale while it is refreshed",
         f"  curl -i -H 'Accept-Language: de' {base}/vary",
-        f"  curl -X PURGE -i {base}/             # then a miss again",
+        f"  curl -i -X PURGE {base}/page         # then a miss again",
         f"  curl -T README.md {base}/cache/readme && curl -i {base}/cache/readme",
+        "  edgecache stat, edgecache top        # in another terminal",
         "Ctrl-C ends it.",
     ]

@@ -61,6 +61,7 @@ class ProxyCollector(Collector):
             ("collapsed", "Requests answered by another's fetch.", report.collapsed),
             ("released", "Requests that waited for an uncacheable answer.", report.released),
             ("wait_timeouts", "Requests that waited for too long.", report.wait_timeouts),
+            ("predicted", "Requests of keys known as uncacheable.", report.predicted_uncacheable),
             ("refreshes", "Background refreshes.", report.refreshes),
             ("purged", "Responses purged.", report.purged),
             ("invalidated", "Responses removed by unsafe requests.", report.invalidated),
@@ -72,6 +73,9 @@ class ProxyCollector(Collector):
         for reason, count in report.failures.items():
             failures.add_metric([reason], count)
         yield failures
+        yield GaugeMetricFamily(
+            f"{PREFIX}_background_tasks", "Fills and refreshes under way.", report.background_tasks
+        )
         yield from self._servers(report)
 
     def _servers(self, report: ProxyReport) -> Iterator[Metric]:
