@@ -354,14 +354,37 @@ def below(hint: Any, name: str) -> Iterator[str]:
         yield from keys_of(arguments[-1], f"{name}.*.")
 
 
-def documented(page: str) -> list[str]:
-    """The first column of every table of keys."""
-    return re.findall(r"^\| `([a-z_.*]+)` \|", page, re.MULTILINE)
+def documented(page: str) -> dict[str, str]:
+    """Keys and defaults: the first two columns of every table of keys."""
+    found = re.findall(r"^\| `([a-z_.*]+)` \| ([^|]*) \|", page, re.MULTILINE)
+    keys = {name: default.strip().strip("`") for name, default in found}
+    assert len(keys) == len(found), "a key stands twice"
+    return {name: text for name, text in keys.items() if not name.startswith("edge_cache_")}
 
 
-def test_the_page_names_every_key_once_and_no_other() -> None:
-    found = documented(PAGE.read_text())
-    assert sorted(found) == sorted(set(keys_of(ServerSettings)))
+def test_the_page_names_every_key_and_no_other() -> None:
+    assert sorted(documented(PAGE.read_text())) == sorted(set(keys_of(ServerSettings)))
+
+
+def test_the_page_tells_the_defaults() -> None:
+    shown = documented(PAGE.read_text())
+    given = load_settings(None, {}, {}).redacted()
+    for name, text in shown.items():
+        if "*" in name:
+            continue
+        *sections, last = name.split(".")
+        value: Any = given
+        for section in sections:
+            value = value[section] if value else None
+        if value is None:  # a section that is absent by default
+            continue
+        value = value[last]
+        if isinstance(value, dict) and last != "upstreams":
+            assert text == "", name
+        elif isinstance(value, list):
+            assert text == "[" + ", ".join(map(str, value)) + "]", name
+        else:
+            assert text == (str(value) if isinstance(value, str) else json.dumps(value)), name
 
 
 def test_the_page_names_the_variables_and_what_changes_live() -> None:
