@@ -261,3 +261,34 @@ def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
             assert link.makefile("rb").read().startswith(b"HTTP/1.1 200 OK")
         assert served.stop() == 0
     assert not place.exists()
+
+
+def test_the_api_answers_on_its_host_and_with_its_tokens_alone(tmp_path: Path) -> None:
+    team = {"token": "token-of-the-team", "prefix": "/cache/team/", "methods": ["GET", "PUT"]}
+    config = {"api": {"host": "cache.local", "tokens": [team]}}
+    with Served(tmp_path, config) as served:
+
+        def status(method: str, path: str, host: str = "cache.local", token: str = "") -> int:
+            fields = {"Host": host, **({"Authorization": f"Bearer {token}"} if token else {})}
+            return exchange(
+                served.url, path, method, b"x" if method == "PUT" else None, **fields
+            ).status
+
+        right = team["token"]
+        assert isinstance(right, str)
+        assert status("PUT", "/cache/team/a", token=right) == 201
+        assert status("GET", "/cache/team/a", token=right) == 200
+        assert status("GET", "/cache/team/a") == 401
+        assert status("GET", "/cache/team/a", token="token-of-others") in (401, 403)
+        assert status("DELETE", "/cache/team/a", token=right) in (401, 403)
+        assert status("GET", "/cache/other", token=right) in (401, 403)
+        # Every other host has the proxy alone, and the proxy has no such page.
+        reply = exchange(
+            served.url, "/cache/team/a", Host="www.local", Authorization=f"Bearer {right}"
+        )
+        assert (reply.status, "x-cache-status" in reply.fields) == (404, True)
+        assert status("GET", "/page", host="cache.local") == 200
+        served.configure({"api": {"enabled": False}})
+        served.reload()
+        assert served.get("/cache/team/a").fields["x-cache-status"]
+        assert served.stop() == 0

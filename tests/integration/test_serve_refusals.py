@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from support.serving import SMALL, Served, command, exchange
+from support.serving import SMALL, Served, command, environment, exchange
 
 ANY = "127.0.0.1:0"
 
@@ -127,3 +129,24 @@ def test_help_names_every_option_and_every_command() -> None:
     names = "serve purge stat top bench verify migrate"
     assert [name for name in names.split() if name not in out] == []
     assert command("--version")[1].startswith("edgecache ")
+
+
+@pytest.mark.parametrize("name", ["typer", "uvloop", "fastapi"])
+def test_a_missing_package_is_named_with_what_to_install(tmp_path: Path, name: str) -> None:
+    program = (
+        f"import sys; sys.modules[{name!r}] = None; sys.argv = ['edgecache', *sys.argv[1:]]; "
+        "from edgecache.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "serve", "-c", write(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"edgecache: the package '{name}' is missing; "
+        "install the server's: pip install 'edgecache[serve]'"
+    ]

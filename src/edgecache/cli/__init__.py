@@ -11,15 +11,24 @@ import sys
 __all__ = ["main"]
 
 
+# Packages of the extra `serve`.
+_EXTRA = frozenset(
+    {"typer", "rich", "click", "uvloop", "httptools", "fastapi", "starlette", "pydantic", "uvicorn"}
+)
+
+
 def main() -> None:
     """Run the command line."""
     try:
         from edgecache.cli.commands import application
+
+        application()
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        if error.name not in _EXTRA:
             raise
-        sys.exit(
+        print(
             f"edgecache: the package {error.name!r} is missing; "
-            "install the server's: pip install 'edgecache[serve]'"
+            "install the server's: pip install 'edgecache[serve]'",
+            file=sys.stderr,
         )
-    application()
+        sys.exit(1)
