@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import textwrap
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -393,3 +394,17 @@ def test_the_page_names_the_variables_and_what_changes_live() -> None:
     assert not missing
     [live] = re.findall(r"SIGHUP changes at once: (.*?)\.\n", page)
     assert set(re.findall(r"`([a-z_]+)`", live)) == LIVE_SECTIONS
+
+
+def test_the_example_on_the_page_is_usable(tmp_path: Path) -> None:
+    [example] = re.findall(r"^    cache: .*\n(?:    .*\n)+", PAGE.read_text(), re.MULTILINE)
+    path = tmp_path / "edgecache.yaml"
+    path.write_text(textwrap.dedent(example))
+    settings = load_settings(str(path), {}, {})
+    assert [route.upstream for route in settings.proxy.routes] == ["files", "pages", "pages"]
+    rules = settings.proxy.routes[0].rules
+    assert rules is not None
+    assert rules.heuristic_max_s == 3600
+    assert settings.proxy.upstreams["pages"].health is not None
+    assert settings.serves_api
+    assert settings.tls is not None

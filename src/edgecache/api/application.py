@@ -239,7 +239,7 @@ def _add_settings(application: FastAPI, control: Control) -> None:
 
     @application.put("/api/config/logging/{level}")
     async def set_log_level(level: str) -> dict[str, str]:
-        """Change the level of the log, at once and until the next start."""
+        """Change the level of the log, at once and until the next reload or start."""
         if level not in LEVELS:
             raise RequestError(400, "invalid_level", f"use one of {', '.join(LEVELS)}")
         logging.getLogger("edgecache").setLevel(level.upper())

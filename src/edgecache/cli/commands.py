@@ -29,6 +29,8 @@ from edgecache.cli.console import (
 application = typer.Typer(
     name="edgecache",
     help="A hybrid cache (RAM, disk, shared tier) behind HTTP.",
+    epilog="Exit codes: 0 done; 1 it could not be done; 2 the command line or the configuration is "
+    "not usable; 3 done, and damage was found (verify); 130 interrupted (migrate).",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -62,7 +64,13 @@ def _root(
 @application.command()
 def serve(
     config: Annotated[
-        Path | None, typer.Option("-c", "--config", help="YAML, TOML or JSON file (docs/serve.md).")
+        Path | None,
+        typer.Option(
+            "-c",
+            "--config",
+            envvar="EDGECACHE_CONFIG",
+            help="YAML, TOML or JSON file (docs/serve.md).",
+        ),
     ] = None,
     profile: Annotated[
         str | None, typer.Option("--profile", help="safe (default) or rfc: the RFC's letter.")
