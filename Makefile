@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.built
 FROM   ?=
 NATIVE := $(shell find src -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
 
-.PHONY: run test bench lint wheel wheel-check build clean
+.PHONY: run demo test bench lint wheel wheel-check build clean
 
 build: $(STAMP)
 
@@ -15,10 +15,14 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" "Cython>=3.3,<3.4"
 
 $(STAMP): $(BIN)/python $(NATIVE)
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[test,bench,lint]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[serve,test,bench,lint]"
 	@touch $@
 
 run: $(STAMP)
+	@mkdir -p out
+	$(BIN)/edgecache serve --root out/demo-root --memory 256MiB --disk 1GiB
+
+demo: $(STAMP)
 	$(BIN)/python -m bench.demo $(if $(FROM),--from "$(FROM)")
 
 test: $(STAMP)

@@ -1,4 +1,4 @@
-"""What edgecache does, shown on real files: `make run`.
+"""What edgecache does, shown on real files: `make demo`.
 
     python -m bench.demo [--from DIR] [--memory-ratio 0.1] [--engine auto] [--out out/demo]
 

@@ -344,6 +344,14 @@ class AsyncStorage(AsyncObjectFace):
         """As `Storage.purge_tag`, in the executor; `progress` is called on the loop."""
         return await self._run(self._store.purge_tag, tag, soft, progress=_on_loop(progress))
 
+    async def expire(self, key: Key) -> bool:
+        """As `Storage.expire`, in the executor."""
+        return await self._run(self._store.expire, key)
+
+    async def count_entries(self, *, progress: Progress | None = None) -> int:
+        """As `Storage.count_entries`, in the executor; `progress` is called on the loop."""
+        return await self._run(self._store.count_entries, progress=_on_loop(progress))
+
     async def clear(self) -> None:
         """As `Storage.clear`, in the executor."""
         await self._run(self._store.clear)

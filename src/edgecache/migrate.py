@@ -90,8 +90,11 @@ def _log_sizes(path: str) -> dict[str, object]:
                 # A file holds regions of 1 GiB in all, the last perhaps not all of them yet.
                 number = int(entry.name.partition(".")[0])
                 total = max(total, number * GIB + entry.stat().st_size)
-    # A fiftieth of the budget is set aside for checkpoints. Source: `_core_base.pyx`.
-    disk = max(total * 50 // 49 + 2 * max(region_bytes, 1 << 20), 16 * max(region_bytes, 1 << 20))
+    # A fiftieth of the budget is set aside for checkpoints. Source: `_core_base.pyx`. Half a region
+    # above it makes as many regions as there are: with another count the newest checkpoint does
+    # not fit, and the log would grow each time it is opened.
+    region = max(region_bytes, 1 << 20)
+    disk = max(total * 50 // 49 + region // 2, 16 * region)
     sizes: dict[str, object] = {"disk": disk}
     if region_bytes >= 1 << 20:
         sizes["region_size"] = region_bytes

@@ -38,7 +38,7 @@ class Host(Walkable, Protocol):
         location: int,
     ) -> bool | None: ...
     def clear_all(self) -> None: ...
-    def _make_stale(self, key: Key, tag: str) -> bool: ...
+    def _make_stale(self, key: Key, tag: str | None) -> bool: ...
 
 
 class Purges:
@@ -92,15 +92,25 @@ class Purges:
             return count + self._objects.sparse.discard_entries(unfinished)
         return sum([self._make_stale(key, tag) for key in found - unfinished])
 
-    def _make_stale(self: Host, key: Key, tag: str) -> bool:
+    def expire(self: Host, key: Key) -> bool:
+        """Make a fresh entry stale; False: there is none, or it is stale already.
+
+        `get` then misses, `get_entry` still finds it for revalidation; its `ttl` stays. An entry
+        without meta gets one.
+
+        *Cost*: as `get_entry` and a put of the record.
+        """
+        return self._make_stale(key, None)
+
+    def _make_stale(self: Host, key: Key, tag: str | None) -> bool:
         for _ in range(REPLACE_TRIES):
             found = self.read_entry(key)
-            if found is None or not found[1]:
+            if found is None or (tag is not None and not found[1]):
                 return False
             value, encoded, expiry_us, version, location = found
-            meta = Meta.decode(encoded)
             now_us = time.time_ns() // 1000
-            if tag not in meta.tags or not meta.is_fresh(now_us):
+            meta = Meta.decode(encoded) if encoded else Meta(created=now_us, updated=now_us)
+            if (tag is not None and tag not in meta.tags) or not meta.is_fresh(now_us):
                 return False  # replaced by one without the tag, or stale already
             stale = meta.with_fresh_until(now_us).encode_as(engine_flags_of(encoded))
             replaced = self.replace(key, value, stale, expiry_us, version, location)
@@ -110,6 +120,14 @@ class Purges:
                 self._soft_purge_count += 1
                 return True
         return False
+
+    def count_entries(self: Host, *, progress: Progress | None = None) -> int:
+        """Return how many entries there are; unfinished sparse objects do not count.
+
+        *Cost*: reads the whole disk tier once, without the GIL; memory for all keys.
+        """
+        found = find_keys(self, b"", None, progress)
+        return sum(not key.startswith(SPARSE_PREFIX) for key in found)
 
     def clear(self: Host) -> None:
         """Delete everything, durably when it returns; writes in progress are aborted.

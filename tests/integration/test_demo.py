@@ -1,4 +1,4 @@
-"""`make run`, short, on a small directory: its verdict, its files, its cleaning up."""
+"""`make demo`, short, on a small directory: its verdict, its files, its cleaning up."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import socket
@@ -21,12 +22,14 @@ from edgecache.errors import ArgumentError, ConfigError, UnsafePathError
 from edgecache.http import (
     FileRange,
     HttpApp,
+    HttpLimits,
     HttpServer,
     Listener,
     Request,
     Response,
     TlsFiles,
 )
+from edgecache.http.answering import Handler
 from edgecache.http.server import activated_sockets
 
 LAST = request("GET", "/last", [("Connection", "close")])
@@ -390,3 +393,110 @@ def test_mounts_that_make_no_sense_are_refused() -> None:
     for prefix in (b"a", b"/a", b""):
         with pytest.raises(ArgumentError):
             app.mount(prefix, door(b"b"))  # type: ignore[arg-type]
+
+
+# Changes while it runs
+
+
+def naming(name: str) -> Handler:
+    """Answer with a name, at once and from the target alone as well."""
+
+    class Named:
+        def __call__(self, request: Request) -> Response:
+            return Response(200, (), name.encode())
+
+        def instant(self, target: bytes) -> Response:
+            return Response(200, (), name.encode())
+
+    return Named()
+
+
+def test_a_handler_is_replaced_for_open_connections_too() -> None:
+    with Running(naming("old")) as server, server.connect() as handle:
+        replies = answers(handle)
+        for name in ("old", "new"):
+            for _ in range(2):  # a GET without fields is asked for by its target alone
+                handle.sendall(request("GET", "/") + request("GET", "/", [("Range", "bytes=0-")]))
+                assert [next(replies).body for _ in range(2)] == [name.encode()] * 2
+            change = functools.partial(server.server.change, handler=naming("new"))
+            server.loop.call_soon_threadsafe(change)
+            assert server.call(asyncio.sleep(0)) is None
+
+
+def test_limits_are_replaced_for_open_connections_too() -> None:
+    with Running(handler) as server, server.connect() as handle:
+        replies = answers(handle)
+        handle.sendall(request("POST", "/", body=b"12345"))
+        assert next(replies).status == 200
+        limits = HttpLimits(body_bytes_max=4)
+        server.loop.call_soon_threadsafe(functools.partial(server.server.change, limits=limits))
+        server.call(asyncio.sleep(0))
+        handle.sendall(request("POST", "/", body=b"12345"))
+        assert next(replies).status == 413
+
+
+def test_an_observer_comes_and_goes_while_requests_are_under_way() -> None:
+    seen: list[tuple[bytes, int]] = []
+    opened = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        if request.target == b"/wait":
+            await opened.wait()
+        return Response(200, (), b"ok")
+
+    def observe(request: Request, status: int, size: int, seconds: float) -> None:
+        assert seconds >= 0
+        seen.append((request.target, size))
+
+    with Running(slow) as server, server.connect() as handle:
+        replies = answers(handle)
+        handle.sendall(request("GET", "/wait"))
+        while not server.call(count_busy(server)):
+            pass
+        server.loop.call_soon_threadsafe(server.server.observe, observe)
+        server.loop.call_soon_threadsafe(opened.set)
+        assert next(replies).body == b"ok"
+        handle.sendall(request("GET", "/seen"))
+        assert next(replies).body == b"ok"
+        server.loop.call_soon_threadsafe(server.server.observe, None)
+        handle.sendall(request("GET", "/unseen"))
+        assert next(replies).body == b"ok"
+    assert seen == [(b"/wait", 2), (b"/seen", 2)]
+
+
+async def count_busy(server: Running) -> int:
+    return len([each for each in server.server._running().connections if each.request is not None])
+
+
+def test_settling_waits_for_what_is_under_way_and_for_nothing_else() -> None:
+    opened = asyncio.Event()
+
+    async def slow(request: Request) -> Response:
+        await opened.wait()
+        return Response(200, (), b"ok")
+
+    with Running(slow) as server, server.connect() as busy, server.connect():
+        busy.sendall(request("GET", "/"))
+        while not server.call(count_busy(server)):
+            pass
+        assert server.call(server.server.settle(0.01)) is False
+        later = asyncio.run_coroutine_threadsafe(server.server.settle(30), server.loop)
+        server.loop.call_soon_threadsafe(opened.set)
+        assert later.result(30) is True
+        assert next(answers(busy)).body == b"ok"
+        assert server.call(server.server.settle(0)) is True
+
+
+def test_a_stop_during_a_drain_ends_both() -> None:
+    async def never(request: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    with Running(never) as server, server.connect() as handle:
+        handle.sendall(request("GET", "/"))
+        while not server.call(count_busy(server)):
+            pass
+        drain = asyncio.run_coroutine_threadsafe(server.server.drain(300), server.loop)
+        server.call(server.server.stop())
+        drain.result(30)
+        assert read_all(handle) == b""

@@ -48,7 +48,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rules of HTTP", ("rfc9111",)),
     ("data plane", ("http",)),
     ("doors", ("proxy", "s3", "api", "ipc", "tiers", "contrib")),
-    ("top", ("server", "cli")),
+    ("server", ("server",)),
+    ("top", ("asgi", "cli")),
+    ("command", ("__main__",)),
 )
 
 # Importable from everywhere, native modules included; they import nothing of ours.

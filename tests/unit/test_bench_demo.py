@@ -1,4 +1,4 @@
-"""Parts of `make run` by themselves: its input, its order, its arithmetic, its verdict."""
+"""Parts of `make demo` by themselves: its input, its order, its arithmetic, its verdict."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from edgecache.config.settings import KeyPath
@@ -100,13 +100,20 @@ def _parse_toml(text: str, path: str) -> Document:
 
 
 def _toml_line(text: str, key_path: KeyPath) -> int | None:
-    """Find a key by its table header and its line; dotted keys count as well."""
+    """Find a key by its table header and its line; dotted keys count as well.
+
+    The tables of an array are named by their index, and so are the tables below them.
+    """
     table: KeyPath = ()
+    arrays: dict[KeyPath, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
-        header = re.fullmatch(r"\[\[?([^\]]+)\]\]?\s*(?:#.*)?", stripped)
+        header = re.fullmatch(r"(\[\[?)([^\]]+)\]\]?\s*(?:#.*)?", stripped)
         if header:
-            table = _toml_keys(header[1])
+            parts = _toml_keys(header[2])
+            if header[1] == "[[":
+                arrays[parts] = arrays.get(parts, -1) + 1
+            table = _toml_indexed(parts, arrays)
             if table == key_path:
                 return number
             continue
@@ -118,6 +125,16 @@ def _toml_line(text: str, key_path: KeyPath) -> int | None:
 
 def _toml_keys(text: str) -> KeyPath:
     return tuple(part.strip().strip("\"'") for part in text.split("."))
+
+
+def _toml_indexed(name: KeyPath, arrays: Mapping[KeyPath, int]) -> KeyPath:
+    """Put the index of the newest table behind every part of a name that is an array."""
+    found: list[str] = []
+    for count, part in enumerate(name, 1):
+        found.append(part)
+        if name[:count] in arrays:
+            found.append(str(arrays[name[:count]]))
+    return tuple(found)
 
 
 class _RepeatedKeyError(ValueError):
@@ -163,14 +180,42 @@ def _json_key(key: str) -> re.Pattern[str]:
 
 
 def _json_line(text: str, key_path: KeyPath) -> int | None:
-    """Find the keys of the path one after the other; a key written with escapes is not found."""
+    """Find a key of a document that was parsed before; an item of a list is named by its index."""
     position = 0
-    for key in key_path:
-        match = _json_key(key).search(text, position)
-        if match is None:
+    for name in key_path:
+        for child, start, value in _json_children(text, position):
+            if child == name:
+                line, position = text.count("\n", 0, start) + 1, value
+                break
+        else:
             return None
-        position = match.end()
-    return text.count("\n", 0, position) + 1 if key_path else None
+    return line if key_path else None
+
+
+def _json_children(text: str, position: int) -> Iterator[tuple[str, int, int]]:
+    """Yield name, place and place of the value of everything in an object or a list."""
+    import json
+
+    decoder = json.JSONDecoder()
+
+    def skip(place: int) -> int:
+        while text[place].isspace() or text[place] in ",:":
+            place += 1
+        return place
+
+    position = skip(position)
+    opening, position = text[position], position + 1
+    if opening not in "{[":
+        return
+    index = 0
+    while text[position := skip(position)] not in "}]":
+        start, name = position, str(index)
+        if opening == "{":
+            name, position = decoder.raw_decode(text, position)
+            position = skip(position)
+        yield name, start, position
+        position = decoder.raw_decode(text, position)[1]
+        index += 1
 
 
 def _json_last_line(text: str, key: str) -> int | None:

@@ -322,6 +322,26 @@ class Config:
         )
 
     @classmethod
+    def from_section(
+        cls,
+        data: object,
+        origin: Origin,
+        *,
+        environ: Mapping[str, str] | None = None,
+        **overrides: object,
+    ) -> Self:
+        """Read a section of a larger document, then the environment, then `overrides`.
+
+        Args:
+            data: The section; None: empty.
+            origin: Where it stands, for messages.
+            environ: Variables that win over `data`; none are read by default.
+            overrides: Fields that win over both.
+        """
+        lower = sources.from_section({} if data is None else data, origin, cls._names())
+        return cls._from_layers(lower, {} if environ is None else environ, overrides)
+
+    @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **overrides: object) -> Self:
         """Read EDGECACHE_* and EDGE_* variables, by default those of `os.environ`."""
         variables = os.environ if environ is None else environ

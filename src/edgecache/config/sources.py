@@ -36,6 +36,13 @@ def from_mapping(
     return _from_data(data, "auto", Origin(""), environ, names)
 
 
+def from_section(data: object, origin: Origin, names: Iterable[str]) -> dict[str, Setting]:
+    """Return the settings of a section with our keys in a document of somebody else."""
+    if not isinstance(data, Mapping):
+        raise origin.error("this section is not a table of keys", "indent the keys below it")
+    return table(data, names, origin)
+
+
 def arguments(values: Mapping[str, object], names: Iterable[str]) -> dict[str, Setting]:
     """Return the settings of keyword arguments."""
     return table(values, names, Origin(""))

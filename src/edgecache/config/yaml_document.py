@@ -163,9 +163,16 @@ def parse_yaml(text: str, path: str) -> Document:
 
 
 def _find_line(root: Node | None, key_path: KeyPath) -> int | None:
-    """Return the line of a key; for a merged one, the line where it is written."""
+    """Return the line of a key; for a merged one, the line where it is written.
+
+    An item of a list is named by its index.
+    """
     node, line = root, None
     for name in key_path:
+        if isinstance(node, SequenceNode) and name.isdecimal() and int(name) < len(node.value):
+            node = node.value[int(name)]
+            line = _line(node)
+            continue
         if not isinstance(node, MappingNode):
             return None
         entry = _find_entry(node, name)

@@ -127,6 +127,7 @@ class Answering:
                 return
             if type(response.body) is bytes and len(response.body) <= PIECE_BYTES:
                 self._emit(request, response)
+                self.repeat = None  # belongs to bytes that were received earlier
             else:
                 await self._stream(request, response)
         finally:
@@ -250,7 +251,9 @@ class Answering:
         shared = self.shared
         shared.statistics.count(request.method, response.status)
         if shared.on_answer is not None:
-            spent_s = shared.loop.time() - request.started_s
+            now_s = shared.loop.time()
+            # Missing where nobody observed yet when the request began.
+            spent_s = now_s - getattr(request, "started_s", now_s)
             shared.on_answer(request, response.status, size, spent_s)
         self.request = None
         if not keep:

@@ -31,6 +31,9 @@ __all__ = ["HttpServer", "Listener", "activated_sockets"]
 
 # Source: sd_listen_fds(3).
 FIRST_ACTIVATED = 3
+# Only after a change of the handler does anybody look.
+SETTLE_POLL_S = 0.05
+TLS_SHUTDOWN_S_MIN = 0.1
 UNIX_MODE_DEFAULT = 0o600
 
 
@@ -104,6 +107,36 @@ class HttpServer:
         """Open connections."""
         return len(self._running().connections)
 
+    def change(self, *, handler: Handler | None = None, limits: HttpLimits | None = None) -> None:
+        """Replace the handler or the limits, for requests that begin from now on."""
+        shared = self._running()
+        if handler is not None:
+            shared.handle_with(handler)
+        if limits is not None:
+            shared.limit_with(limits)
+
+    def observe(self, on_answer: OnAnswer | None) -> None:
+        """Replace what is called for every answer; None: nothing."""
+        self._running().observe_with(on_answer)
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Wait until the requests that are being answered now have ended; False: not all in time.
+
+        What begins after the call is not waited for. *Cost*: looks every SETTLE_POLL_S.
+        """
+        shared = self._running()
+        deadline_s = shared.loop.time() + timeout_s
+        busy = [(each, each.request) for each in shared.connections if each.request is not None]
+        while busy := [
+            (connection, request)
+            for connection, request in busy
+            if connection.request is request and connection in shared.connections
+        ]:
+            if shared.loop.time() >= deadline_s:
+                return False
+            await asyncio.sleep(SETTLE_POLL_S)
+        return True
+
     def _running(self) -> Shared:
         if self._shared is None:
             raise ArgumentError("the server was not started", hint="await start() first")
@@ -138,12 +171,16 @@ class HttpServer:
             return HttpProtocol(shared)
 
         context = None if listener.tls is None else listener.tls.context
+        # Peers that do not answer close_notify hold up the end of their connection, and a drain.
+        linger_s = max(TLS_SHUTDOWN_S_MIN, shared.limits.linger_timeout_s)
+        shutdown_s = None if context is None else linger_s
         if listener.host is not None:
             server: asyncio.AbstractServer = await loop.create_server(
                 connect,
                 listener.host,
                 listener.port,
                 ssl=context,
+                ssl_shutdown_timeout=shutdown_s,
                 backlog=listener.backlog,
                 reuse_port=listener.reuse_port or None,
             )
@@ -156,11 +193,19 @@ class HttpServer:
             handle.setblocking(False)
             if handle.family == socket.AF_UNIX:
                 server = await loop.create_unix_server(
-                    connect, sock=handle, ssl=context, backlog=listener.backlog
+                    connect,
+                    sock=handle,
+                    ssl=context,
+                    ssl_shutdown_timeout=shutdown_s,
+                    backlog=listener.backlog,
                 )
             else:
                 server = await loop.create_server(
-                    connect, sock=handle, ssl=context, backlog=listener.backlog
+                    connect,
+                    sock=handle,
+                    ssl=context,
+                    ssl_shutdown_timeout=shutdown_s,
+                    backlog=listener.backlog,
                 )
         self._servers.append(server)
         sockets: Sequence[socket.socket] = getattr(server, "sockets", ())

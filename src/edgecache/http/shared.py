@@ -68,23 +68,43 @@ class Shared:
         shows_time: bool = False,
     ) -> None:
         self.loop = loop
-        self.handler = bound(handler)
-        self.instant: Instant = getattr(handler, "instant", _never)
-        self.limits = limits
-        self.on_answer = on_answer
-        self.shows_time = shows_time
-        self.is_timed = shows_time or on_answer is not None
-        self.is_draining = False
-        # Nothing out of the ordinary to do with an answer.
-        self.is_plain = not self.is_timed
         # By scheme: what the exact bytes of one request were answered with, and may be again.
         self.repeats: dict[str, dict[bytes, Repeat]] = {"http": {}, "https": {}}
+        self.handle_with(handler)
+        self.limits = limits
+        self.shows_time = shows_time
+        self.is_draining = False
+        self.observe_with(on_answer)
         self.statistics = HttpStatistics()
         self.connections: set[HttpProtocol] = set()
         self.set_now(loop.time())
         self._timer: asyncio.TimerHandle | None = None
-        self._emptied: asyncio.Future[None] | None = None
+        self._emptied = asyncio.Event()
+        self._emptied.set()
         self.set_date()
+
+    def handle_with(self, handler: Handler) -> None:
+        """Let a handler answer the requests that begin from now on."""
+        self.handler = bound(handler)
+        self.instant: Instant = getattr(handler, "instant", _never)
+        self.forget()
+
+    def limit_with(self, limits: HttpLimits) -> None:
+        """Apply other limits from now on."""
+        self.limits = limits
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget what requests were answered with; connections hold these very dictionaries."""
+        for each in self.repeats.values():
+            each.clear()
+
+    def observe_with(self, on_answer: OnAnswer | None) -> None:
+        """Call something for every answer to a request that begins from now on, or nothing."""
+        self.on_answer = on_answer
+        self.is_timed = self.shows_time or on_answer is not None
+        # Nothing out of the ordinary to do with an answer.
+        self.is_plain = not (self.is_timed or self.is_draining)
 
     def set_now(self, now_s: float) -> None:
         """Set the time that deadlines count from, and the one of who is idle from now on."""
@@ -114,6 +134,7 @@ class Shared:
     def add(self, connection: HttpProtocol) -> None:
         """Take a new connection."""
         self.connections.add(connection)
+        self._emptied.clear()
         self.statistics.connections += 1
         self.statistics.accepted += 1
         if self._timer is None:
@@ -126,14 +147,12 @@ class Shared:
         if connection in self.connections:
             self.connections.remove(connection)
             self.statistics.connections -= 1
-        if not self.connections and self._emptied is not None and not self._emptied.done():
-            self._emptied.set_result(None)
+        if not self.connections:
+            self._emptied.set()
 
     async def wait_empty(self) -> None:
-        """Return when there is no connection left."""
-        if self.connections:
-            self._emptied = self.loop.create_future()
-            await self._emptied
+        """Return when there is no connection left; several may wait."""
+        await self._emptied.wait()
 
     def _tick(self) -> None:
         now_s = self.loop.time()

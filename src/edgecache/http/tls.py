@@ -57,3 +57,10 @@ class TlsFiles:
         """Read the files again; ConfigError leaves everything as it was. *Cost*: file reads."""
         self._current = self._load()
         self.reload_count += 1
+
+    def move(self, certificate: str | Path, key: str | Path | None = None) -> None:
+        """Read other files from now on; ConfigError leaves everything as it was."""
+        other = TlsFiles(certificate, key)
+        self._certificate, self._key = other._certificate, other._key
+        self._current = other._current
+        self.reload_count += 1

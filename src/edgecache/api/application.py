@@ -1,0 +1,246 @@
+"""The admin REST API: health, metrics, statistics, purges, log level.
+
+Invariants:
+
+1. Nothing but /livez, /readyz, /health and their /api twins answers without the token, when there
+   is one.
+2. Every purge returns the exact number of entries that it met.
+3. Without a token, a web page of another site is refused (see `is_foreign`).
+4. What a route returns is what the server is in: no constant stands for a state.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import platform
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client.exposition import choose_encoder
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgecache._version import __version__
+from edgecache.api.control import Control, PurgeOrder
+from edgecache.errors import EdgeCacheError, StoreClosedError
+
+if TYPE_CHECKING:
+    from edgecache.aio import AsyncStorage
+
+__all__ = ["create_application"]
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+_OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/health", "/api/ready"})
+
+
+class PurgeRequest(BaseModel):
+    """What POST /api/purge takes: one target."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str | None = Field(None, min_length=1, max_length=8192)
+    prefix: str | None = Field(None, min_length=1, max_length=8192)
+    tag: str | None = Field(None, min_length=1, max_length=255)
+    url: str | None = Field(None, min_length=1, max_length=16384)
+    everything: bool = False
+    soft: bool = False
+
+    def order(self) -> PurgeOrder:
+        """Return it as the server takes it."""
+        return PurgeOrder(
+            key=None if self.key is None else self.key.encode(),
+            prefix=None if self.prefix is None else self.prefix.encode(),
+            tag=self.tag,
+            url=self.url,
+            everything=self.everything,
+            soft=self.soft,
+        )
+
+
+class RequestError(Exception):
+    """A request that cannot be served: status, word and sentence."""
+
+    def __init__(self, status: int, error: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.error = error
+
+
+def create_application(control: Control, token: str | None = None) -> FastAPI:
+    """Return the ASGI application of the admin plane.
+
+    Args:
+        control: The server.
+        token: What `Authorization: Bearer` must carry; None: everybody who reaches it may.
+    """
+    application = FastAPI(
+        title="edgecache admin", version=__version__, docs_url=None, redoc_url=None
+    )
+    _guard(application, token)
+    _add_health(application, control)
+    _add_metrics(application, control)
+    _add_cache(application, control)
+    _add_settings(application, control)
+    return application
+
+
+def is_foreign(headers: Mapping[str, str]) -> bool:
+    """Say whether a request may come from a web page in a browser on this machine.
+
+    Without a token the listener trusts who reaches it, and a browser reaches the loopback for every
+    page that it shows: an Origin of another host is such a page, a Host that is a name other than
+    localhost may be a name that was pointed here (DNS rebinding).
+    """
+    host = split_host(headers.get("host", ""))
+    origin = headers.get("origin")
+    if origin is not None and split_host(origin.partition("://")[2]) != host:
+        return True
+    if host in ("", "localhost"):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def split_host(authority: str) -> str:
+    """Return the host of "host:port" or "[v6]:port", in lower case."""
+    if authority.startswith("["):
+        return authority[1:].partition("]")[0].lower()
+    return authority.partition(":")[0].lower()
+
+
+def _guard(application: FastAPI, token: str | None) -> None:
+    wanted = b"" if token is None else b"Bearer " + token.encode()
+
+    @application.middleware("http")
+    async def check_token(
+        request: Request, answer: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        if token is not None and request.url.path in _OPEN_PATHS:
+            pass
+        elif token is not None:
+            given = request.headers.get("authorization", "").strip().encode()
+            if not hmac.compare_digest(given, wanted):
+                return JSONResponse(
+                    {"error": "unauthorized", "message": "send the admin token as Bearer"},
+                    401,
+                    {"WWW-Authenticate": 'Bearer realm="edgecache admin"'},
+                )
+        elif token is None and is_foreign(request.headers):
+            return JSONResponse(
+                {"error": "foreign", "message": "web pages of other sites may not use this API"},
+                403,
+            )
+        response = await answer(request)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @application.exception_handler(RequestError)
+    async def refuse(_: Request, error: RequestError) -> JSONResponse:
+        return JSONResponse({"error": error.error, "message": str(error)}, error.status)
+
+    @application.exception_handler(EdgeCacheError)
+    async def fail(_: Request, error: EdgeCacheError) -> JSONResponse:
+        status = 503 if isinstance(error, StoreClosedError) else 400
+        return JSONResponse({"error": type(error).__name__, "message": str(error)}, status)
+
+
+def _add_health(application: FastAPI, control: Control) -> None:
+    @application.get("/livez")
+    async def livez() -> dict[str, str]:
+        """Say that the process answers."""
+        return {"status": "alive"}
+
+    @application.get("/readyz")
+    @application.get("/api/ready")
+    async def readyz() -> JSONResponse:
+        """Say whether traffic should be sent here."""
+        if control.is_draining:
+            return JSONResponse({"ready": False, "reason": "draining"}, 503)
+        if control.store is None:
+            return JSONResponse({"ready": False, "reason": "the cache is being opened"}, 503)
+        return JSONResponse({"ready": True})
+
+    @application.get("/health")
+    @application.get("/api/health")
+    async def health() -> JSONResponse:
+        """Judge the cache, its disk, its engine and its upstreams."""
+        report = dict(await control.health())
+        bad = report.get("status") in ("failing", "starting")
+        return JSONResponse({**report, "version": __version__}, 503 if bad else 200)
+
+    @application.get("/api/version")
+    async def version() -> dict[str, str]:
+        """Name the version of the program and of Python."""
+        return {"version": __version__, "python": platform.python_version()}
+
+
+def _add_metrics(application: FastAPI, control: Control) -> None:
+    @application.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Return all metrics; OpenMetrics where the client asks for it."""
+        body, content_type = render_metrics(control, request.headers.get("accept", ""))
+        return Response(body, media_type=content_type)
+
+
+def render_metrics(control: Control, accept: str) -> tuple[bytes, str]:
+    """Return the metrics of the process and their content type."""
+    encode, content_type = choose_encoder(accept)
+    return encode(control.registry), content_type
+
+
+def _opened(control: Control) -> AsyncStorage:
+    store = control.store
+    if store is None:
+        raise RequestError(503, "starting", "the cache is being opened; try again")
+    return store
+
+
+def _add_cache(application: FastAPI, control: Control) -> None:
+    @application.get("/api/cache/stats")
+    async def stats() -> dict[str, Any]:
+        """Return the statistics of the engine."""
+        return dict(await _opened(control).stats())
+
+    @application.post("/api/cache/clear")
+    async def clear() -> dict[str, int | bool]:
+        """Delete everything, durably; the number of entries there were."""
+        _opened(control)
+        return {"cleared": True, "purged": await control.purge(PurgeOrder(everything=True))}
+
+    @application.post("/api/purge")
+    async def purge(wanted: PurgeRequest) -> dict[str, int | bool]:
+        """Purge by key, prefix, tag or URL, or everything; the exact number of entries."""
+        order = wanted.order()
+        if order.target_count != 1:
+            raise RequestError(
+                422, "one_target", "name exactly one of key, prefix, tag, url, everything"
+            )
+        _opened(control)
+        return {"purged": await control.purge(order), "soft": order.soft}
+
+
+def _add_settings(application: FastAPI, control: Control) -> None:
+    @application.get("/api/config")
+    async def configuration() -> dict[str, Any]:
+        """Return the settings in use; secrets are shown as "***"."""
+        return dict(control.configuration())
+
+    @application.get("/api/config/logging")
+    async def log_level() -> dict[str, str]:
+        """Return the level of the log."""
+        level = logging.getLogger("edgecache").getEffectiveLevel()
+        return {"level": logging.getLevelName(level).lower()}
+
+    @application.put("/api/config/logging/{level}")
+    async def set_log_level(level: str) -> dict[str, str]:
+        """Change the level of the log, at once and until the next reload or start."""
+        if level not in LEVELS:
+            raise RequestError(400, "invalid_level", f"use one of {', '.join(LEVELS)}")
+        logging.getLogger("edgecache").setLevel(level.upper())
+        return {"level": level}
