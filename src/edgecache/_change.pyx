@@ -388,8 +388,8 @@ cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
 
 cdef inline void _place_ahead(Change* self, Shard* shard) noexcept nogil:
     """Without a log, nothing was copied since the index' buckets were asked for: evict and copy
-    now, while they are on their way. An old value of the key is freed only after that, so this may evict
-    one item too many; its place serves the next put. A small price, so not for large values.
+    now, while they are on their way. An old value of the key is freed only after that, so this
+    may evict one item too many; its place serves the next put. So not for large values.
     """
     cdef ShardSet* shards = self.engine.shards
     if self.engine.log != NULL or self.staged or self.flags & (CHANGE_DELETE | CHANGE_NO_MEMORY) \

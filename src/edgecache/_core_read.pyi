@@ -16,7 +16,6 @@ class ObjectHead:
     # Always raises: heads come from the store.
     def __init__(self, *args: object, **kwargs: object) -> None: ...
 
-@disjoint_base
 class CoreRead(CoreFront):
     @overload
     def get(self, key: bytes | str, default: None = None) -> bytes | None: ...

@@ -9,14 +9,9 @@ lets it remember (`ghost_trim`) and by the ring's length; in both cases the olde
     | fingerprint u32  | size_bytes u32 |
     fingerprint 0: the entry was taken out (a ghost hit); its place is passed over later.
 
-    GhostPlace, 8 bytes, two per entry
-    | 0              4 | 4                                8 |
-    | fingerprint u32  | link u32: index in the ring + 1    |
-    fingerprint 0: free. It is here too so that a search reads one line of the table, and no other
-    entry's line of the ring.
-
-An entry's home is its fingerprint scaled to the table; collisions go to the next place, and a
-removal closes the gap, so no tombstones pile up. 24 bytes per entry in all.
+The table has two u32 places per entry, each 0 or 1 + the index of an entry in the ring. An entry's
+home is its fingerprint scaled to the table; collisions go to the next place, and a removal closes
+the gap, so no tombstones pile up. 16 bytes per entry in all.
 
 A false hit needs two keys with the same 32-bit fingerprint: with a million ghosts one lookup in
 4,300 is a false hit, which costs a wrong guess and nothing else.
@@ -24,8 +19,7 @@ A false hit needs two keys with the same 32-bit fingerprint: with a million ghos
 Invariants, asserted by `ghost_check`:
 1. `count` entries between `oldest` and `oldest + span` (around the ring) are alive, and
    `size_bytes` is their sum; span <= capacity.
-2. Every live entry is found through the table, under the same fingerprint, and the table has
-   exactly `count` places in use.
+2. Every live entry is found through the table, and the table has exactly `count` places in use.
 
 Source: the ghost queue of S3-FIFO (J. Yang et al., SOSP 2023, section 4.2) as a fingerprint table;
 deletion from linear probing without tombstones: D. Knuth, TAOCP vol. 3, section 6.4, algorithm R.
@@ -37,15 +31,11 @@ from libc.string cimport memset
 from edgecache._sync cimport ec_prefetch
 
 cdef enum:
-    GHOST_ENTRY_AREA_BYTES = 24     # 8 in the ring, two places of 8 in the table
+    GHOST_ENTRY_AREA_BYTES = 16     # 8 in the ring, two u32 places in the table
 
 cdef struct GhostEntry:
     uint32_t fingerprint
     uint32_t size_bytes
-
-cdef struct GhostPlace:
-    uint32_t fingerprint
-    uint32_t link
 
 cdef struct GhostQueue:
     uint64_t ring_offset            # from the arena base; the table follows the ring
@@ -66,8 +56,8 @@ cdef inline GhostEntry* ghost_ring(char* base, const GhostQueue* ghost) noexcept
     return <GhostEntry*>(base + ghost.ring_offset)
 
 
-cdef inline GhostPlace* ghost_table(char* base, const GhostQueue* ghost) noexcept nogil:
-    return <GhostPlace*>(base + ghost.ring_offset + <uint64_t>ghost.capacity_count * 8)
+cdef inline uint32_t* ghost_table(char* base, const GhostQueue* ghost) noexcept nogil:
+    return <uint32_t*>(base + ghost.ring_offset + <uint64_t>ghost.capacity_count * 8)
 
 
 cdef inline void ghost_init(char* base, GhostQueue* ghost, uint64_t area_offset,
@@ -82,7 +72,7 @@ cdef inline void ghost_init(char* base, GhostQueue* ghost, uint64_t area_offset,
     ghost.span_count = 0
     ghost.count = 0
     ghost.size_bytes = 0
-    memset(ghost_table(base, ghost), 0, 2 * capacity_count * sizeof(GhostPlace))
+    memset(ghost_table(base, ghost), 0, capacity_count * 8)
 
 
 cdef inline uint32_t ghost_home(const GhostQueue* ghost, uint32_t fingerprint) noexcept nogil:
@@ -97,32 +87,33 @@ cdef inline uint32_t ghost_next(const GhostQueue* ghost, uint32_t place) noexcep
 cdef inline uint32_t ghost_place(char* base, const GhostQueue* ghost,
                                  uint32_t fingerprint) noexcept nogil:
     """The place that leads to the fingerprint, or the free place that ends its search."""
-    cdef const GhostPlace* table = ghost_table(base, ghost)
+    cdef const GhostEntry* ring = ghost_ring(base, ghost)
+    cdef const uint32_t* table = ghost_table(base, ghost)
     cdef uint32_t place = ghost_home(ghost, fingerprint)
-    while table[place].fingerprint != 0 and table[place].fingerprint != fingerprint:
+    while table[place] != 0 and ring[table[place] - 1].fingerprint != fingerprint:
         place = ghost_next(ghost, place)
     return place
 
 
 cdef inline void ghost_clear_place(char* base, GhostQueue* ghost, uint32_t place) noexcept nogil:
     """Free a place and move later ones of its run back over the gap."""
-    cdef GhostPlace* table = ghost_table(base, ghost)
+    cdef const GhostEntry* ring = ghost_ring(base, ghost)
+    cdef uint32_t* table = ghost_table(base, ghost)
     cdef uint32_t size = ghost.capacity_count * 2
     cdef uint32_t scan = place
     cdef uint32_t home, from_home, from_gap
     while True:
         scan = ghost_next(ghost, scan)
-        if table[scan].fingerprint == 0:
+        if table[scan] == 0:
             break
-        home = ghost_home(ghost, table[scan].fingerprint)
+        home = ghost_home(ghost, ring[table[scan] - 1].fingerprint)
         # It may move only if the gap is not before its home on the way round.
         from_home = scan - home if scan >= home else scan + size - home
         from_gap = scan - place if scan >= place else scan + size - place
         if from_home >= from_gap:
             table[place] = table[scan]
             place = scan
-    table[place].fingerprint = 0
-    table[place].link = 0
+    table[place] = 0
 
 
 cdef inline void ghost_skip_dead(char* base, GhostQueue* ghost) noexcept nogil:
@@ -135,8 +126,7 @@ cdef inline void ghost_skip_dead(char* base, GhostQueue* ghost) noexcept nogil:
 
 cdef inline void ghost_kill(char* base, GhostQueue* ghost, uint32_t place) noexcept nogil:
     """Take out the entry that a place in use leads to."""
-    cdef GhostEntry* entry = &ghost_ring(base, ghost)[
-        ghost_table(base, ghost)[place].link - 1]
+    cdef GhostEntry* entry = &ghost_ring(base, ghost)[ghost_table(base, ghost)[place] - 1]
     ghost.size_bytes -= entry.size_bytes
     ghost.count -= 1
     ghost_clear_place(base, ghost, place)
@@ -162,7 +152,7 @@ cdef inline bint ghost_take(char* base, GhostQueue* ghost, uint64_t hash) noexce
     if ghost.count == 0:
         return False
     place = ghost_place(base, ghost, ghost_fingerprint(hash))
-    if ghost_table(base, ghost)[place].fingerprint == 0:
+    if ghost_table(base, ghost)[place] == 0:
         return False
     ghost_kill(base, ghost, place)
     return True
@@ -187,8 +177,7 @@ cdef inline void ghost_push(char* base, GhostQueue* ghost, uint64_t hash, uint32
     ring[index].fingerprint = fingerprint
     ring[index].size_bytes = size_bytes
     place = ghost_place(base, ghost, fingerprint)
-    ghost_table(base, ghost)[place].fingerprint = fingerprint
-    ghost_table(base, ghost)[place].link = <uint32_t>(index + 1)
+    ghost_table(base, ghost)[place] = <uint32_t>(index + 1)
     ghost.span_count += 1
     ghost.count += 1
     ghost.size_bytes += size_bytes
@@ -208,7 +197,7 @@ cdef inline void ghost_prefetch_oldest(char* base, const GhostQueue* ghost) noex
 
 cdef inline int ghost_check(char* base, const GhostQueue* ghost) noexcept nogil:
     cdef const GhostEntry* ring = ghost_ring(base, ghost)
-    cdef const GhostPlace* table = ghost_table(base, ghost)
+    cdef const uint32_t* table = ghost_table(base, ghost)
     cdef uint32_t count = 0
     cdef uint32_t in_use = 0
     cdef uint64_t size_bytes = 0
@@ -222,10 +211,10 @@ cdef inline int ghost_check(char* base, const GhostQueue* ghost) noexcept nogil:
         if ring[index].fingerprint != 0:
             count += 1
             size_bytes += ring[index].size_bytes
-            if table[ghost_place(base, ghost, ring[index].fingerprint)].link != index + 1:
+            if table[ghost_place(base, ghost, ring[index].fingerprint)] != index + 1:
                 return 2
     if count != ghost.count or size_bytes != ghost.size_bytes:
         return 1
     for i in range(<uint64_t>ghost.capacity_count * 2):
-        in_use += table[i].fingerprint != 0
+        in_use += table[i] != 0
     return 0 if in_use == count else 2

@@ -13,7 +13,6 @@ from collections import OrderedDict, deque
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
-GHOST_AREA_BYTES = 24  # per remembered object
 
 
 def mixed(key: int) -> int:
@@ -207,7 +206,7 @@ class S3Fifo(Policy):
         self.small: deque[int] = deque()
         self.main: deque[int] = deque()
         self.hits: dict[int, int] = {}
-        self.ghosts = Ghosts(area_bytes // GHOST_AREA_BYTES)
+        self.ghosts = Ghosts(area_bytes // 16)
         self.warm = False
 
     @property
@@ -272,7 +271,7 @@ class Arc(Policy):
     def __init__(self, capacity: int, area_bytes: int) -> None:
         super().__init__(capacity, area_bytes)
         self.t1, self.t2 = Queue(), Queue()
-        self.b1, self.b2 = (Ghosts(area_bytes // 16 * 8 // GHOST_AREA_BYTES) for _ in range(2))
+        self.b1, self.b2 = (Ghosts(area_bytes // 16 * 8 // 16) for _ in range(2))
         self.p = 0
 
     def forget(self) -> None:
