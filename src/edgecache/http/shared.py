@@ -1,0 +1,136 @@
+"""What the connections of one server have in common: limits, counters, the clock.
+
+One timer serves all connections: it runs while there are any, and asks each for its deadline. So a
+request costs no timer, and a server without connections wakes nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from email.utils import formatdate
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, cast
+
+from edgecache.http.limits import HttpLimits
+from edgecache.http.statistics import HttpStatistics
+
+if TYPE_CHECKING:
+    from edgecache.http.answering import Handler
+    from edgecache.http.protocol import HttpProtocol
+    from edgecache.http.request import Request
+    from edgecache.http.response import Response
+
+__all__ = ["OnAnswer", "Shared", "bound"]
+
+# Deadlines and the Date field are this exact.
+TICK_S = 0.25
+
+Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
+OnAnswer = Callable[["Request", int, int, float], None]
+
+
+def bound(handler: Handler) -> Handler:
+    """Return what calls a handler the fastest way: an object's own method instead of the object."""
+    if isinstance(handler, (FunctionType, MethodType)):
+        return handler
+    return cast("Handler", getattr(handler, "__call__"))  # noqa: B004, B009
+
+
+def _never(target: bytes) -> None:
+    return None
+
+
+class Shared:
+    """State of a server that its connections use.
+
+    Args:
+        loop: Where they run.
+        handler: Answers requests. It may have a method `instant`, which is asked first for a GET of
+            a path without preconditions, ranges and content: with the target alone it returns head
+            and content of a 200, any other Response, or None: call the handler.
+        limits: For each connection.
+        on_answer: Called with request, status, bytes of content and seconds for every answer.
+        shows_time: Add `X-Total-Time-Ms` to every answer.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        handler: Handler,
+        limits: HttpLimits,
+        *,
+        on_answer: OnAnswer | None = None,
+        shows_time: bool = False,
+    ) -> None:
+        self.loop = loop
+        self.handler = bound(handler)
+        self.instant: Instant = getattr(handler, "instant", _never)
+        self.limits = limits
+        self.on_answer = on_answer
+        self.shows_time = shows_time
+        self.is_timed = shows_time or on_answer is not None
+        self.is_draining = False
+        # Nothing out of the ordinary to do with an answer.
+        self.is_plain = not self.is_timed
+        self.statistics = HttpStatistics()
+        self.connections: set[HttpProtocol] = set()
+        self.set_now(loop.time())
+        self._timer: asyncio.TimerHandle | None = None
+        self._emptied: asyncio.Future[None] | None = None
+        self.set_date()
+
+    def set_now(self, now_s: float) -> None:
+        """Set the time that deadlines count from, and the one of who is idle from now on."""
+        self.now_s = now_s
+        self.idle_deadline_s = now_s + self.limits.idle_timeout_s
+
+    def set_date(self) -> None:
+        """Render the ends of a head: Date, and what becomes of the connection."""
+        date = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
+        self.end_keep = date + b"\r\n"
+        self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
+        self.end_close = date + b"Connection: close\r\n\r\n"
+
+    def begin_draining(self) -> None:
+        """Close every connection behind its next answer."""
+        self.is_draining = True
+        self.is_plain = False
+
+    def add(self, connection: HttpProtocol) -> None:
+        """Take a new connection."""
+        self.connections.add(connection)
+        self.statistics.connections += 1
+        self.statistics.accepted += 1
+        if self._timer is None:
+            self.set_now(self.loop.time())
+            self.set_date()
+            self._timer = self.loop.call_later(TICK_S, self._tick)
+
+    def remove(self, connection: HttpProtocol) -> None:
+        """Forget a connection that is closed."""
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.statistics.connections -= 1
+        if not self.connections and self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def wait_empty(self) -> None:
+        """Return when there is no connection left."""
+        if self.connections:
+            self._emptied = self.loop.create_future()
+            await self._emptied
+
+    def _tick(self) -> None:
+        now_s = self.loop.time()
+        self.set_now(now_s)
+        self.set_date()
+        for connection in [c for c in self.connections if c.deadline_s < now_s]:
+            connection.on_deadline(now_s)
+        self._timer = self.loop.call_later(TICK_S, self._tick) if self.connections else None
+
+    def stop(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
