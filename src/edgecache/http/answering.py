@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from edgecache.http._head import Lane
 from edgecache.http.failures import ClientGoneError, RequestError
 from edgecache.http.response import Response, text_response
 from edgecache.http.sending import send_body
@@ -49,7 +50,9 @@ class Answering:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.statistics = shared.statistics
-        self.answers = shared.statistics.answers
+        self.native = shared.statistics.native
+        self.answers = shared.statistics.known_answers
+        self.lane = Lane(shared.exchange)
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer: object = ""
         self.scheme = "http"
@@ -304,7 +307,7 @@ class Answering:
         self.out = []
         self.out_bytes = 0
         self.sent_bytes += size
-        self.statistics.bytes_sent += size
+        self.native.bytes_sent += size
         if size <= JOIN_BYTES_MAX:
             self.transport.write(b"".join(out))
         else:
@@ -405,6 +408,9 @@ class Answering:
                 return
             statistics.refused_by_reason["write_timeout"] += 1
             self.transport.abort()
+        elif reason == "idle_timeout" and self.lane.is_open and self.lane.deadline_s > now_s:
+            # It was answered without the protocol; that is the way of clients that go on asking.
+            self.deadline_s = self.lane.deadline_s
         else:
             statistics.refused_by_reason[reason] += reason == "idle_timeout"
             self.close_now()

@@ -18,8 +18,9 @@ takes it), CLOSING (nothing is parsed any more). `answering.py` has the output s
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from edgecache.http._head import split_line
 from edgecache.http.answering import BODY, CLOSING, HEAD, Answering
 from edgecache.http.chunked import ChunkedDecoder
 from edgecache.http.failures import ClientGoneError, RequestError
@@ -27,7 +28,6 @@ from edgecache.http.framing import (
     Block,
     bad,
     check_shape,
-    match_line,
     parse_block,
     parse_line,
     split_authority,
@@ -35,6 +35,9 @@ from edgecache.http.framing import (
 )
 from edgecache.http.request import BodyReader, Request
 from edgecache.http.response import Response
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["HttpProtocol"]
 
@@ -78,7 +81,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self.statistics.bytes_received += len(data)
+        self.native.bytes_received += len(data)
         if self.phase == CLOSING:
             return
         if self.tail:
@@ -118,6 +121,8 @@ class HttpProtocol(Answering, asyncio.Protocol):
 
     def _advance(self, data: bytes) -> None:
         """Take as many requests from `data` as can be answered now; keep the rest."""
+        if self.lane.is_open:
+            self.answered_count += self.lane.close()
         position = 0
         size = len(data)
         try:
@@ -148,6 +153,10 @@ class HttpProtocol(Answering, asyncio.Protocol):
             if not (self.tail or self.request or self.is_eof or self.is_write_paused):
                 self.limit_reason = "idle_timeout"
                 self.deadline_s = self.shared.idle_deadline_s
+                block = self.block
+                if block is not None and block.is_swift and not self.has_skipped_line:
+                    most = self.shared.limits.requests_per_connection_max
+                    self.lane.open(block.raw, block.raw_end, most - 1 - self.answered_count)
             elif self.is_eof and self.request is None and not self.is_write_paused:
                 self.close_soon()
             else:
@@ -183,15 +192,15 @@ class HttpProtocol(Answering, asyncio.Protocol):
         block = self.block
         if block is not None and block.is_simple:
             # The same fields as in the last request, as clients send them: they were judged.
-            match = match_line(data, position)
-            if match is not None and data.startswith(block.raw_end, match.end()):
-                method, target, digit = match.groups()
+            line = split_line(data, position)
+            if line is not None and data.startswith(block.raw_end, line[3]):
+                method, target, minor, end = line
                 is_short = len(target) < limits.request_line_bytes_max - 48
                 if target[0] == 47 and is_short:
                     self.has_skipped_line = False
                     self.limit_reason = ""
-                    self._take_simple(method, target, 1 if digit == b"1" else 0, block)
-                    return match.end() + len(block.raw_end)
+                    self._take_simple(method, target, minor, block)
+                    return end + len(block.raw_end)
         end = data.find(b"\r\n\r\n", position)
         if end < 0:
             check_shape(data[position:], False, limits)
@@ -216,7 +225,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
     def _take_simple(self, method: bytes, target: bytes, minor: int, block: Block) -> None:
         """Answer a request for a path, without content, whose fields were judged before."""
         shared = self.shared
-        answer: tuple[bytes, bytes] | Response | None = None
+        answer: tuple[bytes, Buffer] | Response | None = None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
             try:
                 answer = shared.instant(target)
@@ -227,7 +236,8 @@ class HttpProtocol(Answering, asyncio.Protocol):
                 isinstance(answer, tuple)
                 and self.answered_count + 1 < shared.limits.requests_per_connection_max
             ):
-                head, body = answer
+                head, content = answer
+                body = bytes(content)  # what the transport keeps must not be the store's memory
                 end = shared.end_keep
                 self.out += (head, end, body)
                 self.out_bytes += len(head) + len(end) + len(body)
@@ -238,7 +248,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         if answer is None:
             self.dispatch(request)
         elif isinstance(answer, tuple):
-            self.deliver(request, Response.ready(200, *answer))
+            self.deliver(request, Response.ready(200, answer[0], bytes(answer[1])))
         else:
             self.deliver(request, answer)
 

@@ -98,6 +98,8 @@ class EntryStore:
         # key. `read_entry`: value, meta bytes, and the rest of what names this version.
         self.needs_disk = self.core.needs_disk
         self.read_entry = self.core.read_entry
+        # The same if RAM can tell, else NotImplemented; large values come as a view.
+        self.peek_entry = self.core.peek_entry
         self.try_put = self.core.try_put
         limit: int | None = self.core.config.max_object_size
         self.upload_bytes_max = UNBOUNDED if limit is None else limit
