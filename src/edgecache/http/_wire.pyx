@@ -321,7 +321,9 @@ cdef class Channel(Watched):
         if self.is_over or self.is_ending:
             return
         self.keep(data if PyBytes_CheckExact(data) else bytes(data))
-        if not self.interest & EPOLLOUT:
+        if self.interest & EPOLLOUT:
+            self.balance()  # the socket is full: only the marks may have been passed
+        else:
             self.send_queue()
 
     def writelines(self, pieces):
@@ -330,7 +332,9 @@ cdef class Channel(Watched):
             return
         for piece in pieces:
             self.keep(piece if PyBytes_CheckExact(piece) else bytes(piece))
-        if not self.interest & EPOLLOUT:
+        if self.interest & EPOLLOUT:
+            self.balance()  # the socket is full: only the marks may have been passed
+        else:
             self.send_queue()
 
     cdef int send_queue(self) except -1:

@@ -40,6 +40,8 @@ HEAD, BODY, CLOSING = range(3)
 JOIN_BYTES_MAX = 32768
 # Content above this is sent piece by piece, so that a client that stalls holds no more.
 PIECE_BYTES = 262144
+# What one answer may send before other connections get their turn.
+TURN_BYTES_MAX = 524288
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FOREVER = float("inf")
 
@@ -76,6 +78,7 @@ class Answering:
         self.out: list[bytes | memoryview] = []
         self.out_bytes = 0
         self.sent_bytes = 0
+        self.turn_bytes = 0  # of them, when others last had their turn
         self.answered_count = 0
         self.is_write_paused = False
         self.write_waiter: asyncio.Future[None] | None = None
@@ -314,7 +317,13 @@ class Answering:
             self.transport.writelines(out)
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough; ClientGoneError when it is gone."""
+        """Wait until the client has taken enough; ClientGoneError when it is gone.
+
+        A client that takes everything at once still leaves others their turn.
+        """
+        if self.sent_bytes - self.turn_bytes > TURN_BYTES_MAX:
+            self.turn_bytes = self.sent_bytes
+            await asyncio.sleep(0)
         if self.is_write_paused and not self.transport.is_closing():
             self.write_waiter = self.shared.loop.create_future()
             try:

@@ -232,6 +232,9 @@ def bind_address(family: int, address: tuple[object, ...], reuse_port: bool) -> 
         if family == socket.AF_INET6:
             handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         handle.bind(address)
+    except OSError as error:
+        handle.close()
+        raise OSError(error.errno, f"cannot bind the address {address}: {error.strerror}") from None
     except BaseException:
         handle.close()
         raise
