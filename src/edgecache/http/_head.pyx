@@ -107,7 +107,7 @@ cdef class Lane:
         cdef Py_ssize_t at = 0, need
         cdef bytes target
         cdef object answer
-        while self.is_open and at < size and exchange.is_plain and outbox.has_room():
+        while self.left_count and at < size and exchange.is_plain and outbox.has_room():
             if not head_line(data + at, size - at, &line) or line.minor != 1 or \
                     line.method_size != GET_BYTES - 1 or \
                     memcmp(data + at, <const char*>b"GET ", GET_BYTES) != 0 or \
@@ -129,8 +129,6 @@ cdef class Lane:
             at += need
             self.answered_count += 1
             self.left_count -= 1
-            if self.left_count == 0:
-                self.is_open = False
         if at:
             self.deadline_s = exchange.idle_deadline_s
             exchange.tally.bytes_received += at

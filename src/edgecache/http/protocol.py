@@ -18,7 +18,7 @@ takes it), CLOSING (nothing is parsed any more). `answering.py` has the output s
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from edgecache.http._head import split_line
 from edgecache.http.answering import BODY, CLOSING, HEAD, Answering
@@ -35,9 +35,6 @@ from edgecache.http.framing import (
 )
 from edgecache.http.request import BodyReader, Request
 from edgecache.http.response import Response
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 __all__ = ["HttpProtocol"]
 
@@ -225,10 +222,13 @@ class HttpProtocol(Answering, asyncio.Protocol):
     def _take_simple(self, method: bytes, target: bytes, minor: int, block: Block) -> None:
         """Answer a request for a path, without content, whose fields were judged before."""
         shared = self.shared
-        answer: tuple[bytes, Buffer] | Response | None = None
+        answer: Any = None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
             try:
                 answer = shared.instant(target)
+                if isinstance(answer, tuple) and type(answer[1]) is not bytes:
+                    # What the transport keeps must not be the store's memory.
+                    answer = answer[0], memoryview(answer[1]).tobytes()
             except Exception:
                 # The handler proper meets it again, and knows what to answer.
                 answer = None
@@ -236,8 +236,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
                 isinstance(answer, tuple)
                 and self.answered_count + 1 < shared.limits.requests_per_connection_max
             ):
-                head, content = answer
-                body = bytes(content)  # what the transport keeps must not be the store's memory
+                head, body = answer
                 end = shared.end_keep
                 self.out += (head, end, body)
                 self.out_bytes += len(head) + len(end) + len(body)
@@ -248,7 +247,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         if answer is None:
             self.dispatch(request)
         elif isinstance(answer, tuple):
-            self.deliver(request, Response.ready(200, answer[0], bytes(answer[1])))
+            self.deliver(request, Response.ready(200, *answer))
         else:
             self.deliver(request, answer)
 
