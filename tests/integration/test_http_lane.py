@@ -19,6 +19,8 @@ from support.smuggling import CASES, CHAIN
 
 import edgecache
 from edgecache.http import HttpApp, HttpLimits, HttpServer, Request, Response, mount_cache_api
+from edgecache.http._port import listen
+from edgecache.http.protocol import HttpProtocol
 
 GOOD = b"GET /good HTTP/1.1\r\nHost: a\r\n\r\n"
 LAST = b"GET /good HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -64,7 +66,6 @@ class Door:
             except (RuntimeError, TypeError):
                 pass
         return Response(200, (), b"long way")
-
 
     async def read(self, request: Request) -> Response:
         assert request.body is not None
@@ -387,16 +388,19 @@ def test_a_process_without_descriptors_counts_it_and_accepts_later(door: Door) -
             def close(self) -> None:
                 self.own.close()
 
-        async def listen() -> Any:
+        async def begin() -> Any:
             shared = server.server._running()
-            from edgecache.http.protocol import HttpProtocol
-
             handle = Full()
-            found = shared.wire.listen(handle, lambda: HttpProtocol(shared), shared.count_full)
+            found = listen(
+                shared.wire,
+                handle,  # type: ignore[arg-type]
+                lambda: HttpProtocol(shared),
+                shared.count_full,
+            )
             server.server._servers.append(found)
             return handle.own.getsockname()
 
-        address = server.call(listen())
+        address = server.call(begin())
         with socket.create_connection(address, 10) as handle:
             handle.sendall(LAST)
             assert statuses(read_all(handle)) == [200]

@@ -159,4 +159,3 @@ cdef class Lane:
         else:
             exchange.count(b"GET", status)
         return True
-

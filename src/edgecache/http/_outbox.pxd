@@ -20,7 +20,7 @@ cdef enum:
     OUTBOX_BODIES = 24              # of such bodies at once
     OUTBOX_VECTORS = 64
     OUTBOX_HEAD_BYTES_MAX = 8192
-    OUTBOX_ANSWER_BYTES_MAX = 32768 # of both ends of a head, and a small body
+    OUTBOX_ANSWER_BYTES_MAX = 32768  # of both ends of a head, and a small body
     OUTBOX_GATHER_BYTES = 262144    # enough for one call
     OUTBOX_LARGE_BYTES = 65536      # from here on a call gives the GIL away
 

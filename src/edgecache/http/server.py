@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecache.errors import ArgumentError, ConfigError, UnsafePathError
+from edgecache.http._port import listen
 from edgecache.http.limits import HttpLimits
 from edgecache.http.protocol import HttpProtocol
 from edgecache.http.shared import OnAnswer, Shared
 from edgecache.http.statistics import HttpStatistics
 
 if TYPE_CHECKING:
-    from edgecache.http._wire import Port
+    from edgecache.http._port import Port
     from edgecache.http.answering import Handler
     from edgecache.http.tls import TlsFiles
 
@@ -143,16 +144,15 @@ class HttpServer:
             if listener.tls is None:
                 handle.setblocking(False)
                 handle.listen(listener.backlog)
-                self._servers.append(shared.wire.listen(handle, connect, shared.count_full))
+                self._servers.append(listen(shared.wire, handle, connect, shared.count_full))
                 continue
             # TLS is the loop's: its transport encrypts.
-            create = loop.create_server
-            if handle.family == socket.AF_UNIX:
-                create = loop.create_unix_server
+            context, backlog = listener.tls.context, listener.backlog
+            handle.setblocking(False)
             self._servers.append(
-                await create(
-                    connect, sock=handle, ssl=listener.tls.context, backlog=listener.backlog
-                )
+                await loop.create_unix_server(connect, sock=handle, ssl=context, backlog=backlog)
+                if handle.family == socket.AF_UNIX
+                else await loop.create_server(connect, sock=handle, ssl=context, backlog=backlog)
             )
 
     async def _bind(
