@@ -13,6 +13,7 @@ from edgecache.http._head cimport Lane
 from edgecache.http._wire cimport Watched, Wire
 
 cdef enum:
+    CHANNEL_LANE_BYTES = 16384      # read at once while the lane is open
     CHANNEL_VECTORS = 32            # pieces that one call sends
 
 cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol)

@@ -45,13 +45,21 @@ cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
     channel.low_bytes = WRITE_HIGH_BYTES // 4
     wire.add(channel)
     wire.channels.add(channel)
-    protocol.connection_made(channel)
+    try:
+        protocol.connection_made(channel)
+    except BaseException as error:
+        channel.lose(error)
+        raise
     return channel
 
 
 @cython.final
-@cython.no_gc_clear
 cdef class Channel(Watched):
+
+    def __dealloc__(self):
+        # Of a loop that was closed before its connections.
+        if self.descriptor >= 0:
+            c_close(self.descriptor)
 
     # Events
 
@@ -78,8 +86,10 @@ cdef class Channel(Watched):
 
     cdef int read(self) except -1:
         cdef Py_ssize_t size
+        # Small requests with large answers: what is read at once bounds what is answered at once.
+        cdef size_t most = CHANNEL_LANE_BYTES if self.lane.is_open else WIRE_READ_BYTES
         while True:
-            size = recv(self.descriptor, self.wire.buffer, WIRE_READ_BYTES, MSG_DONTWAIT)
+            size = recv(self.descriptor, self.wire.buffer, most, MSG_DONTWAIT)
             if size >= 0 or errno != EINTR:
                 break
         if size > 0:

@@ -37,7 +37,6 @@ def listen(Wire wire not None, handle not None, connect not None, on_full not No
 
 
 @cython.final
-@cython.no_gc_clear
 cdef class Port(Watched):
 
     cdef int on_events(self, uint32_t events) except -1:
@@ -60,7 +59,8 @@ cdef class Port(Watched):
             handle.setblocking(False)
             if self.is_tcp:
                 handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            adopt(self.wire, handle.detach(), peer, self.connect())
+            protocol = self.connect()
+            adopt(self.wire, handle.detach(), peer, protocol)
         return 0
 
     def resume(self):

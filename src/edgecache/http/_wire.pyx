@@ -57,7 +57,6 @@ cdef class Watched:
 
 
 @cython.final
-@cython.no_gc_clear
 cdef class Wire:
 
     def __cinit__(self, object loop not None, Exchange exchange not None):
