@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.smuggling import CASES
 
-from edgecache.http._head import Exchange, Lane, Tally, split_line
+from edgecache.http._head import Exchange, Lane, Tally, plain_rest, split_line
 from edgecache.http.framing import LINE
 
 ALPHABET = st.sampled_from([bytes((byte,)) for byte in range(256)])
@@ -85,3 +85,15 @@ def test_a_lane_is_closed_until_it_is_opened_and_when_it_has_nothing_left() -> N
     assert lane.is_open
     assert lane.close() == 0
     assert not lane.is_open
+
+
+@given(st.binary(max_size=12), st.sampled_from([b"/cache/", b"/", b"/c"]), st.integers(0, 9))
+@example(b"a%20", b"/", 9)
+@example(b"a?b", b"/", 9)
+def test_the_rest_of_a_target_is_given_when_it_stands_for_itself(
+    rest: bytes, prefix: bytes, size_max: int
+) -> None:
+    is_plain = 0 < len(rest) <= size_max and not {b"%"[0], b"?"[0]} & set(rest)
+    assert plain_rest(prefix + rest, prefix, size_max) == (rest if is_plain else None)
+    assert plain_rest(b"/other/" + rest, b"/cache/", size_max) is None
+    assert plain_rest(prefix[:-1], prefix, size_max) is None

@@ -4,6 +4,7 @@ from typing import final
 __test__: dict[str, str]
 
 def split_line(data: bytes, position: int) -> tuple[bytes, bytes, int, int] | None: ...
+def plain_rest(target: bytes, prefix: bytes, size_max: int) -> bytes | None: ...
 
 @final
 class Tally:

@@ -9,7 +9,7 @@ from cpython.bytes cimport (
 )
 from cpython.tuple cimport PyTuple_CheckExact
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memchr, memcmp
 
 from edgecache.http._outbox cimport OUTBOX_HEAD_BYTES_MAX, Outbox
 
@@ -32,6 +32,23 @@ def split_line(bytes data not None, Py_ssize_t position):
     return (PyBytes_FromStringAndSize(start, line.method_size),
             PyBytes_FromStringAndSize(start + line.target, line.target_size),
             line.minor, position + line.size)
+
+
+def plain_rest(bytes target not None, bytes prefix not None, Py_ssize_t size_max):
+    """Return what follows the prefix of a target, if nothing of it has to be decoded.
+
+    Returns:
+        None: the target has another prefix, nothing follows it or more than `size_max` bytes do, or
+        there is an escape or a query.
+    """
+    cdef Py_ssize_t skip = PyBytes_GET_SIZE(prefix)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(target) - skip
+    cdef const char* rest = PyBytes_AS_STRING(target) + skip
+    if not 0 < size <= size_max or \
+            memcmp(PyBytes_AS_STRING(target), PyBytes_AS_STRING(prefix), skip) != 0 or \
+            memchr(rest, c"%", size) != NULL or memchr(rest, c"?", size) != NULL:
+        return None
+    return PyBytes_FromStringAndSize(rest, size)
 
 
 @cython.final

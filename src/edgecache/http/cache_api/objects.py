@@ -15,6 +15,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
+from edgecache.http._head import plain_rest
 from edgecache.http.cache_api.answers import (
     ALLOW,
     ALLOWED,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = ["ObjectDoor"]
 
 PREFIX = b"/cache/"
-PERCENT, QUESTION = b"%?"
 # Rendered heads of entries, by their meta; emptied when it is full.
 HEADS_MAX = 4096
 # A larger value is hashed and stored in pieces, so that other connections get their turn.
@@ -92,14 +92,8 @@ class ObjectDoor:
 
     def instant(self, target: bytes) -> tuple[bytes, bytes | Blob] | Response | None:
         """Return the answer to a plain GET that RAM can give; None: take the long way."""
-        key = target[self._skip :]
-        if (
-            PERCENT in key
-            or QUESTION in key
-            or not 0 < len(key) <= KEY_BYTES_MAX
-            or not self._is_open
-            or not target.startswith(self._prefix)
-        ):
+        key = plain_rest(target, self._prefix, KEY_BYTES_MAX)
+        if key is None or not self._is_open:
             return None
         found = self._peek_entry(key)
         if found is None:
