@@ -8,11 +8,13 @@ Invariants:
    that end is not reached within `discard_bytes_max`, or its framing is broken, the connection is
    closed and nothing behind it is ever read as a request.
 3. What a handler answers at once is written in one piece with the answers to all other requests of
-   the same read of the socket.
+   the same read of the socket; the hits before them, which the lane answers (`_head.pxd`), in
+   another one.
 4. After a fatal error there is one answer, then end of file.
 
 Phases: HEAD (between requests, or in the middle of a header), BODY (content of a request, whoever
-takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side.
+takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side. The lane is open
+only between requests, with nothing kept and nothing waiting.
 """
 
 from __future__ import annotations
