@@ -13,8 +13,8 @@ Invariants:
 4. After a fatal error there is one answer, then end of file.
 
 Phases: HEAD (between requests, or in the middle of a header), BODY (content of a request, whoever
-takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side. The lane is open
-only between requests, with nothing kept and nothing waiting.
+takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side. The lane is
+open only between requests, with nothing kept and nothing waiting.
 """
 
 from __future__ import annotations
