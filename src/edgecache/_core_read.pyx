@@ -537,3 +537,31 @@ cdef class CoreRead(CoreBase):
             return NotImplemented
         self.count_miss(&view)
         return None
+
+    def version_in_memory(self, key):
+        """Return the version of an entry that is in RAM and fresh, 0 without one. Counts a hit.
+
+        For layers above that keep something made of an entry: it is good while the version is the
+        one that `read_entry` gave. A version is never used twice in a shard.
+        """
+        cdef KeyView view
+        cdef Probe probe
+        cdef Shard* shard
+        cdef RamItem* item
+        cdef uint32_t version = 0
+        cdef object _owner
+        if self.state != STORE_OPEN:
+            self.check_open()
+        _owner = self.take_key(key, &view)
+        shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        ec_lock_acquire(&shard.lock)
+        shard_probe(self.shards.base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        if probe.ram != 0:
+            item = memory_item(self.shards.base, &shard.memory, probe.ram)
+            if not (item_has_expiry(item) and is_past(item_expiry_us(item))) and not (
+                    item_has_meta(item) and meta_is_stale(item_meta(item), item_meta_len(item))):
+                version = item.version
+                memory_hit(self.shards.base, &shard.memory, probe.ram, view.hash.low)
+                shard.counters.memory_hit_count += 1
+        ec_lock_release(&shard.lock)
+        return version

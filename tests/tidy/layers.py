@@ -44,7 +44,8 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("async storage", ("aio",)),
     ("package", ("__init__",)),
     ("rules of HTTP", ("rfc9111",)),
-    ("doors", ("http", "proxy", "s3", "api", "ipc", "tiers", "contrib")),
+    ("data plane", ("http",)),
+    ("doors", ("proxy", "s3", "api", "ipc", "tiers", "contrib")),
     ("top", ("server", "cli")),
 )
 

@@ -70,7 +70,7 @@ def test_the_core_has_two_users() -> None:
         ("metrics", "_io", "not one of its native modules"),
         ("config", "_core", "not one of its native modules"),
         ("storage", "_index", "not one of its native modules"),
-        ("http", "s3", "siblings"),
+        ("proxy", "s3", "siblings"),
         ("config", "metrics", "siblings"),
         ("config", "storage", "imports run down"),
         ("errors", "config", "imports nothing"),

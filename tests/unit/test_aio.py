@@ -27,7 +27,7 @@ ENGINE_NAMES = {
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
-    "split_values", "value_bytes_max",
+    "split_values", "value_bytes_max", "version_in_memory",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
 NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}

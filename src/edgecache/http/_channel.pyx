@@ -115,7 +115,9 @@ cdef class Channel(Watched):
         cdef Py_ssize_t at = 0, taken, sent
         try:
             while at < size and self.waiting_bytes == 0 and not self.is_over:
-                taken = self.lane.take(self.wire.buffer + at, size - at, outbox)
+                taken = 0 if at else self.lane.repeat(self.wire.buffer, size, outbox)
+                if taken == 0:
+                    taken = self.lane.take(self.wire.buffer + at, size - at, outbox)
                 if taken == 0:
                     break
                 at += taken

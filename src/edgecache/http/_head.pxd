@@ -7,6 +7,7 @@ Invariants:
 2. A lane answers a request only when its line is right, its target a path, its method GET, its
    version 1.1, and its field block byte by byte the one that was judged on this connection.
    Everything else is left where it stands, for the protocol.
+3. It also answers bytes that were one whole request before, if who answered that says so again.
 
 Source: RFC 9112, section 3; RFC 9110, section 5.6.2.
 """
@@ -104,6 +105,7 @@ cdef class Lane:
 
     cdef readonly bint is_open
     cdef readonly double deadline_s     # until the client must have asked again
+    cdef public dict repeats            # whole requests, and how they are answered again
     cdef Exchange exchange
     cdef bytes fields                   # that were judged
     cdef bytes end                      # the same, with the empty line
@@ -113,4 +115,5 @@ cdef class Lane:
     cdef uint64_t answered_count        # since it was opened
 
     cdef Py_ssize_t take(self, const char* data, Py_ssize_t size, Outbox outbox) except -1
+    cdef Py_ssize_t repeat(self, const char* data, Py_ssize_t size, Outbox outbox) except -1
     cdef bint give(self, object answer, Outbox outbox) except -1

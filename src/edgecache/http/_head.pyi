@@ -1,6 +1,8 @@
 from collections.abc import Callable
 from typing import final
 
+from edgecache.http.response import Response
+
 __test__: dict[str, str]
 
 def split_line(data: bytes, position: int) -> tuple[bytes, bytes, int, int] | None: ...
@@ -31,6 +33,7 @@ class Exchange:
 
 @final
 class Lane:
+    repeats: dict[bytes, tuple[Callable[[], Response | None], bytes]] | None
     def __new__(cls, exchange: Exchange) -> Lane: ...
     @property
     def is_open(self) -> bool: ...

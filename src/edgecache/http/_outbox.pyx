@@ -68,6 +68,8 @@ cdef class Outbox:
 
     cdef void add(self, const char* data, size_t size) noexcept:
         cdef iovec* last
+        if size == 0:
+            return
         memcpy(self.buffer + self.used, data, size)
         if self.vector_count:
             last = &self.vectors[self.vector_count - 1]

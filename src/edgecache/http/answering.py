@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgecache.http.chunked import ChunkedDecoder
     from edgecache.http.framing import Block
     from edgecache.http.request import BodyReader, Request
-    from edgecache.http.shared import Shared
+    from edgecache.http.shared import Repeat, Shared
 
 __all__ = ["Answering", "Handler"]
 
@@ -67,6 +67,9 @@ class Answering:
         self.has_skipped_line = False
         self.is_eof = False
         self.is_read_paused = False
+        # What the answer just given says about giving it again.
+        self.repeat: Repeat | None = None
+        self.repeats: dict[bytes, Repeat] = {}
         # Content of the request
         self.reader: BodyReader | None = None
         self.decoder: ChunkedDecoder | None = None
@@ -112,6 +115,8 @@ class Answering:
                 return
             answer = _resolved(answer)
         self.request = request
+        if request.minor:
+            request.relay = self.relay
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
         self.task = self.shared.loop.create_task(later)
 
@@ -201,7 +206,8 @@ class Answering:
         ):
             # What follows is below in full; this is the way of nearly all answers.
             self.answered_count += 1
-            head, end, out = response.head, shared.end_keep, self.out
+            head, out = response.head, self.out
+            end = b"\r\n" if response.has_date else shared.end_keep
             if body and request.method != b"HEAD":
                 out += (head, end, body)  # type: ignore[arg-type]
                 self.out_bytes += len(head) + len(end) + len(body)  # type: ignore[arg-type]
@@ -214,6 +220,8 @@ class Answering:
             else:
                 self.statistics.count(*counted)
             self.request = None
+            if response.again is not None:
+                self.repeat = (response.again, request.method)
             return
         keep = self._may_keep(request, response)
         self._write_head(request, response, keep)
@@ -238,6 +246,8 @@ class Answering:
             end = shared.end_keep if request.minor else shared.end_keep_old
         else:
             end = shared.end_close
+        if response.has_date:
+            end = end[shared.date_bytes :]
         out.append(end)
         self.out_bytes += len(response.head) + len(extra) + len(end)
 
@@ -294,6 +304,12 @@ class Answering:
         self.write(refusal(error).head + self.shared.end_close)
         self.write(f"{error.message}\n".encode())
         self.close_soon()
+
+    def relay(self, request: Request, head: bytes) -> None:
+        """Send an interim answer (1xx) to the request that is being answered."""
+        if self.request is request and not self.out and not self.transport.is_closing():
+            self.write(head)
+            self.flush()
 
     # The transport
 

@@ -37,6 +37,7 @@ from edgecache.http.framing import (
 )
 from edgecache.http.request import BodyReader, Request
 from edgecache.http.response import Response
+from edgecache.http.shared import Repeat
 
 __all__ = ["HttpProtocol"]
 
@@ -62,6 +63,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         self.peer = transport.get_extra_info("peername") or ""
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
+        self.repeats = self.lane.repeats = shared.repeats[self.scheme]
         shared.add(self)
         if shared.statistics.connections > shared.limits.connections_max:
             self.refuse(bad("too many connections", "connections", 503))
@@ -81,12 +83,57 @@ class HttpProtocol(Answering, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.native.bytes_received += len(data)
+        if self.lane.is_open:
+            self.answered_count += self.lane.close()
+        repeat = self.repeats.get(data)
+        if repeat is not None and self._answer_again(data, repeat):
+            return
         if self.phase == CLOSING:
             return
         if self.tail:
             data = self.tail + data
             self.tail = b""
+        count = self.answered_count
         self._advance(data)
+        repeat, self.repeat = self.repeat, None
+        is_one = self.answered_count == count + 1 and self.request is None and not self.tail
+        if repeat is not None and is_one and self.phase == HEAD:
+            # These bytes were one request, all of it, and the next one begins behind them.
+            self.shared.remember(self.repeats, data, repeat)
+
+    def _answer_again(self, data: bytes, repeat: Repeat) -> bool:
+        """Answer bytes that were one whole request before, if its answer is still good."""
+        shared = self.shared
+        if (
+            self.phase != HEAD
+            or self.tail
+            or self.request is not None
+            or self.is_write_paused
+            or self.is_eof
+            or self.is_broken
+            or self.has_skipped_line
+            or not shared.is_plain
+            or self.answered_count + 1 >= shared.limits.requests_per_connection_max
+        ):
+            return False
+        response = repeat[0]()
+        if response is None:
+            self.repeats.pop(data, None)
+            return False
+        self.answered_count += 1
+        statistics = self.statistics
+        statistics.count(repeat[1], response.status)
+        wire = response.wire
+        size = len(wire[0]) if len(wire) == 1 else sum(map(len, wire))
+        self.sent_bytes += size
+        self.native.bytes_sent += size
+        self.limit_reason = "idle_timeout"
+        self.deadline_s = shared.idle_deadline_s
+        if len(wire) == 1:
+            self.transport.write(wire[0])
+        else:
+            self.transport.writelines(wire)
+        return True
 
     def eof_received(self) -> bool:
         """Go on writing what is owed to a client that closed its side (RFC 9112, section 9.6)."""

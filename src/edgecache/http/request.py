@@ -166,10 +166,13 @@ class Request:
     """
 
     __slots__ = (
-        "block", "body", "keep_alive", "method", "minor", "peer", "scheme", "started_s", "target",
+        "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
+        "target",
     )  # fmt: skip
 
     started_s: float
+    # Sends an interim answer (1xx). Set for HTTP/1.1 while the answer is waited for, else missing.
+    relay: Callable[[Request, bytes], None]
 
     def __init__(
         self, method: bytes, target: bytes, minor: int, block: Block, peer: object, scheme: str

@@ -69,6 +69,14 @@ class Response:
     must_close = False
     release: Callable[[], None] | None = None
     length: int | None = None
+    # Of an answer that another server made: its own Date is in the head.
+    has_date = False
+    # How to answer the very same bytes again without parsing them; None then: parse them.
+    again: Callable[[], Response | None] | None = None
+    # The whole answer as it goes out, where `again` gives it: head, empty line and content.
+    wire: tuple[bytes, ...] = ()
+    # Asked for when a chunked body has ended; rendered lines, each with its CRLF.
+    trailers: Callable[[], bytes] | None = None
 
     def __init__(
         self,

@@ -48,7 +48,7 @@ async def send_body(connection: Answering, response: Response, is_chunked: bool)
         return body.size
     if hasattr(body, "__aiter__"):
         return await _send_pieces(
-            connection, cast("AsyncIterator[bytes]", body), response.length, is_chunked
+            connection, response, cast("AsyncIterator[bytes]", body), is_chunked
         )
     buffers = [body] if isinstance(body, bytes) else body
     size = 0
@@ -66,8 +66,9 @@ async def send_body(connection: Answering, response: Response, is_chunked: bool)
 
 
 async def _send_pieces(
-    connection: Answering, pieces: AsyncIterator[bytes], length: int | None, is_chunked: bool
+    connection: Answering, response: Response, pieces: AsyncIterator[bytes], is_chunked: bool
 ) -> int:
+    length = response.length
     size = 0
     try:
         async for piece in pieces:
@@ -91,7 +92,8 @@ async def _send_pieces(
         if close is not None:
             await close()
     if is_chunked:
-        connection.write(b"0\r\n\r\n")
+        trailers = b"" if response.trailers is None else response.trailers()
+        connection.write(b"0\r\n" + trailers + b"\r\n")
     connection.flush()
     return size
 

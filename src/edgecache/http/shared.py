@@ -31,7 +31,11 @@ __all__ = ["OnAnswer", "Shared", "bound"]
 TICK_S = 0.25
 # Of a request line: the longest method, two spaces, the version, and CRLF.
 LINE_BYTES_BESIDES = 48
+# Requests remembered by their exact bytes, and the longest of them.
+REPEATS_MAX = 8192
+REPEAT_BYTES_MAX = 2048
 
+Repeat = tuple[Callable[[], "Response | None"], bytes]
 Instant = Callable[[bytes], "tuple[bytes, Buffer] | Response | None"]
 # Prefix, `instant` or `recall` of a door, whether it is `recall`.
 Route = tuple[bytes, Callable[..., object] | None, bool]
@@ -97,6 +101,8 @@ class Shared:
         self.is_draining = False
         # Nothing out of the ordinary to do with an answer.
         self.is_plain = not self.is_timed
+        # By scheme: what the exact bytes of one request were answered with, and may be again.
+        self.repeats: dict[str, dict[bytes, Repeat]] = {"http": {}, "https": {}}
         self.statistics = HttpStatistics()
         target_bytes_max = limits.request_line_bytes_max - LINE_BYTES_BESIDES
         self.exchange = Exchange(
@@ -120,6 +126,7 @@ class Shared:
     def set_date(self) -> None:
         """Render the ends of a head: Date, and what becomes of the connection."""
         date = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
+        self.date_bytes = len(date)
         self.end_keep = self.exchange.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
@@ -129,6 +136,13 @@ class Shared:
         self.is_draining = True
         self.is_plain = False
         self.exchange.is_plain = False
+
+    def remember(self, repeats: dict[bytes, Repeat], data: bytes, repeat: Repeat) -> None:
+        """Keep how a request was answered; the oldest goes when there are too many."""
+        if len(data) <= REPEAT_BYTES_MAX:
+            if len(repeats) >= REPEATS_MAX:
+                del repeats[next(iter(repeats))]
+            repeats[data] = repeat
 
     def add(self, connection: HttpProtocol) -> None:
         """Take a new connection."""
