@@ -34,7 +34,7 @@ bench: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check src tests bench setup.py
-	PATH="$(abspath $(BIN)):$$PATH" cython-lint src/edgecache/*.pyx src/edgecache/*.pxd
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint $$(find src/edgecache -name "*.p[yx][xd]")
 	$(BIN)/mypy
 	$(BIN)/stubtest edgecache._core --mypy-config-file pyproject.toml
 	$(BIN)/python -m pytest -q tests/tidy

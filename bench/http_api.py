@@ -1,6 +1,10 @@
-"""HTTP: hits in RAM through the cache API against nginx, from files and from its proxy_cache.
+"""HTTP: hits in RAM against nginx, from files and from its proxy_cache, and against a bare echo.
 
-    python -m bench.http_api [--seconds 3] [--repeat 3] [--json FILE]
+    python -m bench.http_api [--seconds 3] [--repeat 3] [--doors cache,proxy] [--json FILE]
+
+"cache" is the cache API; "proxy" the reverse proxy in front of the same nginx that its proxy_cache
+has behind it. "uvloop echo" answers whatever arrives with the bytes of the cache API's answer: what
+a protocol on the transport of that loop could reach at most.
 
 All sides run one process on one CPU, wrk on another; rounds alternate. CPU is that of the serving
 process alone (user and system, /proc/pid/stat). nginx sends from the page cache with sendfile,
@@ -19,10 +23,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from bench.machine import describe
@@ -93,9 +98,9 @@ def on_cpu(cpu: int, command: list[str]) -> list[str]:
 
 
 @contextmanager
-def serve_edgecache(folder: Path) -> Iterator[Served]:
+def serve_child(folder: Path, *what: str) -> Iterator[Served]:
     port = free_port()
-    command = [sys.executable, "-m", "bench.http_child", str(port), str(folder)]
+    command = [sys.executable, "-m", "bench.http_child", str(port), str(folder), *what]
     child = subprocess.Popen(on_cpu(SERVER_CPU, command), env=child_environment())
     try:
         wait_ready(port)
@@ -153,7 +158,21 @@ def load_round(side: Served, name: str, seconds: int, script: Path | None, _: in
     return load(side, name, seconds, script)
 
 
-def measure(seconds: int, repeat: int) -> dict[str, dict[str, list[Sample]]]:
+@contextmanager
+def serve_all(folder: Path, doors: Sequence[str]) -> Iterator[dict[str, Served]]:
+    """Start all sides; our doors come first."""
+    with ExitStack() as stack:
+        files, cache = stack.enter_context(serve_nginx(folder))
+        upstream = f"http://127.0.0.1:{files.port}"
+        sides = {}
+        for door in doors:
+            what = (door, upstream) if door == "proxy" else (door,)
+            sides[f"edgecache {door}"] = stack.enter_context(serve_child(folder, *what))
+        sides["uvloop echo"] = stack.enter_context(serve_child(folder, "echo"))
+        yield sides | {"nginx files": files, "nginx proxy_cache": cache}
+
+
+def measure(seconds: int, repeat: int, doors: Sequence[str]) -> dict[str, dict[str, list[Sample]]]:
     found = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -162,17 +181,22 @@ def measure(seconds: int, repeat: int) -> dict[str, dict[str, list[Sample]]]:
             (folder / str(size)).write_bytes(os.urandom(size))
         script = folder / "pipeline.lua"
         script.write_text(PIPELINE % DEPTH, "utf-8")
-        with serve_edgecache(folder) as own, serve_nginx(folder) as (files, cache):
-            sides = {"edgecache": own, "nginx files": files, "nginx proxy_cache": cache}
+        with serve_all(folder, doors) as sides:
             for label, size in SIZES.items():
                 for depth in (1, DEPTH) if size == 1024 else (1,):
                     used = script if depth > 1 else None
-                    for side in sides.values():  # warm up
+                    taking = {
+                        # An echo gives one answer to what one read brings.
+                        name: side
+                        for name, side in sides.items()
+                        if "echo" not in name or depth == 1
+                    }
+                    for side in taking.values():  # warm up
                         load(side, str(size), 1, used)
                     found[f"{label}, {depth} in flight"] = interleave(
                         {
                             name: partial(load_round, side, str(size), seconds, used)
-                            for name, side in sides.items()
+                            for name, side in taking.items()
                         },
                         repeat,
                     )
@@ -192,15 +216,17 @@ def show(found: Mapping[str, Mapping[str, list[Sample]]]) -> list[dict[str, obje
                 }
             )  # fmt: skip
             print(
-                f"{workload:24} {name:17} {rate.median:10,.0f}/s"
+                f"{workload:24} {name:18} {rate.median:10,.0f}/s"
                 f" ({rate.low:,.0f} to {rate.high:,.0f})  {cpu.median:6.2f} us CPU"
             )
-        for peer in list(sides)[1:]:
-            pairs = list(zip(sides["edgecache"], sides[peer], strict=True))
+        for door, peer in product(sides, sides):
+            if not door.startswith("edgecache") or peer.startswith("edgecache"):
+                continue
+            pairs = list(zip(sides[door], sides[peer], strict=True))
             rates = Spread.of([own.rate / other.rate for own, other in pairs])
             cpus = Spread.of([own.cpu_us / other.cpu_us for own, other in pairs])
             print(
-                f"{workload:24} to {peer}: rate {rates.median:.2f} ({rates.low:.2f} to"
+                f"{workload:24} {door} to {peer}: rate {rates.median:.2f} ({rates.low:.2f} to"
                 f" {rates.high:.2f}), CPU {cpus.median:.2f} ({cpus.low:.2f} to {cpus.high:.2f})"
             )
     return rows
@@ -210,6 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--doors", default="cache", help="cache, proxy, or both")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     for program in ("wrk", "nginx", "taskset"):
@@ -217,7 +244,10 @@ def main() -> None:
             raise SystemExit(f"{program} is needed: apt-get install wrk nginx-light util-linux")
     facts = describe()
     print(", ".join(f"{name}: {facts[name]}" for name in ("processor", "kernel", "load before")))
-    rows = show(measure(arguments.seconds, arguments.repeat))
+    doors = arguments.doors.split(",")
+    if not {"cache", "proxy"}.issuperset(doors):
+        parser.error("a door is cache or proxy")
+    rows = show(measure(arguments.seconds, arguments.repeat, doors))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1), "utf-8")
 

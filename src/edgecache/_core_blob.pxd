@@ -9,6 +9,7 @@ cdef class Blob
 
 cdef enum:
     BLOB_SMALL_BYTES = 256          # a copy of these costs less than keeping them in their place
+    PEEK_COPY_BYTES = 16384         # peek_entry copies up to this; see docs/adr/0013
     BLOB_FRONT_BYTES = 4096         # views fill the front table with values up to this
 
 cdef class CoreBlob(CoreRead):

@@ -1,4 +1,4 @@
-from types import TracebackType
+from types import NotImplementedType, TracebackType
 from typing import Self, final
 
 from typing_extensions import Buffer
@@ -9,6 +9,9 @@ __test__: dict[str, str]
 
 class CoreBlob(CoreRead):
     def view(self, key: bytes | str) -> Blob | None: ...
+    def peek_entry(
+        self, key: bytes | str
+    ) -> tuple[bytes | Blob, bytes, int, int, int] | NotImplementedType | None: ...
     def readinto(self, key: bytes | str, buffer: Buffer) -> int | None: ...
     def exists(self, key: bytes | str) -> bool: ...
 

@@ -21,6 +21,7 @@ from edgecache._fetch cimport FETCH_FOUND, Fetch, fetch_free, fetch_init, fetch_
 from edgecache._index cimport IndexCursor
 from edgecache._memory cimport (
     RamItem,
+    item_disk_location,
     item_expiry_us,
     item_has_expiry,
     item_has_meta,
@@ -37,6 +38,7 @@ from edgecache._shard cimport (
     Probe,
     Shard,
     shard_at,
+    shard_erase_ram,
     shard_find_ram,
     shard_number,
     shard_probe,
@@ -71,6 +73,15 @@ cdef Blob blob_of(object value):
     return blob
 
 
+cdef object taken(PyObject* made):
+    """Take over a reference that bytes_or_null returned."""
+    if made == NULL:
+        raise MemoryError("no memory for a bytes object")
+    cdef object value = <object>made
+    Py_DECREF(value)
+    return value
+
+
 cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
     """The owner of a pin that was just taken; undoes it when there is no memory for one."""
     cdef Shard* place = shard_at(&core.shards, shard)
@@ -86,6 +97,16 @@ cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
     pin.shard = shard
     pin.reference = reference
     return pin
+
+
+cdef Blob pinned_blob(CoreBlob core, uint32_t shard, uint32_t reference, RamItem* item):
+    """A blob over an item that was just pinned: it neither moves nor changes."""
+    cdef Pin pin = pin_of(core, shard, reference)
+    cdef Blob blob = Blob.__new__(Blob)
+    blob.owner = pin
+    blob.data = item_value(item)
+    blob.size = item.value_len
+    return blob
 
 
 cdef class CoreBlob(CoreRead):
@@ -168,6 +189,70 @@ cdef class CoreBlob(CoreRead):
             # else ran since: the GIL is held, and native threads change versions only.
             self.front_put(key, view, shard, reference, blob.owner)
         return blob if is_small or is_pinned else None
+
+    def peek_entry(self, key):
+        """Return an entry as `read_entry` does, if RAM can tell: a large value as a `Blob`.
+
+        Returns:
+            (value, meta bytes, expiry_us, version, location), fresh or stale; None for a certain
+            miss; NotImplemented when only the disk can tell, and for the head of an object. The
+            value is bytes up to 16 KiB, above that a Blob, which pins its entry until it is
+            released.
+
+        *Thread-safety*: any thread. *Cost*: no system call; one copy of a small value.
+        """
+        cdef KeyView view
+        cdef object _owner, value
+        cdef Shard* shard
+        cdef char* base = self.shards.base
+        cdef RamItem* item
+        cdef Probe probe
+        cdef uint32_t reference
+        cdef PyObject* made = NULL
+        cdef PyObject* made_meta
+        cdef bint is_pinned
+        if not take_plain_key(self, key, &view):
+            self.check_open()
+            _owner = self.take_key(key, &view)
+        shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
+        ec_lock_acquire(&shard.lock)
+        shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
+        reference = probe.ram
+        if reference == 0:
+            ec_lock_release(&shard.lock)
+            if probe.count:
+                return NotImplemented
+            self.count_miss(&view)
+            return None
+        item = memory_item(base, &shard.memory, reference)
+        if item_has_meta(item) and \
+                meta_has_flag(item_meta(item), item_meta_len(item), META_FLAG_OBJECT):
+            ec_lock_release(&shard.lock)
+            return NotImplemented
+        if item_has_expiry(item) and is_past(item_expiry_us(item)):
+            shard_erase_ram(&self.shards, shard, view.hash.low, reference)
+            shard.counters.expired_count += 1
+            ec_lock_release(&shard.lock)
+            self.count_miss(&view)
+            return None
+        memory_hit(base, &shard.memory, reference, view.hash.low)
+        shard.counters.memory_hit_count += 1
+        is_pinned = item.value_len > PEEK_COPY_BYTES and \
+            memory_pin(base, &shard.memory, reference)
+        # Bytes alone are made under the lock: other objects may start a collection, and that may
+        # run Python code.
+        if not is_pinned:
+            made = bytes_or_null(item_value(item), item.value_len)
+        made_meta = bytes_or_null(item_meta(item), item_meta_len(item))
+        expiry_us = item_expiry_us(item)
+        version = item.version
+        location = item_disk_location(item)
+        ec_lock_release(&shard.lock)
+        if is_pinned:
+            value = pinned_blob(self, shard.number, reference, item)
+        else:
+            value = taken(made)
+        return (value, taken(made_meta), expiry_us, version, location)
 
     def readinto(self, key, buffer):
         """Copy the value of `key` to the start of a writable buffer; its size in bytes, or None.

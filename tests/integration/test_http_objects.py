@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from support.http import Answer, Running, request, statuses
+from support.http import Answer, Running, answers, request, statuses
 from support.objects import ModelObjects
 
 import edgecache
@@ -187,3 +189,23 @@ def test_a_part_of_an_unfinished_object_is_found_without_a_lookup() -> None:
         assert api.ask("HEAD", "/cache/k", Range="bytes=2-3").status == 404
         assert api.ask("GET", "/cache/k").status == 404
         assert api.store.hits == []
+
+
+def test_an_object_whose_head_is_in_memory_is_sent_as_the_object(tmp_path: Path) -> None:
+    config = edgecache.Config(root=tmp_path / "store", memory="64MiB", disk="256MiB")
+    app = HttpApp()
+    store = edgecache.AsyncStorage(config)
+    mount_cache_api(app, store)
+    value = random.Random(3).randbytes(6 << 20)
+    try:
+        with Running(app) as server:
+            assert server.exchange(request("PUT", "/cache/k", (), value)).status == 201
+            with server.connect() as handle:
+                received = answers(handle)
+                for _ in range(4):
+                    handle.sendall(request("GET", "/cache/k"))
+                    assert next(received).body == value
+                handle.sendall(request("GET", "/cache/k", [("Range", "bytes=5-9")]))
+                assert next(received).body == value[5:10]
+    finally:
+        store.storage.close()

@@ -23,7 +23,7 @@ ENGINES = ("memory", "threads", "auto", "files")
 
 # Names of the engine that layers above it use; no part of the API.
 ENGINE_NAMES = {
-    "abandon", "check", "clear_all", "counters", "encode_meta", "needs_disk", "peek",
+    "abandon", "check", "clear_all", "counters", "encode_meta", "needs_disk", "peek", "peek_entry",
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",

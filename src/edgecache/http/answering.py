@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
+from edgecache.http._head import Lane
 from edgecache.http.failures import ClientGoneError, RequestError
 from edgecache.http.response import Response, text_response
 from edgecache.http.sending import send_body
@@ -39,6 +40,8 @@ HEAD, BODY, CLOSING = range(3)
 JOIN_BYTES_MAX = 32768
 # Content above this is sent piece by piece, so that a client that stalls holds no more.
 PIECE_BYTES = 262144
+# What one answer may send before other connections get their turn.
+TURN_BYTES_MAX = 524288
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 FOREVER = float("inf")
 
@@ -49,7 +52,9 @@ class Answering:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.statistics = shared.statistics
-        self.answers = shared.statistics.answers
+        self.native = shared.statistics.native
+        self.answers = shared.statistics.known_answers
+        self.lane = Lane(shared.exchange)
         self.transport: asyncio.Transport = cast("asyncio.Transport", None)
         self.peer: object = ""
         self.scheme = "http"
@@ -76,6 +81,7 @@ class Answering:
         self.out: list[bytes | memoryview] = []
         self.out_bytes = 0
         self.sent_bytes = 0
+        self.turn_bytes = 0  # of them, when others last had their turn
         self.answered_count = 0
         self.is_write_paused = False
         self.write_waiter: asyncio.Future[None] | None = None
@@ -323,14 +329,20 @@ class Answering:
         self.out = []
         self.out_bytes = 0
         self.sent_bytes += size
-        self.statistics.bytes_sent += size
+        self.native.bytes_sent += size
         if size <= JOIN_BYTES_MAX:
             self.transport.write(b"".join(out))
         else:
             self.transport.writelines(out)
 
     async def drain(self) -> None:
-        """Wait until the client has taken enough; ClientGoneError when it is gone."""
+        """Wait until the client has taken enough; ClientGoneError when it is gone.
+
+        A client that takes everything at once still leaves others their turn.
+        """
+        if self.sent_bytes - self.turn_bytes > TURN_BYTES_MAX:
+            self.turn_bytes = self.sent_bytes
+            await asyncio.sleep(0)
         if self.is_write_paused and not self.transport.is_closing():
             self.write_waiter = self.shared.loop.create_future()
             try:
@@ -424,6 +436,9 @@ class Answering:
                 return
             statistics.refused_by_reason["write_timeout"] += 1
             self.transport.abort()
+        elif reason == "idle_timeout" and self.lane.is_open and self.lane.deadline_s > now_s:
+            # It was answered without the protocol; that is the way of clients that go on asking.
+            self.deadline_s = self.lane.deadline_s
         else:
             statistics.refused_by_reason[reason] += reason == "idle_timeout"
             self.close_now()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgecache.errors import ArgumentError
 from edgecache.http.request import Request
 from edgecache.http.response import Response, text_response
 from edgecache.http.shared import bound
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 __all__ = ["HttpApp"]
 
@@ -16,7 +19,8 @@ NEAR_BYTES = 4
 NEAR_MAX = 256
 
 Handler: TypeAlias = Callable[[Request], Response | Awaitable[Response]]
-Instant: TypeAlias = Callable[[bytes], tuple[bytes, bytes] | Response | None]
+Instant: TypeAlias = Callable[[bytes], "tuple[bytes, Buffer] | Response | None"]
+Route: TypeAlias = tuple[bytes, Callable[..., object] | None, bool]
 # Prefix, door, and how it answers at once.
 Mount: TypeAlias = tuple[bytes, Handler, Instant | None]
 
@@ -38,6 +42,9 @@ class HttpApp:
         self._anywhere: list[Mount] = []
         # Doors that a target can reach, by its first bytes: a request compares few prefixes.
         self._near: dict[bytes, list[Mount]] = {}
+        # Who answers at once, as `Shared` has it: empty as soon as hosts matter.
+        self.routes: list[Route] = []
+        self._routes: dict[bytes, Route] = {}
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
@@ -61,6 +68,12 @@ class HttpApp:
         doors.append((prefix, bound(door), getattr(door, "instant", None)))
         doors.sort(key=lambda mount: -len(mount[0]))
         self._near.clear()
+        if host is None:
+            recall = getattr(door, "recall", None)
+            found = getattr(door, "instant", None) if recall is None else recall
+            self._routes[prefix] = (prefix, found, recall is not None)
+        routes = sorted(self._routes.values(), key=lambda route: -len(route[0]))
+        self.routes[:] = () if self._by_host else routes
 
     def __call__(self, request: Request) -> Response | Awaitable[Response]:
         target = request.target
@@ -75,7 +88,7 @@ class HttpApp:
                 return door(request)
         return self._nowhere
 
-    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+    def instant(self, target: bytes) -> tuple[bytes, Buffer] | Response | None:
         """Answer a plain GET from its target alone, if its door can: see `Shared`."""
         if self._by_host:
             return None

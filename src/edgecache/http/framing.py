@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import re
 
+from edgecache.http._head import split_line
 from edgecache.http.failures import RequestError
 from edgecache.http.judge import fields_by_llhttp
 from edgecache.http.limits import HttpLimits
 
 __all__ = [
-    "Block", "check_shape", "match_line", "parse_block", "parse_line", "split_authority",
+    "LINE", "Block", "check_shape", "parse_block", "parse_line", "split_authority",
     "split_target",
 ]  # fmt: skip
 
@@ -31,9 +32,7 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Visible ASCII without "#": a fragment is never sent (RFC 9112, section 3.2), and caches that took
 # one apart from the rest were poisoned by it.
 TARGET = rb"[!-\"$-~]"
-_LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) (" + TARGET + rb"++) HTTP/1\.([01])\r\n")
-# For the request that goes right: method, target, minor version.
-match_line = _LINE.match
+LINE = re.compile(rb"(" + TOKEN + rb"{1,32}+) (" + TARGET + rb"++) HTTP/1\.([01])\r\n")
 _OTHER_VERSION = re.compile(TOKEN + rb"{1,32}+ " + TARGET + rb"++ HTTP/[0-9]\.[0-9]\r\n")
 _FIELD = re.compile(rb"(" + TOKEN + rb"++):[ \t]*+([\t -~\x80-\xff]*+)")
 _ABSOLUTE = re.compile(rb"(?i:(https?)://)([^/?]*)([/?].*)?", re.S)
@@ -93,15 +92,16 @@ def parse_line(data: bytes, position: int) -> tuple[bytes, bytes, int, int]:
     Raises:
         RequestError: 505 for a line that is right but for its version, 400 for any other.
     """
-    match = _LINE.match(data, position)
-    if match is None:
+    # The native side takes what this pattern takes; `tests/unit/test_http_head.py` compares them.
+    line = split_line(data, position)
+    if line is None:
         if _OTHER_VERSION.match(data, position):
             raise bad("the version is not HTTP/1.0 or HTTP/1.1", "version", 505)
         raise bad("the request line is malformed", "request_line")
-    method, target, minor = match.groups()
+    method, target, _, _ = line
     if target[0] != 47:  # "/"
         _check_form(method, target)
-    return method, target, 1 if minor == b"1" else 0, match.end()
+    return line
 
 
 def _check_form(method: bytes, target: bytes) -> None:
@@ -158,6 +158,7 @@ class Block:
         "is_chunked",
         "is_plain",
         "is_simple",
+        "is_swift",
         "keeps",
         "keeps_old",
         "raw",
@@ -189,6 +190,7 @@ class Block:
         # A GET with these fields depends on its target alone, but for a token.
         self.is_plain = self.keeps and not self.has_conditions
         self.is_simple = self.has_host and not self.is_chunked and not self.content_length
+        self.is_swift = self.is_simple and self.is_plain
 
     def get(self, name: bytes) -> bytes | None:
         """Return the lines of a field joined as a list (RFC 9110, section 5.3), or None."""

@@ -8,18 +8,21 @@ Invariants:
    that end is not reached within `discard_bytes_max`, or its framing is broken, the connection is
    closed and nothing behind it is ever read as a request.
 3. What a handler answers at once is written in one piece with the answers to all other requests of
-   the same read of the socket.
+   the same read of the socket; the hits before them, which the lane answers (`_head.pxd`), in
+   another one.
 4. After a fatal error there is one answer, then end of file.
 
 Phases: HEAD (between requests, or in the middle of a header), BODY (content of a request, whoever
-takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side.
+takes it), CLOSING (nothing is parsed any more). `answering.py` has the output side. The lane is
+open only between requests, with nothing kept and nothing waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
+from edgecache.http._head import split_line
 from edgecache.http.answering import BODY, CLOSING, HEAD, Answering
 from edgecache.http.chunked import ChunkedDecoder
 from edgecache.http.failures import ClientGoneError, RequestError
@@ -27,7 +30,6 @@ from edgecache.http.framing import (
     Block,
     bad,
     check_shape,
-    match_line,
     parse_block,
     parse_line,
     split_authority,
@@ -61,7 +63,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         self.peer = transport.get_extra_info("peername") or ""
         if transport.get_extra_info("sslcontext") is not None:
             self.scheme = "https"
-        self.repeats = shared.repeats[self.scheme]
+        self.repeats = self.lane.repeats = shared.repeats[self.scheme]
         shared.add(self)
         if shared.statistics.connections > shared.limits.connections_max:
             self.refuse(bad("too many connections", "connections", 503))
@@ -80,7 +82,9 @@ class HttpProtocol(Answering, asyncio.Protocol):
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        self.statistics.bytes_received += len(data)
+        self.native.bytes_received += len(data)
+        if self.lane.is_open:
+            self.answered_count += self.lane.close()
         repeat = self.repeats.get(data)
         if repeat is not None and self._answer_again(data, repeat):
             return
@@ -122,7 +126,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         wire = response.wire
         size = len(wire[0]) if len(wire) == 1 else sum(map(len, wire))
         self.sent_bytes += size
-        statistics.bytes_sent += size
+        self.native.bytes_sent += size
         self.limit_reason = "idle_timeout"
         self.deadline_s = shared.idle_deadline_s
         if len(wire) == 1:
@@ -163,6 +167,8 @@ class HttpProtocol(Answering, asyncio.Protocol):
 
     def _advance(self, data: bytes) -> None:
         """Take as many requests from `data` as can be answered now; keep the rest."""
+        if self.lane.is_open:
+            self.answered_count += self.lane.close()
         position = 0
         size = len(data)
         try:
@@ -193,6 +199,10 @@ class HttpProtocol(Answering, asyncio.Protocol):
             if not (self.tail or self.request or self.is_eof or self.is_write_paused):
                 self.limit_reason = "idle_timeout"
                 self.deadline_s = self.shared.idle_deadline_s
+                block = self.block
+                if block is not None and block.is_swift and not self.has_skipped_line:
+                    most = self.shared.limits.requests_per_connection_max
+                    self.lane.open(block.raw, block.raw_end, most - 1 - self.answered_count)
             elif self.is_eof and self.request is None and not self.is_write_paused:
                 self.close_soon()
             else:
@@ -228,15 +238,15 @@ class HttpProtocol(Answering, asyncio.Protocol):
         block = self.block
         if block is not None and block.is_simple:
             # The same fields as in the last request, as clients send them: they were judged.
-            match = match_line(data, position)
-            if match is not None and data.startswith(block.raw_end, match.end()):
-                method, target, digit = match.groups()
+            line = split_line(data, position)
+            if line is not None and data.startswith(block.raw_end, line[3]):
+                method, target, minor, end = line
                 is_short = len(target) < limits.request_line_bytes_max - 48
                 if target[0] == 47 and is_short:
                     self.has_skipped_line = False
                     self.limit_reason = ""
-                    self._take_simple(method, target, 1 if digit == b"1" else 0, block)
-                    return match.end() + len(block.raw_end)
+                    self._take_simple(method, target, minor, block)
+                    return end + len(block.raw_end)
         end = data.find(b"\r\n\r\n", position)
         if end < 0:
             check_shape(data[position:], False, limits)
@@ -261,10 +271,13 @@ class HttpProtocol(Answering, asyncio.Protocol):
     def _take_simple(self, method: bytes, target: bytes, minor: int, block: Block) -> None:
         """Answer a request for a path, without content, whose fields were judged before."""
         shared = self.shared
-        answer: tuple[bytes, bytes] | Response | None = None
+        answer: Any = None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
             try:
                 answer = shared.instant(target)
+                if isinstance(answer, tuple) and type(answer[1]) is not bytes:
+                    # What the transport keeps must not be the store's memory.
+                    answer = answer[0], memoryview(answer[1]).tobytes()
             except Exception:
                 # The handler proper meets it again, and knows what to answer.
                 answer = None

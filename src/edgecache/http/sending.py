@@ -132,7 +132,7 @@ async def _send_by_kernel(connection: Answering, own: socket.socket, part: FileR
             raise BodyLengthError("the file is too short", expected=end, found=offset)
         offset += sent
         connection.sent_bytes += sent
-        connection.shared.statistics.bytes_sent += sent
+        connection.native.bytes_sent += sent
         await asyncio.sleep(0)
 
 

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgecache.errors import ArgumentError, ConfigError, UnsafePathError
+from edgecache.http._port import listen
 from edgecache.http.limits import HttpLimits
 from edgecache.http.protocol import HttpProtocol
 from edgecache.http.shared import OnAnswer, Shared
 from edgecache.http.statistics import HttpStatistics
 
 if TYPE_CHECKING:
+    from edgecache.http._port import Port
     from edgecache.http.answering import Handler
     from edgecache.http.tls import TlsFiles
 
@@ -93,7 +95,7 @@ class HttpServer:
         self._on_answer = on_answer
         self._shows_time = shows_time
         self._shared: Shared | None = None
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[asyncio.AbstractServer | Port] = []
         self._unix_paths: list[tuple[str, int]] = []
         self.addresses: list[object] = []
 
@@ -170,46 +172,53 @@ class HttpServer:
         def connect() -> HttpProtocol:
             return HttpProtocol(shared)
 
-        context = None if listener.tls is None else listener.tls.context
-        # Peers that do not answer close_notify hold up the end of their connection, and a drain.
-        linger_s = max(TLS_SHUTDOWN_S_MIN, shared.limits.linger_timeout_s)
-        shutdown_s = None if context is None else linger_s
-        if listener.host is not None:
-            server: asyncio.AbstractServer = await loop.create_server(
-                connect,
-                listener.host,
-                listener.port,
-                ssl=context,
-                ssl_shutdown_timeout=shutdown_s,
-                backlog=listener.backlog,
-                reuse_port=listener.reuse_port or None,
-            )
-        else:
-            handle = listener.handle
-            if handle is None:
-                assert listener.path is not None
-                handle = bind_unix(listener.path, listener.unix_mode)
-                self._unix_paths.append((listener.path, os.stat(listener.path).st_ino))
+        for handle in await self._bind(loop, listener):
+            self.addresses.append(handle.getsockname())
+            if listener.tls is None:
+                handle.setblocking(False)
+                handle.listen(listener.backlog)
+                self._servers.append(listen(shared.wire, handle, connect, shared.count_full))
+                continue
+            # TLS is the loop's: its transport encrypts. Peers that do not answer close_notify hold
+            # up the end of their connection, and a drain.
             handle.setblocking(False)
-            if handle.family == socket.AF_UNIX:
-                server = await loop.create_unix_server(
+            is_unix = handle.family == socket.AF_UNIX
+            create = loop.create_unix_server if is_unix else loop.create_server
+            self._servers.append(
+                await create(
                     connect,
                     sock=handle,
-                    ssl=context,
-                    ssl_shutdown_timeout=shutdown_s,
+                    ssl=listener.tls.context,
+                    ssl_shutdown_timeout=max(TLS_SHUTDOWN_S_MIN, shared.limits.linger_timeout_s),
                     backlog=listener.backlog,
                 )
-            else:
-                server = await loop.create_server(
-                    connect,
-                    sock=handle,
-                    ssl=context,
-                    ssl_shutdown_timeout=shutdown_s,
-                    backlog=listener.backlog,
-                )
-        self._servers.append(server)
-        sockets: Sequence[socket.socket] = getattr(server, "sockets", ())
-        self.addresses += [each.getsockname() for each in sockets]
+            )
+
+    async def _bind(
+        self, loop: asyncio.AbstractEventLoop, listener: Listener
+    ) -> list[socket.socket]:
+        """Return the sockets of a listener, bound."""
+        if listener.handle is not None:
+            return [listener.handle]
+        if listener.path is not None:
+            handle = bind_unix(listener.path, listener.unix_mode)
+            self._unix_paths.append((listener.path, os.stat(listener.path).st_ino))
+            return [handle]
+        found = await loop.getaddrinfo(
+            listener.host or None,
+            listener.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
+        )
+        handles: list[socket.socket] = []
+        try:
+            for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+                handles.append(bind_address(family, address, listener.reuse_port))
+        except BaseException:
+            for handle in handles:
+                handle.close()
+            raise
+        return handles
 
     async def _stop_listening(self) -> None:
         for server in self._servers:
@@ -250,6 +259,25 @@ class HttpServer:
     async def stop(self) -> int:
         """Close everything now; how many connections were cut off."""
         return await self.drain(0.0)
+
+
+def bind_address(family: int, address: tuple[object, ...], reuse_port: bool) -> socket.socket:
+    """Bind one address of a host; a socket for IPv6 takes nothing of IPv4."""
+    handle = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            handle.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        handle.bind(address)
+    except OSError as error:
+        handle.close()
+        raise OSError(error.errno, f"cannot bind the address {address}: {error.strerror}") from None
+    except BaseException:
+        handle.close()
+        raise
+    return handle
 
 
 def bind_unix(path: str, mode: int) -> socket.socket:

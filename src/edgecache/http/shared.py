@@ -12,25 +12,33 @@ from email.utils import formatdate
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, cast
 
+from edgecache.http._head import Exchange
+from edgecache.http._wire import Wire
 from edgecache.http.limits import HttpLimits
+from edgecache.http.response import Response
 from edgecache.http.statistics import HttpStatistics
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
     from edgecache.http.answering import Handler
     from edgecache.http.protocol import HttpProtocol
     from edgecache.http.request import Request
-    from edgecache.http.response import Response
 
 __all__ = ["OnAnswer", "Shared", "bound"]
 
 # Deadlines and the Date field are this exact.
 TICK_S = 0.25
+# Of a request line: the longest method, two spaces, the version, and CRLF.
+LINE_BYTES_BESIDES = 48
 # Requests remembered by their exact bytes, and the longest of them.
 REPEATS_MAX = 8192
 REPEAT_BYTES_MAX = 2048
 
 Repeat = tuple[Callable[[], "Response | None"], bytes]
-Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
+Instant = Callable[[bytes], "tuple[bytes, Buffer] | Response | None"]
+# Prefix, `instant` or `recall` of a door, whether it is `recall`.
+Route = tuple[bytes, Callable[..., object] | None, bool]
 OnAnswer = Callable[["Request", int, int, float], None]
 
 
@@ -45,6 +53,18 @@ def _never(target: bytes) -> None:
     return None
 
 
+def routes_of(handler: object) -> list[Route]:
+    """Return who answers at once: a handler's own live list, or one of its methods."""
+    routes: list[Route] | None = getattr(handler, "routes", None)
+    if routes is not None:
+        return routes
+    recall = getattr(handler, "recall", None)
+    if recall is not None:
+        return [(b"/", recall, True)]
+    instant = getattr(handler, "instant", None)
+    return [] if instant is None else [(b"/", instant, False)]
+
+
 class Shared:
     """State of a server that its connections use.
 
@@ -52,7 +72,11 @@ class Shared:
         loop: Where they run.
         handler: Answers requests. It may have a method `instant`, which is asked first for a GET of
             a path without preconditions, ranges and content: with the target alone it returns head
-            and content of a 200, any other Response, or None: call the handler.
+            and content of a 200, any other Response, or None: call the handler. The content may
+            be anything with the buffer protocol; it is held until the kernel has taken it. A method
+            `recall` instead gets the field lines as well, exact bytes: what it answers depends
+            on both alone. `routes`, a list of (prefix, method or None, whether it is a
+            `recall`), the longest prefix first, stands for several doors.
         limits: For each connection.
         on_answer: Called with request, status, bytes of content and seconds for every answer.
         shows_time: Add `X-Total-Time-Ms` to every answer.
@@ -76,6 +100,13 @@ class Shared:
         self.is_draining = False
         self.observe_with(on_answer)
         self.statistics = HttpStatistics()
+        target_bytes_max = limits.request_line_bytes_max - LINE_BYTES_BESIDES
+        self.exchange = Exchange(
+            self.statistics.native, Response, self.statistics.count, target_bytes_max
+        )
+        self.exchange.is_plain = self.is_plain
+        self.exchange.routes = routes_of(handler)
+        self.wire = Wire(loop, self.exchange)
         self.connections: set[HttpProtocol] = set()
         self.set_now(loop.time())
         self._timer: asyncio.TimerHandle | None = None
@@ -110,12 +141,13 @@ class Shared:
         """Set the time that deadlines count from, and the one of who is idle from now on."""
         self.now_s = now_s
         self.idle_deadline_s = now_s + self.limits.idle_timeout_s
+        self.exchange.idle_deadline_s = self.idle_deadline_s
 
     def set_date(self) -> None:
         """Render the ends of a head: Date, and what becomes of the connection."""
         date = f"Date: {formatdate(usegmt=True)}\r\n".encode("ascii")
         self.date_bytes = len(date)
-        self.end_keep = date + b"\r\n"
+        self.end_keep = self.exchange.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
 
@@ -123,6 +155,7 @@ class Shared:
         """Close every connection behind its next answer."""
         self.is_draining = True
         self.is_plain = False
+        self.exchange.is_plain = False
 
     def remember(self, repeats: dict[bytes, Repeat], data: bytes, repeat: Repeat) -> None:
         """Keep how a request was answered; the oldest goes when there are too many."""
@@ -161,6 +194,10 @@ class Shared:
         for connection in [c for c in self.connections if c.deadline_s < now_s]:
             connection.on_deadline(now_s)
         self._timer = self.loop.call_later(TICK_S, self._tick) if self.connections else None
+
+    def count_full(self) -> None:
+        """Count that the process had no descriptor left for a connection."""
+        self.statistics.refused_by_reason["descriptors"] += 1
 
     def stop(self) -> None:
         """Stop the timer."""

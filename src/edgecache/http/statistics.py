@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from edgecache.http._head import Tally
+
 __all__ = ["HttpStatistics"]
 
 # Methods that are counted by name; every other token counts as "other".
@@ -14,6 +16,7 @@ METHODS = frozenset(
         b"PURGE",
     }
 )
+GET_200 = (b"GET", 200)
 
 
 @dataclass(slots=True)
@@ -23,22 +26,39 @@ class HttpStatistics:
     Args:
         connections: Open now.
         accepted: Connections since the start.
-        answers: Answers by method (b"other" for one without a name here, b"" for a request that was
-            refused) and status.
         refused_by_reason: Requests and connections refused or cut off, by reason.
-        bytes_received, bytes_sent: On the sockets; sent: handed to them.
+        known_answers: As `answers`, but for hits of the native side that nobody asked about yet.
+        native: What the native side counts.
         reading_pauses: Times a socket was not read because its data was not taken.
         writing_pauses: Times an answer waited for its client.
     """
 
     connections: int = 0
     accepted: int = 0
-    bytes_received: int = 0
-    bytes_sent: int = 0
     reading_pauses: int = 0
     writing_pauses: int = 0
-    answers: dict[tuple[bytes, int], int] = field(default_factory=dict)
+    known_answers: dict[tuple[bytes, int], int] = field(default_factory=dict)
     refused_by_reason: Counter[str] = field(default_factory=Counter)
+    native: Tally = field(default_factory=Tally)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read from the sockets."""
+        return self.native.bytes_received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes handed to the sockets."""
+        return self.native.bytes_sent
+
+    @property
+    def answers(self) -> dict[tuple[bytes, int], int]:
+        """Answers by method (b"other" for one without a name here, b"" for a refused request) and
+        status."""
+        hits = self.native.take_hits()
+        if hits:
+            self.known_answers[GET_200] = self.known_answers.get(GET_200, 0) + hits
+        return self.known_answers
 
     @property
     def requests_by_method(self) -> Counter[bytes]:
@@ -70,10 +90,10 @@ class HttpStatistics:
     def count(self, method: bytes, status: int) -> None:
         """Count an answer."""
         try:
-            self.answers[method, status] += 1
+            self.known_answers[method, status] += 1
         except KeyError:
             name = method if method in METHODS or not method else b"other"
-            self.answers[name, status] = self.answers.get((name, status), 0) + 1
+            self.known_answers[name, status] = self.known_answers.get((name, status), 0) + 1
 
     def as_dict(self) -> dict[str, object]:
         """Return all counters under their names, for a JSON body."""

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
+from edgecache.http._head import plain_rest
 from edgecache.http.cache_api.answers import (
     ALLOW,
     ALLOWED,
@@ -36,10 +38,12 @@ from edgecache.http.response import Response, text_response
 from edgecache.http.semantics import RangeOutcome, select_ranges
 from edgecache.meta import FRESH_FOREVER, Meta
 
+if TYPE_CHECKING:
+    from edgecache import Blob
+
 __all__ = ["ObjectDoor"]
 
 PREFIX = b"/cache/"
-PERCENT, QUESTION = b"%?"
 # Rendered heads of entries, by their meta; emptied when it is full.
 HEADS_MAX = 4096
 # A larger value is hashed and stored in pieces, so that other connections get their turn.
@@ -57,8 +61,7 @@ class ObjectDoor:
 
     def __init__(self, entries: EntryStore, tokens: TokenRules, prefix: bytes = PREFIX) -> None:
         self._entries = entries
-        self._needs_disk = entries.needs_disk
-        self._read_entry = entries.read_entry
+        self._peek_entry = entries.peek_entry
         self._tokens = tokens
         self._prefix = prefix
         self._skip = len(prefix)
@@ -82,32 +85,26 @@ class ObjectDoor:
         if request.method == b"GET" and not request.block.has_conditions:
             answer = self.instant(request.target)
             if isinstance(answer, tuple):
-                return Response.ready(200, *answer)
+                return Response.ready(200, answer[0], bytes(answer[1]))
             if answer is not None:
                 return answer
         return self._route(request)
 
-    def instant(self, target: bytes) -> tuple[bytes, bytes] | Response | None:
+    def instant(self, target: bytes) -> tuple[bytes, bytes | Blob] | Response | None:
         """Return the answer to a plain GET that RAM can give; None: take the long way."""
-        key = target[self._skip :]
-        if (
-            PERCENT in key
-            or QUESTION in key
-            or not 0 < len(key) <= KEY_BYTES_MAX
-            or not self._is_open
-            or not target.startswith(self._prefix)
-            or self._needs_disk(key)
-        ):
+        key = plain_rest(target, self._prefix, KEY_BYTES_MAX)
+        if key is None or not self._is_open:
             return None
-        found = self._read_entry(key)
+        found = self._peek_entry(key)
         if found is None:
             return NOT_FOUND if self._entries.is_certain else None
-        value, encoded = found[:2]
+        if found is NotImplemented:  # on the disk, or the head of an object
+            return None
+        value, encoded, _, _, _ = found
         known = self._heads.get(encoded)
         if known is not None and known[0] == len(value):
             return known[1], value
-        if type(value) is not bytes:  # the head of an object
-            return None
+        value = bytes(value)
         facts = facts_of(Meta.decode(encoded) if encoded else None)
         etag = facts.etag
         if not facts.is_fresh:

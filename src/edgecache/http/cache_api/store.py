@@ -94,10 +94,10 @@ class EntryStore:
         # Whether a key that the engine does not know cannot be an object either.
         self.is_certain = True
         self.core = store.storage
-        # Bound once: they are called for every hit. `needs_disk`: only the disk can tell about a
-        # key. `read_entry`: value, meta bytes, and the rest of what names this version.
-        self.needs_disk = self.core.needs_disk
-        self.read_entry = self.core.read_entry
+        # Bound once, because it is called for every hit: value (a large one as a view), meta bytes,
+        # and the rest of what names this version. NotImplemented: RAM alone cannot tell, or it is
+        # the head of an object.
+        self.peek_entry = self.core.peek_entry
         self.try_put = self.core.try_put
         limit: int | None = self.core.config.max_object_size
         self.upload_bytes_max = UNBOUNDED if limit is None else limit
@@ -112,14 +112,12 @@ class EntryStore:
 
     def find_now(self, key: bytes) -> tuple[bool, Found | None]:
         """Return whether RAM can tell about a key, and then the entry."""
-        if self.needs_disk(key):
-            return False, None
-        found = self.read_entry(key)
+        found = self.peek_entry(key)
         if found is None:
             return self.is_certain, None
-        value, encoded = found[:2]
-        if type(value) is not bytes:  # the head of an object
+        if found is NotImplemented:
             return False, None
+        value, encoded = bytes(found[0]), found[1]
         facts = facts_of(Meta.decode(encoded) if encoded else None)
         return True, Found(facts, len(value), "memory", value, version=found[2:])
 
