@@ -27,7 +27,8 @@ ENGINE_NAMES = {
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
-    "split_values", "value_bytes_max", "has_lower", "scrub_lower", "walk_lower",
+    "split_values", "value_bytes_max", "has_lower", "scrub_lower", "walk_lower", "object_gone",
+    "lower_key", "enter_written",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
 NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}

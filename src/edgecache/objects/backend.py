@@ -14,6 +14,7 @@ from edgecache.errors import StoreClosedError
 from edgecache.meta import ENGINE_PART, FRESH_FOREVER, Meta
 from edgecache.objects.counters import Counters
 from edgecache.objects.keys import part_key
+from edgecache.objects.values import version_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,6 +31,20 @@ class Stored(NamedTuple):
     expiry_us: int
     version: int
     location: int
+
+
+class Large(NamedTuple):
+    """A complete object that lies in one piece and is read by range.
+
+    Args:
+        object_id: Names what was found until `release`.
+    """
+
+    object_id: bytes
+    size: int
+    chunk_bytes: int
+    meta: bytes
+    version: int
 
 
 class View(Protocol):
@@ -75,6 +90,27 @@ class Backend(Protocol):
     def part_bytes_max(self) -> int: ...
     def hold(self, engine: Engine | None) -> None:
         """Use this engine until `hold(None)`: the store is closing. No-op for others."""
+
+    def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
+        """A stream begins to write this object; its parts come in order."""
+
+    def release(self, object_id: bytes) -> None:
+        """Nobody writes or reads the object here any more."""
+
+    def find_large(self, key: bytes, size: int) -> Large | None:
+        """What the key has, where that is one body of more than `size` bytes, and not in RAM.
+
+        None: `get_head` finds it, if there is anything.
+        """
+
+    def entry_version(self, stored: Stored) -> int:
+        """The version of an ordinary entry, the same as long as nobody puts the key again."""
+
+    def version_of(self, object_id: bytes) -> int | None:
+        """The version of a large body; None: it is something else."""
+
+    def is_current(self, object_id: bytes) -> bool | None:
+        """Whether a large body is what its key has; None: it is something else."""
 
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
@@ -131,6 +167,24 @@ class LogBackend:
 
     def hold(self, engine: Engine | None) -> None:
         self._held = engine
+
+    def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
+        """Parts need no preparation."""
+
+    def release(self, object_id: bytes) -> None:
+        """Nothing is kept by object."""
+
+    def find_large(self, key: bytes, size: int) -> Large | None:
+        return None
+
+    def entry_version(self, stored: Stored) -> int:
+        return version_of(stored.value)
+
+    def version_of(self, object_id: bytes) -> int | None:
+        return None
+
+    def is_current(self, object_id: bytes) -> bool | None:
+        return None
 
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
         return self.put_entry(part_key(object_id, number), data, PART_META, None)
