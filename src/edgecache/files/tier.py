@@ -189,8 +189,10 @@ class FileTier:
         found = self._read(hash16, key, lambda name: self._range(name, hash16, offset, length))
         return None if found is None else found[3]
 
-    def find_large(self, hash16: bytes, key: bytes, size: int) -> tuple[int, int, bytes] | None:
-        """Return (sequence, size, meta) of a live object of more than `size` bytes, else None.
+    def find_large(
+        self, hash16: bytes, key: bytes, size: int
+    ) -> tuple[int, int, bytes, int] | None:
+        """Return (sequence, size, meta, expiry_us) of a live object above `size` bytes, else None.
 
         *Cost*: none for shorter ones; else its head and meta are read, nothing of the body.
         """
@@ -198,7 +200,9 @@ class FileTier:
         if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
             return None
         found = self._read(hash16, key, lambda name: self._meta(name, hash16))
-        return None if found is None or found[4] <= size else (found[2], found[4], found[3])
+        if found is None or found[4] <= size:
+            return None
+        return found[2], found[4], found[3], found[5]
 
     def _meta(self, name: bytes, hash16: bytes) -> Any:
         head = self._files.read_head(name)
@@ -207,7 +211,7 @@ class FileTier:
             return found
         if found[0] != head[2]:
             return -errno.EAGAIN
-        return (hash16, found[1], found[0], found[2], head[5])
+        return (hash16, found[1], found[0], found[2], head[5], head[3])
 
     def read_part(
         self, hash16: bytes, key: bytes, sequence: int, offset: int, length: int

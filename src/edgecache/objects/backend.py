@@ -45,6 +45,21 @@ class Large(NamedTuple):
     chunk_bytes: int
     meta: bytes
     version: int
+    expiry_us: int
+
+
+class At(NamedTuple):
+    """A lifetime that is not counted from now: the moment of its end, in us since the epoch."""
+
+    expiry_us: int
+
+
+Lifetime = float | At | None
+
+
+def expiry_of(engine: Engine, ttl: Lifetime) -> int:
+    """When that lifetime ends, in us since the epoch; 0: never. None is the default one."""
+    return ttl.expiry_us if isinstance(ttl, At) else engine.expiry_at(ttl)
 
 
 class View(Protocol):
@@ -131,7 +146,7 @@ class Backend(Protocol):
         """Whether the key has an entry, as far as memory knows: no I/O, nothing counted."""
 
     def get_head(self, key: bytes | str) -> Stored | None: ...
-    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool: ...
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool: ...
     def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
         """A head that is the store's own business: no request counts it. ttl None: for ever."""
 
@@ -219,9 +234,9 @@ class LogBackend:
         found = self._open().read_entry(key)
         return None if found is None else Stored(*found)
 
-    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool:
         engine = self._open()
-        return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
+        return engine.put_encoded(key, value, meta, expiry_of(engine, ttl))
 
     def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
         engine = self._open()

@@ -20,7 +20,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from edgecache.errors import EdgeCacheError
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
-from edgecache.objects.backend import Engine, Large, LogBackend, Stored, View
+from edgecache.objects.backend import (
+    Engine,
+    Large,
+    Lifetime,
+    LogBackend,
+    Stored,
+    View,
+    expiry_of,
+)
 from edgecache.objects.counters import Counters
 from edgecache.objects.head import decode_fixed
 from edgecache.objects.keys import PIECE_BASE, new_object_id
@@ -53,7 +61,9 @@ class Writer(Protocol):
 class Tier(Protocol):
     """The part of `edgecache.files.FileTier` that objects use."""
 
-    def find_large(self, hash16: bytes, key: bytes, size: int) -> tuple[int, int, bytes] | None: ...
+    def find_large(
+        self, hash16: bytes, key: bytes, size: int
+    ) -> tuple[int, int, bytes, int] | None: ...
     def read_part(
         self, hash16: bytes, key: bytes, sequence: int, offset: int, length: int
     ) -> bytes | None: ...
@@ -130,12 +140,11 @@ class FileBackend(LogBackend):
         found = self._tier.find_large(hash16, stored, size)
         if found is None:
             return None
-        sequence, body_bytes, meta = found
+        sequence, body_bytes, meta, expiry_us = found
         object_id = new_object_id()
         with self._lock:
             self._placed[object_id] = Placed(hash16, stored, sequence, body_bytes, CHUNK_BYTES)
-        self._counters.add("large_hits")
-        return Large(object_id, body_bytes, CHUNK_BYTES, meta, sequence)
+        return Large(object_id, body_bytes, CHUNK_BYTES, meta, sequence, expiry_us)
 
     def version_of(self, object_id: bytes) -> int | None:
         placed = self._placed.get(object_id)
@@ -145,7 +154,7 @@ class FileBackend(LogBackend):
         placed = self._placed.get(object_id)
         return None if placed is None else self._tier.sequence(placed.hash16) == placed.sequence
 
-    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool:
         head = decode_fixed(bytes(value)) if engine_flags_of(meta) & ENGINE_OBJECT else None
         written = None if head is None else self._written.get(head.object_id)
         if head is None or written is None or written.writer is None:
@@ -153,7 +162,7 @@ class FileBackend(LogBackend):
         engine = self._file_engine()
         plain = Meta.decode(meta)
         flags = TAGGED if plain.tags else 0
-        expiry_us = engine.expiry_at(ttl)
+        expiry_us = expiry_of(engine, ttl)
         ticket = written.writer.seal(head.size, plain.encode(), expiry_us, flags)
         hash16, stored, _ = engine.lower_key(key)
         if not engine.enter_written(key, ticket):

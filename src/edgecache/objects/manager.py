@@ -25,7 +25,7 @@ from edgecache.errors import (
     ValueTooLargeError,
 )
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
-from edgecache.objects.backend import Backend, Large, Stored
+from edgecache.objects.backend import Backend, Large, Lifetime, Stored
 from edgecache.objects.budget import Budget
 from edgecache.objects.counters import COUNTED, Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_fixed, decode_head
@@ -112,7 +112,7 @@ class ObjectManager:
         self,
         key: bytes,
         meta: Meta | None,
-        ttl: float | None,
+        ttl: Lifetime,
         tags: Iterable[str],
         size: int | None,
         *,
@@ -197,7 +197,7 @@ class ObjectManager:
 
     # Publishing
 
-    def publish_value(self, stream: StreamWrite, content: bytes, ttl: float | None) -> bool:
+    def publish_value(self, stream: StreamWrite, content: bytes, ttl: Lifetime) -> bool:
         """Publish a short object as an ordinary entry."""
         meta = stream.meta.encode()
         if not self._publish(stream.key, content, meta, ttl):
@@ -205,7 +205,7 @@ class ObjectManager:
         self._remember(stream.key, stream.write_id, version_of(content))
         return True
 
-    def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: float | None) -> bool:
+    def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: Lifetime) -> bool:
         """Publish an object whose parts are stored."""
         if not self._publish(key, head.encode(), meta.encode_as(ENGINE_OBJECT), ttl):
             return False
@@ -221,7 +221,7 @@ class ObjectManager:
             while len(self._published) > PUBLISHED_HELD:
                 self._published.popitem(last=False)
 
-    def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
+    def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: Lifetime) -> bool:
         return self.backend.put_head(key, value, meta, ttl)
 
     # Parts that nobody needs any more
@@ -334,6 +334,7 @@ class ObjectManager:
         return meta, head.generation, self._object_source(key, head, name)
 
     def _found_large(self, large: Large) -> Found:
+        self.counters.add("large_hits")
         chunks = self._chunks(
             large.object_id,
             large.chunk_bytes,
