@@ -229,7 +229,7 @@ cdef class CoreWrite(CoreBlob):
         cdef bytes hash16 = lower_hash(view.hash)
         cdef bytes key = PyBytes_FromStringAndSize(view.data, view.size)
         cdef object ticket, source, head = None
-        cdef int result
+        cdef int result = NOT_STORED
         cdef uint32_t kind = LOWER_COMPOSITE if self.is_composite else 0
         if flags & CHANGE_TAGGED:
             kind |= LOWER_TAGGED
@@ -258,6 +258,35 @@ cdef class CoreWrite(CoreBlob):
             # Without the key's lock: the parts have locks of their own.
             self.object_gone(head)
         return result
+
+    def lower_key(self, key):
+        """(hash, stored key, flags) that the lower tier knows this key by."""
+        cdef KeyView view
+        cdef object _owner
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        return (lower_hash(view.hash), PyBytes_FromStringAndSize(view.data, view.size),
+                LOWER_COMPOSITE if self.is_composite else 0)
+
+    def enter_written(self, key, ticket):
+        """Publish a version that was written to the lower tier directly; RAM lets the older go."""
+        cdef KeyView view
+        cdef object _owner, head
+        cdef bint is_stored = False
+        self.check_open()
+        _owner = self.take_key(key, &view)
+        hash16 = lower_hash(view.hash)
+        try:
+            with self.lower.lock(hash16):
+                head = self.lower.object_head(
+                    hash16, PyBytes_FromStringAndSize(view.data, view.size))
+                self.remove_ram(&view, NULL)
+                is_stored = self.lower.enter(ticket)
+        finally:
+            self.lower.drop(ticket)
+        if head is not None:
+            self.object_gone(head)
+        return is_stored
 
     cdef int enter_lower(self, KeyView* view, bytes hash16, object ticket, const char* value,
                          uint64_t value_len, const char* meta, uint32_t meta_len,

@@ -7,10 +7,11 @@ cut objects otherwise; what counts is meta, expiry and the bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgecache.errors import EdgeCacheError, ObjectChangedError, RangeMissingError
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
+from edgecache.objects.backend import At
 
 if TYPE_CHECKING:
     from edgecache.objects import Hit
@@ -22,11 +23,35 @@ EXIT_INCOMPLETE = 1
 EXIT_INTERRUPTED = 130
 FAILURES_KEPT = 20
 PIECE_BYTES = 4 << 20
-REPLACE_TRIES = 100
-Entry = tuple[bytes, bytes, int, int, int]
 
 ABSENT = "not in the target: too large, shed, or evicted again"
 OTHER = "the target has other bytes"
+
+
+class Entry(NamedTuple):
+    """What a store has under a key.
+
+    Args:
+        value: None where it is too large for memory: then it is streamed.
+    """
+
+    value: bytes | None
+    meta: bytes
+    expiry_us: int
+
+
+def find_entry(store: Storage, key: bytes) -> Entry | None:
+    """Return a live entry, fresh or stale."""
+    backend = store._objects.backend
+    large = backend.find_large(key, PIECE_BYTES)
+    if large is not None:
+        backend.release(large.object_id)
+        return Entry(None, large.meta, large.expiry_us)
+    found = store.read_entry(key)
+    if found is None:
+        return None
+    is_object = engine_flags_of(found[1]) & ENGINE_OBJECT
+    return Entry(None if is_object else found[0], found[1], found[2])
 
 
 @dataclass(slots=True)
@@ -71,7 +96,7 @@ class MigrateReport:
 
 def copy_entry(left: Storage, right: Storage, key: bytes, report: MigrateReport) -> None:
     """Put an entry into the target, unless that has an equal one."""
-    entry = left.read_entry(key)
+    entry = find_entry(left, key)
     if entry is None:
         report.gone += 1
         return
@@ -93,18 +118,20 @@ def copy_entry(left: Storage, right: Storage, key: bytes, report: MigrateReport)
 
 def differs(left: Storage, right: Storage, key: bytes) -> str | None:
     """Say how the target's entry differs: "" not at all; None: the source has none any more."""
-    entry = left.read_entry(key)
+    entry = find_entry(left, key)
     return None if entry is None else _difference(left, right, key, entry)
 
 
 def _difference(left: Storage, right: Storage, key: bytes, entry: Entry) -> str | None:
-    there = right.read_entry(key)
+    there = find_entry(right, key)
     if there is None:
-        return ABSENT if not _is_object(entry) or _is_whole(left, key) else None
-    if not _is_object(entry) and not _is_object(there):
-        return "" if there[:3] == entry[:3] else OTHER
+        return ABSENT if entry.value is not None or _is_whole(left, key) else None
+    if entry.value is not None and there.value is not None:
+        return "" if there == entry else OTHER
     # A meta that only the target has came with being cut into parts.
-    if there[2] != entry[2] or (entry[1] and Meta.decode(entry[1]) != Meta.decode(there[1])):
+    if there.expiry_us != entry.expiry_us or (
+        entry.meta and (not there.meta or Meta.decode(entry.meta) != Meta.decode(there.meta))
+    ):
         return OTHER
     return _compare(left.lookup(key), right.lookup(key))
 
@@ -143,46 +170,26 @@ def _compare(source: Hit | None, target: Hit | None) -> str | None:
                     return ""
 
 
-def _is_object(entry: Entry) -> bool:
-    return bool(engine_flags_of(entry[1]) & ENGINE_OBJECT)
-
-
 def _put(left: Storage, right: Storage, key: bytes, entry: Entry) -> int | None:
     """Put an entry; how many bytes, None: it was shed."""
-    value, meta, expiry_us = entry[:3]
-    size = len(value)
+    value, meta, expiry_us = entry
     limit = right.config.max_object_size
-    if not _is_object(entry) and size <= right.value_bytes_max:
-        if limit is not None and size > limit:
+    if value is not None and len(value) <= right.value_bytes_max:
+        if limit is not None and len(value) > limit:
             return None
-        return size if right.put_encoded(key, value, meta, expiry_us) else None
-    miss = right.get_miss_handler(key, Meta.decode(meta) if meta else None)
-    with miss:
-        if _is_object(entry):
-            hit = left.lookup(key)
-            if hit is None:
-                return None
-            with hit:
-                for piece in hit:
-                    miss.write(piece)
-        else:
+        return len(value) if right.put_encoded(key, value, meta, expiry_us) else None
+    decoded = Meta.decode(meta) if meta else None
+    with right._objects.open_write(key, decoded, At(expiry_us), (), None, is_admitted=True) as miss:
+        if value is not None:
             miss.write(value)
-        size = miss.finish()
-    return size if _set_expiry(right, key, expiry_us) else None
-
-
-def _set_expiry(right: Storage, key: bytes, expiry_us: int) -> bool:
-    """Give what was just published the moment at which it ends."""
-    for _ in range(REPLACE_TRIES):
-        there = right.read_entry(key)
-        if there is None:
-            return False
-        if there[2] == expiry_us:
-            return True
-        replaced = right.replace(key, there[0], there[1], expiry_us, there[3], there[4])
-        if replaced is not None:
-            return replaced
-    return False
+            return miss.finish()
+        hit = left.lookup(key)
+        if hit is None:
+            return None
+        with hit:
+            for piece in hit:
+                miss.write(piece)
+        return miss.finish()
 
 
 # Unfinished objects

@@ -112,6 +112,8 @@ def _fill_objects(found: StatsSnapshot, counted: Mapping[str, int]) -> None:
         0, requests["invalidations"] - own_deletes - counted["engine_evictions"]
     )
     requests["shed"]["too_large"] += counted["too_large"]
+    # Read by range from the tier below, past the engine.
+    requests["hits"]["disk"] += counted["large_hits"]
     objects["aborted_writes"] = counted["aborted_writes"]
     objects["refused_writes"] = counted["refused_writes"]
     objects["shed_writes"] = counted["shed_writes"]

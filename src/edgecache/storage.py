@@ -30,7 +30,7 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import Counters, LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import Counters, FileBackend, LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
 from edgecache.root import RootClaim
@@ -130,8 +130,9 @@ class Storage(ObjectFace, Purges, Core):
     def _open_objects(self) -> ObjectManager:
         config = self._config
         counters = Counters()
+        tier = self._lower
         return ObjectManager(
-            LogBackend(self, counters),
+            LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier),
             counters,
             chunk_bytes=config.chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.

@@ -40,6 +40,14 @@ def store(request: pytest.FixtureRequest) -> Iterator[Storage]:
         assert opened.check() == []
 
 
+@pytest.fixture(params=[name for name in CONFIGS if name != "files"])
+def cut_store(request: pytest.FixtureRequest) -> Iterator[Storage]:
+    """A store that cuts large objects into parts (for the other one: test_object_bodies.py)."""
+    with Storage(Config(**CONFIGS[request.param])) as opened:
+        yield opened
+        assert opened.check() == []
+
+
 @pytest.fixture(params=["disk", "files"])
 def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The settings of a store with a disk tier, of each layout."""
@@ -47,8 +55,8 @@ def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def disk_store(layout: dict[str, Any]) -> Iterator[Storage]:
-    with Storage(Config(**layout)) as opened:
+def disk_store() -> Iterator[Storage]:
+    with Storage(Config(**CONFIGS["disk"])) as opened:
         yield opened
 
 
@@ -191,59 +199,59 @@ def test_a_stale_object_is_found_by_lookup_and_not_by_get(store: Storage) -> Non
         assert b"".join(hit) == value
 
 
-def test_a_reader_is_pinned_to_its_generation(store: Storage) -> None:
-    old, new = (content(4 * chunk_bytes(store), seed) for seed in (1, 2))
-    publish(store, "k", old)
-    hit = store.lookup("k")
+def test_a_reader_is_pinned_to_its_generation(cut_store: Storage) -> None:
+    old, new = (content(4 * chunk_bytes(cut_store), seed) for seed in (1, 2))
+    publish(cut_store, "k", old)
+    hit = cut_store.lookup("k")
     assert hit is not None
     first = hit.read(10)
-    publish(store, "k", new)
+    publish(cut_store, "k", new)
     assert first + b"".join(hit) == old, "its parts stay while it reads"
-    before = part_count(store)
+    before = part_count(cut_store)
     hit.finish()
-    assert part_count(store) == before - 4, "and go with it"
+    assert part_count(cut_store) == before - 4, "and go with it"
     hit.close()
     with pytest.raises(errors.StoreClosedError):
         hit.read()
-    assert store.get("k") == new
+    assert cut_store.get("k") == new
 
 
-def test_a_reader_of_a_replaced_object_never_gets_the_other_bytes(store: Storage) -> None:
-    old, new = (content(4 * chunk_bytes(store), seed) for seed in (1, 2))
-    publish(store, "k", old)
-    with store.lookup("k") as hit:  # type: ignore[union-attr]
+def test_a_reader_of_a_replaced_object_never_gets_the_other_bytes(cut_store: Storage) -> None:
+    old, new = (content(4 * chunk_bytes(cut_store), seed) for seed in (1, 2))
+    publish(cut_store, "k", old)
+    with cut_store.lookup("k") as hit:  # type: ignore[union-attr]
         assert hit.read(10) == old[:10]
-        publish(store, "k", new)
-        objects = store._objects
+        publish(cut_store, "k", new)
+        objects = cut_store._objects
         chunks = hit._source._chunks  # type: ignore[attr-defined]
         objects.backend.delete_parts(chunks._object_id, range(4))  # as an eviction would
-        hit.seek(2 * chunk_bytes(store))
+        hit.seek(2 * chunk_bytes(cut_store))
         with pytest.raises(errors.ObjectChangedError):
             hit.read()
 
 
-def test_a_chunk_that_is_gone_is_a_hole_and_never_joined_across(store: Storage) -> None:
-    size = chunk_bytes(store)
+def test_a_chunk_that_is_gone_is_a_hole_and_never_joined_across(cut_store: Storage) -> None:
+    size = chunk_bytes(cut_store)
     value = content(4 * size)
-    publish(store, "k", value)
-    hit = store.lookup("k")
+    publish(cut_store, "k", value)
+    hit = cut_store.lookup("k")
     assert hit is not None
     source: Any = hit._source
-    store._objects.backend.delete_parts(source._chunks._object_id, [1, 2])
+    cut_store._objects.backend.delete_parts(source._chunks._object_id, [1, 2])
     assert hit.missing(0, 4 * size) == ((size, 3 * size),)
     assert hit.read() == value[:size]
     with pytest.raises(errors.RangeMissingError) as caught:
         hit.read()
     assert caught.value.missing == ((size, 2 * size),)
     with pytest.raises(errors.RangeMissingError):
-        store.read_range("k", 0, 4 * size)
-    assert store.read_range("k", 3 * size, 10) == value[3 * size : 3 * size + 10]
-    assert store.get("k") is store.get_many(["k"])[0] is store.view("k") is None
-    available = store.availability("k")
+        cut_store.read_range("k", 0, 4 * size)
+    assert cut_store.read_range("k", 3 * size, 10) == value[3 * size : 3 * size + 10]
+    assert cut_store.get("k") is cut_store.get_many(["k"])[0] is cut_store.view("k") is None
+    available = cut_store.availability("k")
     assert available is not None
     assert available.missing == ((size, 3 * size),)
     assert available.is_finalized
-    assert store.stats()["objects"]["holes"] > 0
+    assert cut_store.stats()["objects"]["holes"] > 0
     hit.close()
 
 
@@ -373,31 +381,6 @@ def test_statistics_scrub_and_health_know_objects(disk_store: Storage) -> None:
     assert store.get("k") == content(3 * size)
 
 
-def test_scrub_finds_rot_in_a_chunk_and_the_object_has_a_hole(tmp_path: Path) -> None:
-    config = Config(
-        root=str(tmp_path / "r"), memory="4MiB", disk="64MiB", layout="files", chunk_size="256KiB"
-    )
-    with Storage(config) as store:
-        publish(store, "k", content(4 << 18))
-    bodies = list((tmp_path / "r").glob("??/??/*/body.bin"))
-    chunk = next(path for path in bodies if path.stat().st_size == 1 << 18)
-    rotten = bytearray(chunk.read_bytes())
-    rotten[1000] ^= 1
-    chunk.write_bytes(rotten)
-    with Storage(config) as store:
-        report = store.scrub()
-        assert (report.entries, report.corrupt) == (4, 1)
-        assert store.get("k") is None
-        available = store.availability("k")
-        assert available is not None
-        assert available.present_bytes == 3 << 18
-        assert store.delete("k")
-        store.sync()
-        assert store.stats()["index"]["objects"] == 0
-        assert store.stats()["errors"]["corruption"]["record"] == 1
-    assert list((tmp_path / "r").glob("??/??/*/body.bin")) == []
-
-
 def test_touching_an_object_keeps_its_parts(store: Storage) -> None:
     value = content(3 * chunk_bytes(store))
     publish(store, "k", value, tags=["t"])
@@ -457,19 +440,19 @@ def test_a_write_that_is_not_finished_leaves_nothing_behind(store: Storage) -> N
             call()
 
 
-def test_two_writers_of_a_key_never_mix_and_the_last_to_finish_wins(store: Storage) -> None:
-    size = 3 * chunk_bytes(store)
+def test_two_writers_of_a_key_never_mix_and_the_last_to_finish_wins(cut_store: Storage) -> None:
+    size = 3 * chunk_bytes(cut_store)
     one, two = content(size, 1), content(size, 2)
-    before = part_count(store)
-    first, second = store.get_miss_handler("k"), store.get_miss_handler("k")
+    before = part_count(cut_store)
+    first, second = cut_store.get_miss_handler("k"), cut_store.get_miss_handler("k")
     for start in range(0, size, 50_000):
         first.write(one[start : start + 50_000])
         second.write(two[start : start + 50_000])
     assert second.finish() == size
-    assert store.get("k") == two
+    assert cut_store.get("k") == two
     assert first.finish() == size
-    assert store.get("k") == one
-    assert part_count(store) == before + 4, "the parts of the other are gone"
+    assert cut_store.get("k") == one
+    assert part_count(cut_store) == before + 4, "the parts of the other are gone"
 
 
 def test_a_shed_part_fails_the_write_and_the_old_object_stays(layout: dict[str, Any]) -> None:
@@ -554,6 +537,8 @@ def test_objects_survive_a_restart(tmp_path: Path, layout: str) -> None:
             assert hit.version == tag_version
             assert hit.meta == Meta(created=1, updated=2, status=404)
             assert hit.source == "disk"
+        if layout == "files":
+            return  # one body: its tag names the write in the process that made it
         tag = tag_version.to_bytes(8, "big")
         with store.lookup_streaming_write("k", tag) as hit:  # type: ignore[union-attr]
             assert hit.read() == value[: chunk_bytes(store)]
@@ -604,4 +589,5 @@ def test_a_stream_takes_a_few_chunks_of_memory_whatever_its_size(layout: str) ->
         finally:
             tracemalloc.stop()
         assert size == 40_000_000
-        assert peak < 6 * (256 << 10)
+        # One body is verified in chunks of 4 MiB.
+        assert peak < (6 * (256 << 10) if layout == "log" else 5 * (4 << 20))

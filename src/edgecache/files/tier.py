@@ -23,7 +23,7 @@ from edgecache.files.publisher import Publisher
 from edgecache.files.report import tier_counters
 from edgecache.files.root_file import open_root
 from edgecache.files.startup import NOT_AN_OBJECT, load_tree
-from edgecache.files.state import FLAG_COMPOSITE, FLAG_OBJECT, TierState
+from edgecache.files.state import FLAG_COMPOSITE, FLAG_OBJECT, FLAG_PART, TierState
 from edgecache.files.upkeep import scrub_objects, walk_keys
 from edgecache.files.writer import ObjectWriter
 
@@ -188,6 +188,39 @@ class FileTier:
         """Return a part of a body, clipped at its end. *Cost*: reads and verifies whole chunks."""
         found = self._read(hash16, key, lambda name: self._range(name, hash16, offset, length))
         return None if found is None else found[3]
+
+    def find_large(
+        self, hash16: bytes, key: bytes, size: int
+    ) -> tuple[int, int, bytes, int] | None:
+        """Return (sequence, size, meta, expiry_us) of a live object above `size` bytes, else None.
+
+        *Cost*: none for shorter ones; else its head and meta are read, nothing of the body.
+        """
+        entry = self.state.index.get(hash16)
+        if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
+            return None
+        found = self._read(hash16, key, lambda name: self._meta(name, hash16))
+        if found is None or found[4] <= size:
+            return None
+        return found[2], found[4], found[3], found[5]
+
+    def _meta(self, name: bytes, hash16: bytes) -> Any:
+        head = self._files.read_head(name)
+        found = head if isinstance(head, int) else self._files.read_meta(name)
+        if isinstance(found, int) or isinstance(head, int):
+            return found
+        if found[0] != head[2]:
+            return -errno.EAGAIN
+        return (hash16, found[1], found[0], found[2], head[5], head[3])
+
+    def read_part(
+        self, hash16: bytes, key: bytes, sequence: int, offset: int, length: int
+    ) -> bytes | None:
+        """As `read_range`, of this very version; None when the key has another one, or none."""
+        if self.sequence(hash16) != sequence:
+            return None
+        found = self._read(hash16, key, lambda name: self._range(name, hash16, offset, length))
+        return None if found is None or found[2] != sequence else found[3]
 
     def _range(self, name: bytes, hash16: bytes, offset: int, length: int) -> Any:
         found = self._files.read_range(name, offset, length)

@@ -15,7 +15,7 @@ from edgecache.files.ranges import Ranges
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from edgecache.files.tier import FileTier
+    from edgecache.files.tier import FileTier, Ticket
 
 
 class ObjectWriter:
@@ -128,10 +128,17 @@ class ObjectWriter:
         return b"".join(parts)
 
     def publish(self, size: int, meta: bytes = b"", expiry_us: int = 0) -> bool:
-        """Make it the key's object; False: shed and counted.
+        """`seal` it and make it the key's object; False: shed and counted."""
+        ticket = self.seal(size, meta, expiry_us)
+        with self._tier.lock(self._hash16):
+            return self._tier.enter(ticket)
+
+    def seal(self, size: int, meta: bytes = b"", expiry_us: int = 0, flags: int = 0) -> Ticket:
+        """End writing; what is returned is to be given to `FileTier.enter` or `drop`.
 
         Args:
             size: Of the body; every byte of it was written.
+            flags: What is known by now, besides those of `FileTier.begin` (`FLAG_TAGGED`).
 
         Raises:
             CorruptionError: There are holes.
@@ -140,9 +147,10 @@ class ObjectWriter:
         """
         from edgecache.files.tier import Ticket
 
-        tier, state = self._tier, self._tier.state
+        state = self._tier.state
         with self._lock:
             self._check_open()
+            self._flags |= flags
             holes = self._present.missing(0, size)
             if holes:
                 raise CorruptionError("the object has holes", found=holes[:8])
@@ -169,8 +177,7 @@ class ObjectWriter:
             self._is_open = False
             if ticket.shed:
                 self._discard()
-        with tier.lock(self._hash16):
-            return tier.enter(ticket)
+        return ticket
 
     def _write_metas(
         self, size: int, sums: bytes, meta: bytes, sequence: int, expiry_us: int

@@ -3,8 +3,18 @@
 from edgecache.objects.backend import Backend, LogBackend
 from edgecache.objects.counters import Counters
 from edgecache.objects.face import ObjectFace
+from edgecache.objects.file_backend import FileBackend
 from edgecache.objects.hit import Hit
 from edgecache.objects.manager import ObjectManager
 from edgecache.objects.miss import Miss
 
-__all__ = ["Backend", "Counters", "Hit", "LogBackend", "Miss", "ObjectFace", "ObjectManager"]
+__all__ = [
+    "Backend",
+    "Counters",
+    "FileBackend",
+    "Hit",
+    "LogBackend",
+    "Miss",
+    "ObjectFace",
+    "ObjectManager",
+]

@@ -14,6 +14,7 @@ from edgecache.errors import StoreClosedError
 from edgecache.meta import ENGINE_PART, FRESH_FOREVER, Meta
 from edgecache.objects.counters import Counters
 from edgecache.objects.keys import part_key
+from edgecache.objects.values import version_of
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -30,6 +31,35 @@ class Stored(NamedTuple):
     expiry_us: int
     version: int
     location: int
+
+
+class Large(NamedTuple):
+    """A complete object that lies in one piece and is read by range.
+
+    Args:
+        object_id: Names what was found until `release`.
+    """
+
+    object_id: bytes
+    size: int
+    chunk_bytes: int
+    meta: bytes
+    version: int
+    expiry_us: int
+
+
+class At(NamedTuple):
+    """A lifetime that is not counted from now: the moment of its end, in us since the epoch."""
+
+    expiry_us: int
+
+
+Lifetime = float | At | None
+
+
+def expiry_of(engine: Engine, ttl: Lifetime) -> int:
+    """When that lifetime ends, in us since the epoch; 0: never. None is the default one."""
+    return ttl.expiry_us if isinstance(ttl, At) else engine.expiry_at(ttl)
 
 
 class View(Protocol):
@@ -76,6 +106,27 @@ class Backend(Protocol):
     def hold(self, engine: Engine | None) -> None:
         """Use this engine until `hold(None)`: the store is closing. No-op for others."""
 
+    def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
+        """A stream begins to write this object; its parts come in order."""
+
+    def release(self, object_id: bytes) -> None:
+        """Nobody writes or reads the object here any more."""
+
+    def find_large(self, key: bytes, size: int) -> Large | None:
+        """What the key has, where that is one body of more than `size` bytes, and not in RAM.
+
+        None: `get_head` finds it, if there is anything.
+        """
+
+    def entry_version(self, stored: Stored) -> int:
+        """The version of an ordinary entry, the same as long as nobody puts the key again."""
+
+    def version_of(self, object_id: bytes) -> int | None:
+        """The version of a large body; None: it is something else."""
+
+    def is_current(self, object_id: bytes) -> bool | None:
+        """Whether a large body is what its key has; None: it is something else."""
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
@@ -95,7 +146,7 @@ class Backend(Protocol):
         """Whether the key has an entry, as far as memory knows: no I/O, nothing counted."""
 
     def get_head(self, key: bytes | str) -> Stored | None: ...
-    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool: ...
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool: ...
     def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
         """A head that is the store's own business: no request counts it. ttl None: for ever."""
 
@@ -132,6 +183,24 @@ class LogBackend:
     def hold(self, engine: Engine | None) -> None:
         self._held = engine
 
+    def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
+        """Parts need no preparation."""
+
+    def release(self, object_id: bytes) -> None:
+        """Nothing is kept by object."""
+
+    def find_large(self, key: bytes, size: int) -> Large | None:
+        return None
+
+    def entry_version(self, stored: Stored) -> int:
+        return version_of(stored.value)
+
+    def version_of(self, object_id: bytes) -> int | None:
+        return None
+
+    def is_current(self, object_id: bytes) -> bool | None:
+        return None
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
         return self.put_entry(part_key(object_id, number), data, PART_META, None)
 
@@ -165,9 +234,9 @@ class LogBackend:
         found = self._open().read_entry(key)
         return None if found is None else Stored(*found)
 
-    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: float | None) -> bool:
+    def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool:
         engine = self._open()
-        return engine.put_encoded(key, value, meta, engine.expiry_at(ttl))
+        return engine.put_encoded(key, value, meta, expiry_of(engine, ttl))
 
     def put_entry(self, key: bytes, value: Buffer, meta: bytes, ttl: float | None) -> bool:
         engine = self._open()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 COUNTED = (
     "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
     "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
-    "too_large", "own_puts", "own_deletes",
+    "too_large", "own_puts", "own_deletes", "large_hits",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ class Counters:
     too_large: int = 0
     own_puts: int = 0
     own_deletes: int = 0
+    large_hits: int = 0
     # Reentrant: a reader that is collected while its thread counts something counts, too.
     lock: threading.RLock = field(default_factory=threading.RLock)
 

@@ -11,6 +11,7 @@ Invariants (under `_lock`):
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import OrderedDict
@@ -24,7 +25,7 @@ from edgecache.errors import (
     ValueTooLargeError,
 )
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
-from edgecache.objects.backend import Backend, Stored
+from edgecache.objects.backend import Backend, Large, Lifetime, Stored
 from edgecache.objects.budget import Budget
 from edgecache.objects.counters import COUNTED, Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_fixed, decode_head
@@ -111,7 +112,7 @@ class ObjectManager:
         self,
         key: bytes,
         meta: Meta | None,
-        ttl: float | None,
+        ttl: Lifetime,
         tags: Iterable[str],
         size: int | None,
         *,
@@ -138,6 +139,7 @@ class ObjectManager:
             self._writes.setdefault(key, {})[write_id] = stream
             self._write_count += not is_admitted
             self._pins[stream.object_id] = 1
+            self.backend.begin(stream.object_id, key, chunk_bytes)
         return Miss(self, stream, ttl, size)
 
     def _reserve(self, is_admitted: bool) -> int:
@@ -195,22 +197,31 @@ class ObjectManager:
 
     # Publishing
 
-    def publish_value(self, stream: StreamWrite, content: bytes, ttl: float | None) -> bool:
+    def publish_value(self, stream: StreamWrite, content: bytes, ttl: Lifetime) -> bool:
         """Publish a short object as an ordinary entry."""
         meta = stream.meta.encode()
         if not self._publish(stream.key, content, meta, ttl):
             return False
-        with self._lock:
-            self._published[stream.key, stream.write_id] = version_of(content)
-            while len(self._published) > PUBLISHED_HELD:
-                self._published.popitem(last=False)
+        self._remember(stream.key, stream.write_id, version_of(content))
         return True
 
-    def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: float | None) -> bool:
+    def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: Lifetime) -> bool:
         """Publish an object whose parts are stored."""
-        return self._publish(key, head.encode(), meta.encode_as(ENGINE_OBJECT), ttl)
+        if not self._publish(key, head.encode(), meta.encode_as(ENGINE_OBJECT), ttl):
+            return False
+        version = self.backend.version_of(head.object_id)
+        if version is not None:
+            self._remember(key, head.generation, version)
+        return True
 
-    def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: float | None) -> bool:
+    def _remember(self, key: bytes, write_id: int, version: int) -> None:
+        """Keep what a write published, where that does not say so itself."""
+        with self._lock:
+            self._published[key, write_id] = version
+            while len(self._published) > PUBLISHED_HELD:
+                self._published.popitem(last=False)
+
+    def _publish(self, key: bytes, value: bytes, meta: bytes, ttl: Lifetime) -> bool:
         return self.backend.put_head(key, value, meta, ttl)
 
     # Parts that nobody needs any more
@@ -255,11 +266,15 @@ class ObjectManager:
             numbers = self._doomed.pop(object_id, None)
         if numbers is not None:
             self._delete_parts(object_id, numbers)
+        self.backend.release(object_id)
 
     # Reading
 
     def lookup(self, key: bytes) -> Found | None:
         """Find what `key` has."""
+        large = self.backend.find_large(key, self.chunk_bytes)
+        if large is not None:
+            return self._found_large(large)
         stored = self.backend.get_head(key)
         if stored is None:
             return None if self._is_atomic else self._any_write(key)
@@ -273,13 +288,19 @@ class ObjectManager:
             if stream is not None:
                 return self._attach_locked(key, stream)
             version = self._published.get((key, write_id))
-        stored = self.backend.get_head(key)
+        large = self.backend.find_large(key, self.chunk_bytes)
+        if large is not None and large.version == version:
+            return self._found_large(large)
+        if large is not None:
+            self.backend.release(large.object_id)
+        stored = None if large is not None else self.backend.get_head(key)
         if stored is not None:
             if engine_flags_of(stored.meta) & ENGINE_OBJECT:
                 head = decode_head(stored.value)
                 matches = head is not None and head.generation == write_id
             else:
-                matches = version is not None and version == version_of(stored.value)
+                known = (version_of(stored.value), self.backend.entry_version(stored))
+                matches = version is not None and version in known
             if matches:
                 return self._found(key, stored)
         self.counters.add("stream_attach_misses")
@@ -304,13 +325,24 @@ class ObjectManager:
         name = "memory" if stored.version else "disk"
         meta = Meta.decode(stored.meta) if stored.meta else None
         if not engine_flags_of(stored.meta) & ENGINE_OBJECT:
-            value = stored.value
-            return meta, lambda: version_of(value), ValueSource(value, name)
+            version = functools.partial(self.backend.entry_version, stored)
+            return meta, version, ValueSource(stored.value, name)
         head = decode_head(stored.value)
         if head is None or head.state != STATE_COMPLETE:
             self.counters.add("holes")
             return None
         return meta, head.generation, self._object_source(key, head, name)
+
+    def _found_large(self, large: Large) -> Found:
+        self.counters.add("large_hits")
+        chunks = self._chunks(
+            large.object_id,
+            large.chunk_bytes,
+            HashTable(self.backend, large.object_id),
+            lambda: bool(self.backend.is_current(large.object_id)),
+        )
+        meta = Meta.decode(large.meta) if large.meta else None
+        return meta, large.version, ObjectSource(chunks, large.size, "disk")
 
     def _object_source(self, key: bytes, head: Head, name: str) -> ObjectSource:
         table = HashTable(self.backend, head.object_id, head)
@@ -339,6 +371,9 @@ class ObjectManager:
         )
 
     def _is_current(self, key: bytes, object_id: bytes) -> bool:
+        known = self.backend.is_current(object_id)
+        if known is not None:
+            return known
         stored = self.backend.get_head(key)
         if stored is None or not engine_flags_of(stored.meta) & ENGINE_OBJECT:
             return False

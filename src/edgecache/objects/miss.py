@@ -12,6 +12,7 @@ from edgecache.objects.stream import StreamState, StreamWrite
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+    from edgecache.objects.backend import Lifetime
     from edgecache.objects.manager import ObjectManager
 
 
@@ -33,7 +34,7 @@ class Miss:
     __slots__ = ("__weakref__", "_manager", "_size_max", "_stream", "_ttl")
 
     def __init__(
-        self, manager: ObjectManager, stream: StreamWrite, ttl: float | None, size_max: int | None
+        self, manager: ObjectManager, stream: StreamWrite, ttl: Lifetime, size_max: int | None
     ) -> None:
         self._manager = manager
         self._stream = stream
