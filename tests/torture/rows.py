@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torture import cuts, faults, kill, power, rot
+from torture import cuts, faults, full, kill, power, race, rot, soak
 from torture.campaign import Row
 
-ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kill, power, cuts, rot, faults)}
+MODULES = (kill, power, cuts, rot, full, faults, race, soak)
+ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}
