@@ -1,8 +1,8 @@
 """full: no bytes, no inodes, a file size limit, no descriptors, a quota; before and after opening.
 
-Each injection is a process of its own. It warms a store up and takes the room away, or opens without
-it; calls every operation of the API, reads everything, gives the room back, and refills what it misses
-as a cache does: within ten seconds 95 % of the working set must be hits again.
+Each injection is a process of its own. It warms a store up and takes the room away, or opens
+without it; calls every operation of the API, reads everything, gives the room back, and refills
+what it misses as a cache does: within ten seconds 95 % of the working set must be hits again.
 """
 
 from __future__ import annotations

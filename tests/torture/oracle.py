@@ -18,9 +18,9 @@ class LostError(AssertionError):
 class LateModel(Model):
     """A model that counts late values apart: `late_count`.
 
-    Writes that a ring had in flight when its process was killed reach the device on their own, perhaps
-    after the next opening has looked. What they hold was acknowledged and not synced; it may show up
-    one opening later, unless the key was changed since.
+    Writes that a ring had in flight when its process was killed reach the device on their own,
+    perhaps after the next opening has looked. What they hold was acknowledged and not synced; it
+    may show up one opening later, unless the key was changed since.
     """
 
     def __init__(self) -> None:

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from torture import cuts, faults, full, kill, power, race, rot, soak
+from torture import (
+    cuts,
+    faults,
+    full,
+    fuzzing,
+    hung,
+    kill,
+    power,
+    race,
+    refused,
+    rot,
+    sanitize,
+    soak,
+)
 from torture.campaign import Row
 
-MODULES = (kill, power, cuts, rot, full, faults, race, soak)
+MODULES = (kill, power, cuts, rot, full, faults, race, hung, refused, sanitize, fuzzing, soak)
 ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}
