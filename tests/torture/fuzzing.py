@@ -1,7 +1,7 @@
 """fuzz: mutated inputs for everything that reads bytes from outside (`fuzz.targets`).
 
 Files of the corpus are replayed first. Then good inputs are mutated: bits, integers at their edges,
-pieces cut, doubled and moved. `python -m fuzz` does the same guided by coverage.
+pieces cut, doubled and moved. `python -m fuzz.guided` does the same guided by coverage.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 
-from fuzz.__main__ import CORPUS
+from fuzz.guided import CORPUS
 from fuzz.targets import TARGETS, seeds
 
 from torture.campaign import Row, Run

@@ -1,9 +1,10 @@
 """hung: the file system is frozen under a store, as a disk that does not answer.
 
-While it is frozen hits in RAM, `stats` and `health` go on, and nothing returns a wrong byte. Puts are
-to give up after `block_timeout`; one whose thread writes to the device itself waits for the thaw, and
-how often that was seen is in the figure. After the thaw everything works again. A process of its own thaws the
-file system whatever happens here: what waits for a frozen one cannot even be killed.
+While it is frozen hits in RAM, `stats` and `health` go on, and nothing returns a wrong byte. Puts
+are to give up after `block_timeout`; one whose thread writes to the device itself waits for the
+thaw: how often that was seen is in the figure. After the thaw everything works again. A process of
+its own thaws the file system whatever happens here: what waits for a frozen one cannot even be
+killed.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def hung(run: Run) -> str:
     run.outcome.facts.update(worst, held_puts=waits)
     return (f"p99 RAM hit {worst['before_us']:.1f} -> {worst['during_us']:.1f} us, stats and health"
             f" {worst['stats_s'] * 1000:.0f} ms, longest put {worst['put_s']:.2f} s, "
-            f"{int(worst['shed'])} puts shed, {waits} of {len(found)} freezes held a put")  # fmt: skip
+            f"{int(worst['shed'])} puts shed, {waits} of {len(found)} held up")  # fmt: skip
 
 
 ROW = Row(

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of one target by atheris: `python -m fuzz TARGET [libFuzzer options]`.
+"""Coverage-guided fuzzing of one target by atheris: `python -m fuzz.guided TARGET [libFuzzer options]`.
 
 atheris sees the branches of Python code; of the native targets it only mutates. Findings of earlier
 runs are files in `corpus/TARGET/`, which the campaign replays. Install atheris by hand: it has
