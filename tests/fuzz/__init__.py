@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads bytes from outside: `python -m fuzz.guided` in the tests' directory."""
+"""Fuzzing of all that reads bytes from outside: `python -m fuzz.guided` in the tests' directory."""
