@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.built
 FROM   ?=
 NATIVE := $(shell find src -name '*.pyx' -o -name '*.pxd') setup.py pyproject.toml
 
-.PHONY: run demo test bench lint wheel wheel-check build clean
+.PHONY: run demo test torture sanitize fuzz bench lint wheel wheel-check build clean
 
 build: $(STAMP)
 
@@ -27,6 +27,16 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The long forms of all rows, about an hour; ROWS and ARGS choose (docs/reliability.md).
+torture: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m torture $(ROWS) --long --json out/torture.json $(ARGS)
+
+sanitize: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m torture sanitize --long --json out/sanitize.json $(ARGS)
+
+fuzz: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m torture fuzz --long --json out/fuzz.json $(ARGS)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench.run --suite io --plot out/bench --json out/bench/io.json

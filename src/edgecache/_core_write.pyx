@@ -437,7 +437,7 @@ cdef class CoreWrite(CoreBlob):
         cdef Py_buffer source
         cdef int64_t expiry
         cdef uint32_t flags = 0
-        cdef const char* meta_data = NULL
+        cdef const char* meta_data = b""     # copied from, also when it is empty
         cdef uint32_t meta_len = 0
         if not take_plain_key(self, key, &view):
             self.check_open()

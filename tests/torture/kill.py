@@ -23,7 +23,7 @@ from support.model import KIB, MIB, Model, any_size, make_value
 
 from edgecache import Config, Storage
 from torture.campaign import Row, Run
-from torture.oracle import Replay, StrictModel
+from torture.oracle import LateModel, Replay, StrictModel
 
 KEYS = 48
 KILLS_PER_ROOT = 10
@@ -166,7 +166,7 @@ class Root:
         self.path = path
         self.is_strict = number % 2 == 0
         self.engine = ("uring", "threads", "auto")[number % 3]
-        self.model: Model = StrictModel() if self.is_strict else Model()
+        self.model: LateModel = StrictModel() if self.is_strict else LateModel()
         self.number = 0
 
 
@@ -188,7 +188,7 @@ def one_kill(run: Run, root: Root, kill: int) -> tuple[int, int]:
 
 
 def kills(run: Run) -> str:
-    hits = syncs = 0
+    hits = syncs = late = 0
     root: Root | None = None
     # An injection builds on the ones before it on its root: begin where a root begins.
     run.first -= run.first % KILLS_PER_ROOT
@@ -203,12 +203,13 @@ def kills(run: Run) -> str:
             with run.judged(kill):
                 found = one_kill(run, root, kill)
                 hits, syncs = hits + found[0], syncs + found[1]
+                late, root.model.late_count = late + root.model.late_count, 0
             if run.outcome.violation_count > before:
                 root = None
     if run.outcome.is_good and hits < run.outcome.injections:
         run.violation(run.first, f"only {hits} hits: the row shows nothing")
-    run.outcome.facts.update(hits=hits, syncs=syncs)
-    return f"{hits} hits verified after it, {syncs} syncs acknowledged before"
+    run.outcome.facts.update(hits=hits, syncs=syncs, late=late)
+    return f"{hits} hits verified after, {syncs} syncs returned before, {late} late values"
 
 
 ROW = Row(

@@ -29,7 +29,8 @@ def call(*words: str | Path) -> None:
     """Run a tool; what it says is in the error."""
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     if done.returncode != 0:
-        raise CannotRunError(f"{words[0]}: {done.stderr.strip() or done.returncode}")
+        said = " ".join(done.stderr.split())[:120]
+        raise CannotRunError(f"{words[0]}: {said or done.returncode}")
 
 
 def require(*tools: str, package: str) -> None:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from torture import cuts, faults, kill, power, rot
+from torture import (
+    cuts,
+    faults,
+    full,
+    fuzzing,
+    hung,
+    kill,
+    power,
+    race,
+    refused,
+    rot,
+    sanitize,
+    soak,
+)
 from torture.campaign import Row
 
-ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in (kill, power, cuts, rot, faults)}
+MODULES = (kill, power, cuts, rot, full, faults, race, hung, refused, sanitize, fuzzing, soak)
+ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}

@@ -1,0 +1,133 @@
+"""sanitize: the native suites under ASan + UBSan, and under TSan.
+
+The extensions are built in a scratch copy of the tree (EDGECACHE_SANITIZE, see setup.py) and the
+suites of the native parts run in it with the sanitizer's library loaded first. CPython itself is
+not instrumented. Short: some modules under ASan + UBSan; long: all of them under both.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from torture.campaign import CannotRunError, Row, Run
+
+ROOT = Path(__file__).parents[2]
+BUILD_S, RUN_S = 900, 1800
+REPORT = re.compile(
+    r"^.*(?:runtime error:|ERROR: AddressSanitizer|WARNING: ThreadSanitizer|SUMMARY:).*$", re.M
+)
+# Counts threads of the process, of which the sanitizer has one of its own.
+NOT_UNDER_TSAN = "not threads_start_as_needed"
+SHORT_MODULES = "_meta,_testing_formats,_evict,_testing_evict"
+SHORT_SUITE = ("unit/test_bytes.py", "unit/test_meta.py", "unit/test_evict.py")
+
+
+@dataclass(frozen=True)
+class Sanitizer:
+    """One build and how it is run."""
+
+    name: str
+    flag: str
+    library: str
+    environment: dict[str, str]
+    suite: tuple[str, ...]
+
+
+SANITIZERS = (
+    Sanitizer(
+        "ASan + UBSan", "address,undefined", "libasan.so",
+        {"ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",
+         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1"},
+        tuple(f"unit/test_{name}.py" for name in (
+            "bytes", "list", "hash", "meta", "index", "memory", "slab", "segment", "evict",
+            "evict_policies", "io_memory", "io_threads", "recovery", "recovery_faults",
+            "checkpoint", "reclaim", "rot")),
+    ),
+    Sanitizer(
+        "TSan", "thread", "libtsan.so", {"TSAN_OPTIONS": "exitcode=66"},
+        ("crash/test_histories.py", "unit/test_io_threads.py", "unit/test_index.py",
+         "unit/test_memory.py"),
+    ),
+)  # fmt: skip
+
+
+def library_of(name: str) -> str:
+    if shutil.which("gcc") is None:
+        raise CannotRunError("gcc is not installed")
+    found = subprocess.run(
+        ["gcc", f"-print-file-name={name}"], capture_output=True, text=True
+    ).stdout.strip()
+    if not Path(found).is_absolute():
+        raise CannotRunError(f"{name} is not installed (Debian: libasan8, libtsan2)")
+    return found
+
+
+def build(directory: Path, sanitizer: Sanitizer, modules: str) -> Path:
+    """A copy of the tree with instrumented extensions in place."""
+    tree = directory / sanitizer.library
+    # A short run instruments some modules and takes the others as they are.
+    ignored = shutil.ignore_patterns(*(() if modules else ("*.so",)), "*.c", "__pycache__", "temp*")
+    for folder in ("src", "tests"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, tree / name)
+    for name in modules.split(",") if modules else ():
+        for path in (tree / "src" / "edgecache").glob(f"{name}.*.so"):
+            path.unlink()
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"],
+        cwd=tree, capture_output=True, text=True, timeout=BUILD_S,
+        env={**os.environ, "EDGECACHE_SANITIZE": sanitizer.flag, "EDGECACHE_ONLY": modules},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"the build failed: {done.stderr[-800:]}")
+    return tree
+
+
+def examine(tree: Path, sanitizer: Sanitizer, suite: tuple[str, ...]) -> tuple[str, list[str]]:
+    """Run the suite; what pytest says at its end, and the reports."""
+    done = subprocess.run(
+        # Not -s: a test reads what it prints. Descriptors are left alone, for reports go to one.
+        [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider",
+         "-k", NOT_UNDER_TSAN, *(f"tests/{name}" for name in suite)],
+        cwd=tree, capture_output=True, text=True, timeout=RUN_S,
+        env={**os.environ, **sanitizer.environment, "PYTHONMALLOC": "malloc",
+             "PYTHONPATH": os.pathsep.join(["src", "."]),
+             "LD_PRELOAD": library_of(sanitizer.library)},
+    )  # fmt: skip
+    text = done.stdout + done.stderr
+    reports = sorted(set(REPORT.findall(text)))
+    if done.returncode != 0 and not reports:
+        reports = [f"pytest ended with {done.returncode}: {text[-600:]}"]
+    return next((line for line in reversed(text.splitlines()) if " passed" in line), ""), reports
+
+
+def sanitize(run: Run) -> str:
+    said = []
+    for number in run.numbers():
+        sanitizer = SANITIZERS[number % len(SANITIZERS)]
+        modules = "" if run.is_long else SHORT_MODULES
+        suite = sanitizer.suite if run.is_long else SHORT_SUITE
+        library_of(sanitizer.library)
+        with run.judged(number), run.scratch() as directory:
+            passed, reports = examine(build(directory, sanitizer, modules), sanitizer, suite)
+            for report in reports:
+                run.violation(number, f"{sanitizer.name}: {report[:300]}")
+            said.append(f"{sanitizer.name}: {passed.split(' in ')[0] or 'stopped'}")
+    return ", ".join(said)
+
+
+ROW = Row(
+    "sanitize",
+    "address, undefined behaviour and thread sanitizers",
+    "no report while the native suites run",
+    short=1,
+    long=2,
+    run=sanitize,
+)
