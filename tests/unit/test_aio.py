@@ -27,6 +27,7 @@ ENGINE_NAMES = {
     "expiry_at", "read_entry", "reformatted", "region_count", "replace", "shard_count",
     "try_put", "walk_begin", "walk_end",
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
+    "begin_part", "begin_read", "read_parts",
     "split_values", "value_bytes_max",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.

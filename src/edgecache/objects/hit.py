@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Self
 
 from edgecache.errors import ArgumentError, RangeError, StoreClosedError
 from edgecache.meta import Meta
+from edgecache.objects.chunks import Piece
 from edgecache.objects.ranges import Range
-from edgecache.objects.source import Piece, Source, StreamSource, Wait
+from edgecache.objects.source import Source, StreamSource, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,8 @@ class HitState:
             raise RangeError(
                 "the range does not lie in the object", expected=(0, limit), found=(start, end)
             )
+        if start != self._position:
+            self._source.moved()
         self._position = start
         self._end = end
 
@@ -121,6 +124,9 @@ class HitState:
             raise ArgumentError("a size is -1, or 0 and more", found=size)
         room = self._source.piece_bytes if size == -1 else size
         return room if self._end is None else min(room, self._end - self._position)
+
+    def _until(self) -> int:
+        return self._source.limit if self._end is None else min(self._end, self._source.limit)
 
     def _took(self, piece: Piece) -> Piece:
         self._position += len(piece)
@@ -177,8 +183,8 @@ class Hit(HitState):
         while room:
             piece = self._source.take(self._position, room)
             if piece is None:
-                numbers = self._source.wanted(self._position)
-                self._source.supply(numbers, self._source.fetch(numbers))
+                wants = self._source.wanted(self._position, room, self._until())
+                self._source.supply(wants, self._source.fetch(wants))
             elif isinstance(piece, Wait):
                 assert isinstance(self._source, StreamSource)
                 self._source.stream.wait(self._position)

@@ -26,13 +26,14 @@ from edgecache.errors import (
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Stored
 from edgecache.objects.budget import Budget
+from edgecache.objects.chunks import Chunks
 from edgecache.objects.counters import COUNTED, Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_head
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import TABLE_BASE
 from edgecache.objects.miss import Miss
 from edgecache.objects.ranges import RangeSet
-from edgecache.objects.source import Chunks, ObjectSource, Source, StreamSource, ValueSource
+from edgecache.objects.source import ObjectSource, Source, StreamSource, ValueSource
 from edgecache.objects.sparse_set import SparseSet
 from edgecache.objects.stream import StreamState, StreamWrite
 from edgecache.objects.table import PAGE_CHUNKS, HashTable
@@ -179,6 +180,8 @@ class ObjectManager:
         """End a write without publishing it; its parts go. Idempotent."""
         if self.end_write(stream, StreamState.ABORTED):
             self.counters.add("aborted_writes")
+            # A delete overtakes a write that is still on its way.
+            stream.park_all(self.backend)
             count = -(-stream.written // stream.chunk_bytes)
             self._doom(stream.object_id, [*range(count), *stream.table.page_numbers()])
 
