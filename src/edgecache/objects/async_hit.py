@@ -8,7 +8,7 @@ in the executor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -17,6 +17,7 @@ from edgecache.objects.hit import HitState
 from edgecache.objects.manager import Found
 from edgecache.objects.miss import Miss
 from edgecache.objects.parts import cut
+from edgecache.objects.ranges import Range
 from edgecache.objects.source import StreamSource, Wait
 
 if TYPE_CHECKING:
@@ -107,6 +108,20 @@ class AsyncHit(HitState):
     ) -> None:
         """As `Hit.seek_multipart`."""
         super().seek(start, end)
+
+    async def read_ranges(self, ranges: Iterable[Range]) -> list[bytes]:
+        """As `Hit.read_ranges`, in the executor."""
+        checked = self._checked(ranges)
+        found: list[bytes] | None = await self._run(self._source.ranges, checked)
+        return [await self._read_one(*one) for one in checked] if found is None else found
+
+    async def _read_one(self, start: int, end: int) -> bytes:
+        before = self._position, self._end
+        await self.seek(start, end)
+        try:
+            return b"".join([piece async for piece in self])
+        finally:
+            self._position, self._end = before
 
     async def finish(self) -> None:
         """Be done with it, as `close`."""

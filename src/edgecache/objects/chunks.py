@@ -8,11 +8,12 @@ threads while the consumer works. Chunks in RAM are copied as asked, never ahead
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from edgecache.errors import ObjectChangedError, RangeMissingError
 from edgecache.objects.backend import Backend
 from edgecache.objects.counters import Counters
-from edgecache.objects.parts import Reading, Want, cut
+from edgecache.objects.parts import Reading, Want
 from edgecache.objects.ranges import Range
 from edgecache.objects.table import HashTable
 
@@ -146,23 +147,16 @@ class Chunks:
                 return None
         return self._backend.entry_keys(self._object_id, [want.number for want in wants])
 
-    def check(
-        self, wants: Sequence[Want], parts: Sequence[bytes | None]
-    ) -> list[bytes | bool | None]:
-        """Verify what came by the keys."""
-        return [cut(want, part) for want, part in zip(wants, parts, strict=True)]
-
     def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None:
         """Take in what was read; raises when it is missing or damaged."""
         want, part = wants[0], parts[0]
         self._held = b""
         if not isinstance(part, bytes):
             self._miss(want, part)
-            return
         self._held = part
         self._place = want.number * self.chunk_bytes + want.start
 
-    def _miss(self, want: Want, part: bool | None) -> None:
+    def _miss(self, want: Want, part: bool | None) -> NoReturn:
         if part is False:
             self._counters.add("hash_mismatches")
         if not self._is_current():
@@ -173,8 +167,27 @@ class Chunks:
             "a chunk of the object is gone", missing=((start, start + want.part_bytes),)
         )
 
+    def pinned(self, position: int, size: int, end: int) -> memoryview | None:
+        """Bytes of a chunk in RAM in their place, pinned until the view is released; else None."""
+        number, offset = divmod(position, self.chunk_bytes)
+        view = self._backend.view_part(self._object_id, number)
+        if view is None:
+            return None
+        part_bytes = min(self.chunk_bytes, end - number * self.chunk_bytes)
+        if len(view) != part_bytes:
+            view.release()
+            return None
+        return memoryview(view)[offset : min(offset + size, part_bytes)]
+
     def ranges(self, spans: Sequence[Range], stored: int) -> list[bytes]:
         """Read several ranges, all requests together."""
+        if len(spans) == 1:
+            number, offset = divmod(spans[0][0], self.chunk_bytes)
+            end = offset + spans[0][1] - spans[0][0]
+            if offset < end <= self.chunk_bytes:
+                want = self._want(number, offset, end, stored)
+                part = self._backend.read_parts(self._object_id, [want])[0]
+                return [part if isinstance(part, bytes) else self._miss(want, part)]
         wants: list[Want] = []
         counts: list[int] = []
         for start, end in spans:

@@ -61,6 +61,12 @@ class Source(Protocol):
     def moved(self) -> None:
         """Reading goes on elsewhere: what was read ahead is of no use."""
 
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        """Bytes in their place in RAM; None: not there, `take` them."""
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        """Several ranges of the object, read together; None: it is still being written."""
+
     def missing(self, start: int, end: int) -> tuple[Range, ...]: ...
     def close(self) -> None: ...
 
@@ -111,6 +117,12 @@ class ValueSource:
 
     def moved(self) -> None:
         return None
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return memoryview(self._value)[position : position + size]
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return [self._value[start:end] for start, end in spans]
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         return ()
@@ -165,6 +177,12 @@ class ObjectSource:
 
     def moved(self) -> None:
         self._chunks.drop_ahead()
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return self._chunks.pinned(position, size, self._size)
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return self._chunks.ranges(spans, self._size)
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         return self._chunks.missing(start, end)
@@ -250,6 +268,12 @@ class StreamSource:
 
     def moved(self) -> None:
         self._chunks.drop_ahead()
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return None
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return None
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         stored = self._stream.stored_bytes
