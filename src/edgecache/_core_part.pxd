@@ -36,6 +36,7 @@ cdef class CorePart(CoreWrite):
     cdef uint32_t part_writes       # in flight; a futex
 
     cdef BatchReader batch_reader(self)
+    cdef int check_forked(self) except -1
     cdef PartWrite write_part(self, object key, object owner, KeyView* view, const char* data,
                               uint64_t size)
     cdef int wait_for_room(self) except -1

@@ -6,7 +6,7 @@ import weakref
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -86,6 +86,12 @@ cdef bytes content_hash_of(const XxhashApi* api, const char* data, uint64_t size
     return hash_bytes(hash)
 
 
+cdef inline void give_place(uint32_t* in_flight) noexcept nogil:
+    """One of the PART_WRITES_MAX is free: who waits for one may look."""
+    ec_add_u32(in_flight, <uint32_t>-1)
+    ec_futex_wake(in_flight, 1)
+
+
 cdef void _run_write(Job* job) noexcept nogil:
     cdef WriteJob* self = <WriteJob*>job
     cdef uint32_t* in_flight = self.in_flight
@@ -97,8 +103,7 @@ cdef void _run_write(Job* job) noexcept nogil:
         log_block_give(self.block, self.block_bytes)
         self.block = NULL
     ec_lock_release(&self.lock)
-    ec_add_u32(in_flight, <uint32_t>-1)
-    ec_futex_wake(in_flight, 1)
+    give_place(in_flight)
 
 
 cdef void _note_read(Engine* engine, PartFetch* part) noexcept nogil:
@@ -171,27 +176,22 @@ cdef void run_together(IoChannel* channel, PartFetch* fetches, uint32_t count) n
     cdef PartFetch* fetch
     for index in range(count):
         fetch = &fetches[index]
-        fetch.pending_count = 0
         if fetch.state != PART_READ:
             continue
         for number in range(fetch.request_count):
-            fetch.requests[number].user_data = <uint64_t><uintptr_t>fetch
             requests[total] = &fetch.requests[number]
             total += 1
     taken = channel.ops.submit(channel, requests, total) if total else 0
     taken = max(taken, 0)
-    for index in range(<uint32_t>taken):
-        (<PartFetch*><uintptr_t>requests[index].user_data).pending_count += 1
     # What the channel has no room for, or a broken one did not take, is read here meanwhile.
     for index in range(<uint32_t>taken, total):
         requests[index].result = fetches.log.ops.read(
             fetches.log.engine, requests[index].file, requests[index].offset_bytes,
             requests[index].buffer, requests[index].length_bytes)
     while taken > 0:
-        reaped = channel.ops.reap(channel, requests, 2 * TOGETHER_MAX, 1, -1)
-        for index in range(<uint32_t>max(reaped, 0)):
-            (<PartFetch*><uintptr_t>requests[index].user_data).pending_count -= 1
-            taken -= 1
+        # All at once: each wake-up of this thread costs as much as a small read.
+        reaped = channel.ops.reap(channel, requests, 2 * TOGETHER_MAX, <uint32_t>taken, -1)
+        taken -= max(reaped, 0)
     for index in range(count):
         fetch = &fetches[index]
         if fetch.state == PART_READ:
@@ -251,6 +251,10 @@ cdef class CorePart(CoreWrite):
         if reader is None:
             self.channels.reader = fresh
         return fresh
+
+    cdef int check_forked(self) except -1:
+        """What was begun may be ended after a close, but not in the child of a fork."""
+        return self.check_open() if self.state == STORE_FORKED else 0
 
     # Writing
 
@@ -327,10 +331,10 @@ cdef class CorePart(CoreWrite):
             self.check_open()
             status = <Status>self.prepare(change, True)
         except BaseException:
-            ec_add_u32(&self.part_writes, <uint32_t>-1)
+            give_place(&self.part_writes)
             raise
         if status != Status.STATUS_OK:
-            ec_add_u32(&self.part_writes, <uint32_t>-1)
+            give_place(&self.part_writes)
             part.job.is_over = 1
             part.is_counted = 1
             self.count_shed(status)
@@ -371,6 +375,9 @@ cdef class CorePart(CoreWrite):
         cdef list found = [], owners = [], places = []
         cdef bytes target
         self.check_open()
+        # A list may be changed by another thread whenever this one gives the GIL up, and its keys
+        # must stay.
+        wanted = list(wanted)
         fetches = <PartFetch*>malloc(min(len(wanted), TOGETHER_MAX) * sizeof(PartFetch))
         if fetches == NULL:
             raise MemoryError("no memory for the reads of parts")
@@ -530,14 +537,17 @@ cdef class PartWrite:
             log_block_give(self.job.block, self.job.block_bytes)
 
     cdef bint settle(self):
-        if self.is_flying:
+        # In the child of a fork its thread does not exist: there is nothing to wait for.
+        if self.is_flying and self.core.state != STORE_FORKED:
             with nogil:
                 job_wait(&self.job.job, -1)
         return self.job.is_stored
 
     def wait(self):
         """Whether it was stored; False: shed and counted. Blocks until that is known."""
-        cdef bint is_stored = self.settle()
+        cdef bint is_stored
+        self.core.check_forked()
+        is_stored = self.settle()
         if not is_stored and not self.is_counted:
             self.is_counted = 1
             self.core.count_shed_late(self.job.change.status)
@@ -545,13 +555,17 @@ cdef class PartWrite:
 
     @property
     def is_done(self):
-        """Whether `wait` would return at once."""
+        """Whether `wait` would return at once, and `peek` has nothing."""
         return self.job.is_over != 0
 
     @property
     def has_failed(self):
         """Whether it is known that it was not stored."""
-        return self.job.is_over != 0 and not self.job.is_stored
+        cdef bint has_failed
+        ec_lock_acquire(&self.job.lock)
+        has_failed = self.job.is_over and not self.job.is_stored
+        ec_lock_release(&self.job.lock)
+        return has_failed
 
     def peek(self, Py_ssize_t start, Py_ssize_t size):
         """Up to `size` of its bytes from `start` on; None: they are no longer here, but stored.
@@ -589,19 +603,20 @@ cdef class PartRead:
         memset(&self.job, 0, sizeof(ReadJob))
 
     def __dealloc__(self):
-        if self.is_flying and not jobs_cancel(&self.core.jobs, &self.job.job):
+        if self.is_flying and self.core.state != STORE_FORKED and \
+                not jobs_cancel(&self.core.jobs, &self.job.job):
             with nogil:
                 job_wait(&self.job.job, -1)
 
     @property
     def is_done(self):
         """Whether `result` would return without waiting for the device."""
-        return self.value is not NotImplemented or (
-            self.is_flying and ec_load_u32(&self.job.job.state) == JOB_DONE)
+        return not self.is_flying or ec_load_u32(&self.job.job.state) == JOB_DONE
 
     def result(self):
         """What `read_parts` returns for it; blocks until it is there."""
         if self.value is NotImplemented:
+            self.core.check_forked()
             if self.is_flying:
                 with nogil:
                     job_wait(&self.job.job, -1)
@@ -615,7 +630,9 @@ cdef class PartRead:
 
     def cancel(self):
         """Do not begin it if it has not begun; True: it will never be there."""
-        if not self.is_flying or not jobs_cancel(&self.core.jobs, &self.job.job):
+        if not self.is_flying or self.core.state == STORE_FORKED:
+            return False
+        if not jobs_cancel(&self.core.jobs, &self.job.job):
             return False
         self.is_flying = 0
         self.value = None

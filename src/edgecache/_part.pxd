@@ -61,8 +61,7 @@ cdef struct PartFetch:
     uint32_t is_known               # the head was not read
     uint32_t is_joined              # one request for head and strips
     uint32_t request_count
-    uint32_t pending_count          # for whoever submits the requests
-    PartState state                 # likewise
+    PartState state                 # for whoever performs the requests
     uint32_t head_skip
     uint32_t body_skip
     uint64_t buffered_bytes         # copied from a write buffer

@@ -64,7 +64,6 @@ cdef void part_init(PartFetch* self, LogStore* log, PartTable* table, Hash128 ha
     self.scratch_bytes = 0
     self.buffered_bytes = 0
     self.request_count = 0
-    self.pending_count = 0
     self.state = PART_ELSE
     memset(self.requests, 0, sizeof(self.requests))
 

@@ -323,10 +323,14 @@ def test_a_fork_leaves_the_threads_of_the_parent_alone(tmp_path: Path) -> None:
     with Storage(config) as store:
         value = content(9 * CHUNK)
         publish(store, "k", value)
+        miss = store.get_miss_handler("under way")
+        miss.write(value)  # the child has its chunks, too, and no thread that will ever be done
         child = multiprocessing.get_context("fork").Process(target=use_in_child, args=(store,))
         child.start()
         child.join()
         assert child.exitcode == 0
+        miss.finish()
+        assert store.get("under way") == value
         assert store.get("k") == value
 
 
