@@ -1,15 +1,19 @@
 """Objects of any size against plain file I/O of the same bytes, in the same run.
 
-    python -m bench.objects [--bytes 1GiB] [--repeat 3] [--json out/bench/objects.json]
+    python -m bench.objects [--bytes 1GiB] [--large 10GiB] [--repeat 3] [--json out/...json]
 
     write       one stream in 4 MiB pieces, durable at the end; a file: O_DIRECT writes, fdatasync
     read        the whole object in pieces, from disk; a file: O_DIRECT reads of 4 MiB
-    ranges      random ranges of 64 KiB of a 10 GiB sparse object; a file: O_DIRECT pread of them
-    ranges64k   the same with chunk_size="64KiB": a range is then a chunk
+    write-fio   as `write`, against fio: io_uring, 1 MiB, 8 in flight, fsync at the end
+    read-fio    as `read`, against fio: io_uring, 1 MiB, 8 in flight
+    ranges      random ranges of 64 KiB of an object of `--large` bytes, each chunk met about once;
+                O_DIRECT pread of as many ranges of the same data files
+    hot-ranges  the same ranges in the first 1 GiB of it, whose heads are known by then
     tail        100 readers in 4 threads that follow one writer, RAM only; a file: 100 reads of it
 
 The sides take turns, each round starting with another one. Ratios are per round, the median and the
-extremes of them are reported: wall time of ours over theirs, below 1 is faster.
+extremes of them are reported: wall time of ours over theirs, below 1 is faster. Of ranges the bytes
+read from the device over those asked for are reported, too.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ import json
 import mmap
 import os
 import random
+import shutil
 import statistics
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +41,14 @@ GIB = 1 << 30
 PIECE_BYTES = 4 * MIB
 RANGE_BYTES = 64 << 10
 RANGE_COUNT = 500
-SPARSE_BYTES = 10 * GIB
+HOT_BYTES = GIB
 READERS = 100
 READER_THREADS = 4
+
+# Bytes read from the device over bytes asked for, of each round of ranges.
+RANGES_READ: list[float] = []
+NEEDS_FIO = ("write-fio", "read-fio")
+LARGE = ("ranges", "hot-ranges")
 
 Round = Callable[[], Stopwatch]
 
@@ -123,40 +134,88 @@ def write_file(path: Path, total: int, piece: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def fio(path: Path, mode: str, total: int) -> Stopwatch:
+    """One job of fio over a file; its own clock, without its start."""
+    command = [
+        "fio", "--name=job", f"--filename={path}", f"--rw={mode}", "--bs=1M", f"--size={total}",
+        "--direct=1", "--ioengine=io_uring", "--iodepth=8", "--output-format=json",
+    ]  # fmt: skip
+    if mode == "write":
+        command.append("--end_fsync=1")
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
+    watch = Stopwatch()
+    watch.wall_s = job["job_runtime"] / 1000
+    watch.cpu_s = watch.wall_s * (job["usr_cpu"] + job["sys_cpu"]) / 100
+    return watch
+
+
+def write_fio_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    ours, _ = write_pair(directory, total, piece)
+    return ours, lambda: fio(directory / "fio", "write", total)
+
+
+def read_fio_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    ours, _ = read_pair(directory, total, piece)
+    return ours, lambda: fio(directory / "file", "read", total)
+
+
+def large_store(directory: Path, total: int, piece: bytes) -> list[Path]:
+    """A store with an object of `total` bytes; its data files."""
+    root = directory / "store"
+    with (
+        edgecache.open(root, memory="64MiB", disk=total * 3 // 2) as store,
+        store.get_miss_handler("object") as miss,
+    ):
+        for _ in range(total // len(piece)):
+            miss.write(piece)
+        miss.finish()
+    return sorted((root / "data").iterdir())
+
+
 def range_pair(
-    directory: Path, total: int, piece: bytes, chunk_bytes: int = 4 * MIB
+    directory: Path, total: int, piece: bytes, span: int | None = None
 ) -> tuple[Round, Round]:
-    """The ranges lie in the first `total` bytes of the sparse object, which are there."""
-    write_file(directory / "file", total, piece)
+    """Both sides read ranges of the same bytes of the same files, ours by the object's key."""
+    files = [direct_file(path, os.O_RDONLY) for path in large_store(directory, total, piece)]
+    span = total if span is None else min(span, total)
     rng = random.Random(1)
-    offsets = [rng.randrange(total // RANGE_BYTES) * RANGE_BYTES for _ in range(RANGE_COUNT)]
-    with open_store(directory / "store", total, chunk_size=chunk_bytes) as store:
-        store.create_sparse("object", SPARSE_BYTES)
-        for start in range(0, total, len(piece)):
-            store.write_range("object", start, piece)
+    RANGES_READ.clear()
+
+    def draw() -> list[int]:
+        return [rng.randrange(span // RANGE_BYTES) * RANGE_BYTES for _ in range(RANGE_COUNT)]
 
     def ours() -> Stopwatch:
         watch = Stopwatch()
-        with open_store(directory / "store", total, chunk_size=chunk_bytes) as store, watch:
-            for offset in offsets:
-                assert len(store.read_range("object", offset, RANGE_BYTES) or b"") == RANGE_BYTES
+        offsets = draw()
+        with edgecache.open(directory / "store", memory="64MiB", disk=total * 3 // 2) as store:
+            if span < total:
+                for offset in range(0, span, PIECE_BYTES):
+                    store.read_range("object", offset, 1)
+            before = store.counters()["disk_read_bytes"]
+            with watch:
+                for offset in offsets:
+                    found = store.read_range("object", offset, RANGE_BYTES)
+                    assert found is not None
+                    assert len(found) == RANGE_BYTES
+            read = store.counters()["disk_read_bytes"] - before
+        RANGES_READ.append(read / (RANGE_COUNT * RANGE_BYTES))
         return watch
 
     def theirs() -> Stopwatch:
-        file = direct_file(directory / "file", os.O_RDONLY)
         target = mmap.mmap(-1, RANGE_BYTES)
+        places = [divmod(offset, GIB) for offset in draw()]
         watch = Stopwatch()
         with watch:
-            for offset in offsets:
-                os.preadv(file, [target], offset)
-        os.close(file)
+            for number, offset in places:
+                os.preadv(files[number], [target], offset)
         return watch
 
     return ours, theirs
 
 
-def small_chunk_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
-    return range_pair(directory, total, piece, RANGE_BYTES)
+def hot_range_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    return range_pair(directory, total, piece, HOT_BYTES)
 
 
 def tail_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
@@ -213,8 +272,10 @@ def tail_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
 WORKLOADS = {
     "write": write_pair,
     "read": read_pair,
+    "write-fio": write_fio_pair,
+    "read-fio": read_fio_pair,
     "ranges": range_pair,
-    "ranges64k": small_chunk_pair,
+    "hot-ranges": hot_range_pair,
     "tail": tail_pair,
 }
 
@@ -235,6 +296,8 @@ def run(name: str, total: int, repeat: int) -> dict[str, Any]:
         row[f"{side}_cpu_s"] = statistics.median(watch.cpu_s for watch in watches)
     row["wall_ratio"] = statistics.median(ratios)
     row["wall_ratio_least"], row["wall_ratio_greatest"] = ratios[0], ratios[-1]
+    if name in LARGE:
+        row["read_ratio"] = statistics.median(RANGES_READ)
     return row
 
 
@@ -242,19 +305,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*WORKLOADS, []], default=[])
     parser.add_argument("--bytes", default="1GiB")
+    parser.add_argument("--large", default="10GiB")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    total = parse_size(arguments.bytes) // PIECE_BYTES * PIECE_BYTES
     rows = []
     for name in arguments.names or WORKLOADS:
-        row = run(name, total, arguments.repeat)
+        if name in NEEDS_FIO and shutil.which("fio") is None:
+            print(f"{name:10} left out: there is no fio", flush=True)
+            continue
+        total = parse_size(arguments.large if name in LARGE else arguments.bytes)
+        row = run(name, total // PIECE_BYTES * PIECE_BYTES, arguments.repeat)
         rows.append(row)
         print(
             f"{name:10} ours {row['ours_wall_s']:7.3f} s ({row['ours_cpu_s']:.3f} CPU)   "
             f"file {row['file_wall_s']:7.3f} s ({row['file_cpu_s']:.3f} CPU)   "
             f"ratio {row['wall_ratio']:.2f} "
-            f"({row['wall_ratio_least']:.2f} to {row['wall_ratio_greatest']:.2f})",
+            f"({row['wall_ratio_least']:.2f} to {row['wall_ratio_greatest']:.2f})"
+            + (f"   read {row['read_ratio']:.3f}" if "read_ratio" in row else ""),
             flush=True,
         )
     if arguments.json:

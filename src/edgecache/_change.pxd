@@ -51,6 +51,8 @@ cdef enum ChangeFlags:
     CHANGE_TAGGED = 16
     CHANGE_UNLOGGED = 32            # delete although no tombstone can be written (4)
     CHANGE_IF_SAME = 64             # put only over the very version that `expected_*` names
+    CHANGE_STRIPS = 128             # a chunk of an object: the record makes its own meta
+    CHANGE_KEEP_BLOCK = 256         # change_finish_put leaves the block to the caller
 
 cdef struct Pending:
     uint64_t hash_low
@@ -95,6 +97,7 @@ cdef struct Change:
     uint64_t expected_location      # of the record on disk, 0: it had none
     Status status
     Append append
+    char* kept_block                # KEEP_BLOCK: for log_block_give, as large as it was made
     Probe probe
     uint64_t known[16]              # locations that were compared ...
     uint8_t known_same[16]          # ... and whether they hold this key
@@ -104,6 +107,8 @@ cdef struct Change:
 
 cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* key,
                       uint32_t key_len, uint32_t flags) noexcept nogil
+# With CHANGE_STRIPS `meta` and `value` are those of the record from here on; meta_len was
+# part_meta_bytes.
 cdef Status change_prepare(Change* self) noexcept nogil
 # Write a large record to the device (after change_prepare, before change_commit); blocks.
 cdef Status change_write_large(Change* self) noexcept nogil
@@ -113,5 +118,8 @@ cdef void change_stage_copy(Change* self) noexcept nogil
 cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil
 cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil
 cdef void change_abandon(Change* self) noexcept nogil
+# The rest of a put whose record was prepared, up to its end: any thread, blocks on the device for
+# a large one. True: stored; else `status` says why not.
+cdef bint change_finish_put(Change* self) noexcept nogil
 # The index grew: shrink the RAM tier of the shard so that the sum keeps its budget. Locked.
 cdef void engine_rebalance_locked(Engine* engine, Shard* shard) noexcept nogil

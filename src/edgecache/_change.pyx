@@ -13,7 +13,7 @@ from edgecache._fetch cimport (
     fetch_init,
     fetch_run,
 )
-from edgecache._flush cimport log_large_write
+from edgecache._flush cimport log_large_write, log_wait
 from edgecache._index cimport index_prefetch_pair, size_class_of
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
@@ -35,6 +35,7 @@ from edgecache._memory cimport (
     memory_set_budget,
 )
 from edgecache._meta cimport META_FIXED_BYTES, META_FLAG_OBJECT, meta_has_flag
+from edgecache._part_format cimport PartSums, part_fill
 from edgecache._reclaim cimport reclaim_tombstone
 from edgecache._segment cimport (
     LOG_MAIN,
@@ -55,6 +56,7 @@ from edgecache._segment_format cimport (
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
     RECORD_OVERWRITES,
+    RECORD_STRIPS,
     RECORD_TAGGED,
     RECORD_VERSION,
     RecordHeader,
@@ -79,13 +81,21 @@ from edgecache._shard cimport (
     shard_probe,
 )
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_count, ec_load_u32, ec_load_u64, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport (
+    ec_count,
+    ec_load_u32,
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+)
 from edgecache._xxhash cimport Hash128
 
 
 cdef enum:
     PENDING_LOCATION = 1            # no record lies there: a block header does
     AHEAD_VALUE_BYTES_MAX = 4096
+    PENDING_WAIT_NS = 20000000
 
 
 cdef inline Shard* _shard(Change* self) noexcept nogil:
@@ -118,10 +128,24 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.object_location = 0
     self.status = Status.STATUS_OK
     self.append.block_base = NULL
+    self.kept_block = NULL
     # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
     # read for that without the lock may be outdated, then the wrong lines are asked for.
     index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
     evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
+
+
+cdef void _fill_strips(Change* self, RecordHeader* record) noexcept nogil:
+    """Meta, body and payload sum of a chunk, in one pass over its bytes."""
+    cdef PartSums sums
+    cdef char* end
+    record.flags |= RECORD_STRIPS
+    part_fill(self.engine.log.api, self.engine.log.seed, record, self.value, &sums)
+    end = record_body(record) + record.body_len
+    memset(end, 0, self.append.record + self.append.size_bytes - end)
+    # What the caller gave may change from here on.
+    self.meta = record_meta(record)
+    self.value = record_body(record)
 
 
 cdef void _fill_record(Change* self) noexcept nogil:
@@ -148,6 +172,9 @@ cdef void _fill_record(Change* self) noexcept nogil:
         record.expiry_us = self.expiry_us
         if self.flags & CHANGE_TAGGED:
             record.flags |= RECORD_TAGGED
+        if self.flags & CHANGE_STRIPS:
+            _fill_strips(self, record)
+            return
         memcpy(target, self.meta, self.meta_len)
         target += self.meta_len
         memcpy(target, self.value, self.value_len)
@@ -651,3 +678,26 @@ cdef void change_abandon(Change* self) noexcept nogil:
         log_abandon(self.engine.log, &self.append)
     self.has_append = 0
     self.is_large = 0
+
+
+cdef bint change_finish_put(Change* self) noexcept nogil:
+    cdef ChangeResult result = CHANGE_RESOLVE
+    cdef LogStore* log = self.engine.log
+    self.status = change_write_large(self) if self.is_large else Status.STATUS_OK
+    while self.status == Status.STATUS_AGAIN:
+        # Too many large records on their way: one of them will be done soon.
+        log_wait(log, ec_monotonic_ns() + <int64_t>PENDING_WAIT_NS)
+        self.status = change_write_large(self)
+    if self.flags & CHANGE_KEEP_BLOCK:
+        self.kept_block = self.append.block_base
+        self.append.block_base = NULL
+    if self.status == Status.STATUS_OK:
+        change_stage(self)
+        change_stage_copy(self)
+        while result == CHANGE_RESOLVE:
+            result = change_commit(self, 0)
+            if result == CHANGE_RESOLVE:
+                change_resolve(self, 0)
+    if result != CHANGE_DONE:
+        change_abandon(self)
+    return result == CHANGE_DONE

@@ -1,8 +1,5 @@
 """Root: the whole store (see _core.pxd)."""
 
-import threading
-import weakref
-
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport (
     PyList_CheckExact,
@@ -16,7 +13,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from edgecache._core_base cimport STORE_OPEN
-from edgecache._core_batch cimport BatchReader
 from edgecache._core_counters cimport collect_counters
 from edgecache._core_front cimport (
     FrontEntry,
@@ -27,6 +23,7 @@ from edgecache._core_front cimport (
     take_plain_key,
 )
 from edgecache._core_lower cimport lower_hash
+from edgecache._core_part cimport CorePart
 from edgecache._core_read cimport (
     LOOKUP_DISK,
     LOOKUP_HIT,
@@ -34,9 +31,7 @@ from edgecache._core_read cimport (
     LookupResult,
     ObjectHead,
 )
-from edgecache._core_write cimport CoreWrite
 from edgecache._flush cimport log_flush, log_settle
-from edgecache._io cimport IoEngine
 from edgecache._memory cimport RamItem, item_has_meta, item_meta, item_meta_len, memory_item
 from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
 from edgecache._segment cimport log_check
@@ -65,26 +60,7 @@ cdef inline void put_item(list found, Py_ssize_t index, object value) noexcept:
     PyList_SET_ITEM(found, index, value)
 
 
-cdef class Core(CoreWrite):
-
-    def __init__(self, dict options, IoEngine io=None):
-        CoreWrite.__init__(self, options, io)
-        self.channels = threading.local()
-        self.reader_references = set()
-
-    def close(self):
-        """Flush, checkpoint, stop the threads and give everything back. Idempotent.
-
-        *Cost*: blocks until the device took what is buffered.
-        """
-        cdef BatchReader held
-        CoreWrite.close(self)
-        # The channels of batches hold a ring each, one per thread that ever read one.
-        for reference in list(self.reader_references or ()):
-            held = reference()
-            if held is not None:
-                held.close()
-        self.channels = threading.local()
+cdef class Core(CorePart):
 
     @property
     def shard_count(self):
@@ -129,19 +105,6 @@ cdef class Core(CoreWrite):
         return self.lower is not None
 
     # Batches
-
-    cdef BatchReader batch_reader(self):
-        """A reader of this thread that is not in the middle of a batch."""
-        cdef BatchReader reader = getattr(self.channels, "reader", None)
-        cdef BatchReader fresh
-        if reader is not None and not reader.is_busy:
-            return reader
-        # Busy: a finalizer that the collector ran in the middle of a batch asks for another one.
-        fresh = BatchReader(self.io)
-        self.reader_references.add(weakref.ref(fresh, self.reader_references.discard))
-        if reader is None:
-            self.channels.reader = fresh
-        return fresh
 
     def get_many(self, keys):
         """Return the values of `keys` in their order, None for each miss.

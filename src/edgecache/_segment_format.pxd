@@ -30,6 +30,7 @@ Sums are XXH3-64 seeded with the root's seed, so that bytes of another root neve
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from edgecache._strips cimport STRIPS_MAX, strip_count, strips_sum
 from edgecache._xxhash cimport Hash128, XxhashApi
 
 cdef enum:
@@ -55,6 +56,7 @@ cdef enum RecordFlags:
     RECORD_OVERWRITES = 4           # an older version of the key was on disk when this was written
     RECORD_TAGGED = 8               # the meta carries tags
     RECORD_COMPOSITE = 16           # the key encodes (namespace, primary, variance)
+    RECORD_STRIPS = 32              # payload_sum covers the strip sums of the body, not its bytes
 
 cdef extern from *:
     """
@@ -179,8 +181,20 @@ cdef inline uint64_t record_total_bytes(const RecordHeader* record) noexcept nog
     return record_bytes(record.key_len, record.meta_len, record.body_len)
 
 
+cdef inline uint64_t record_strips_sum(const XxhashApi* api, uint64_t seed, RecordHeader* record,
+                                       const uint64_t* sums) noexcept nogil:
+    """The payload sum of a record of strips: of key and meta, then of the sums of the body."""
+    cdef uint64_t head = api.bits64(record_key(record),
+                                    <uint64_t>record.key_len + record.meta_len, seed)
+    return api.bits64(sums, <uint64_t>strip_count(record.body_len) * 8, head)
+
+
 cdef inline uint64_t record_payload_sum(const XxhashApi* api, uint64_t seed,
                                         RecordHeader* record) noexcept nogil:
+    cdef uint64_t[STRIPS_MAX] sums
+    if record.flags & RECORD_STRIPS:
+        strips_sum(api, record_body(record), record.body_len, sums)
+        return record_strips_sum(api, seed, record, sums)
     return api.bits64(record_key(record),
                       <uint64_t>record.key_len + record.meta_len + record.body_len, seed)
 

@@ -258,6 +258,36 @@ def test_tasks_follow_a_writer_on_the_same_loop(config: Config) -> None:
     run(config, main)
 
 
+def test_a_cold_object_is_read_in_every_way(tmp_path: Path) -> None:
+    value = content(9 * MIB + 5)
+    config = Config(root=str(tmp_path / "cold"), memory="16MiB", disk="512MiB")
+
+    async def write(store: AsyncStorage) -> None:
+        async with await store.get_miss_handler("k") as miss:
+            await miss.write(value)
+            await miss.finish()
+
+    async def read(store: AsyncStorage) -> None:
+        async with await store.lookup("k") as hit:  # type: ignore[union-attr]
+            assert b"".join([piece async for piece in hit]) == value
+            spans = [(0, 9), (4 * MIB - 9, 8 * MIB + 9), (len(value) - 1, len(value))]
+            assert await hit.read_ranges(spans) == [value[start:end] for start, end in spans]
+            await hit.seek(MIB)
+            assert await hit.read(1000) == value[MIB : MIB + 1000]
+            assert b"".join([piece async for piece in hit]) == value[MIB + 1000 :]
+            await hit.seek(0)
+            assert await hit.read(10) == value[:10]
+        async with await store.lookup("k") as hit:  # type: ignore[union-attr]
+            readers = [asyncio.create_task(store.read_range("k", MIB, 10)) for _ in range(9)]
+            assert await asyncio.gather(*readers) == [value[MIB : MIB + 10]] * 9
+            first = await hit.read()
+            assert first
+            assert value.startswith(first)
+
+    run(config, write)
+    run(config, read)
+
+
 def test_loops_and_threads_follow_one_writer(config: Config) -> None:
     value = content(2 * MIB)
     with Storage(config) as store, ThreadPoolExecutor(READERS) as pool:

@@ -16,8 +16,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum", "_read_buffers")),
+    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs")),
+    ("sums of strips", ("_strips",)),
     ("formats", ("_meta", "_segment_format", "_files_format", "_evict", "_evict_*")),
+    ("formats of parts", ("_part_format",)),
     ("io", ("_io", "_io_*")),
     (
         "parts",
@@ -31,7 +33,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     ("joints", ("_shard", "_flush", "_prewrite", "_scan")),
-    ("paths", ("_fetch", "_reclaim", "_checkpoint", "_recovery")),
+    ("paths", ("_fetch", "_part", "_reclaim", "_checkpoint", "_recovery")),
     ("changes", ("_change", "_maintenance")),
     ("walks", ("_promote", "_walk")),
     ("root", ("_core", "_core_*")),
@@ -84,7 +86,7 @@ NATIVE_USERS: dict[str, frozenset[str]] = {
 }
 
 # Kernels: whole functions in a header, no module of their own.
-KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans")
+KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans", "_strips")
 
 # `_testing_*` modules give tests access to internals: they may see anything, nothing sees them.
 TESTING = "_testing*"

@@ -8,14 +8,17 @@ in the executor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from edgecache.objects.chunks import Piece
 from edgecache.objects.hit import HitState
 from edgecache.objects.manager import Found
 from edgecache.objects.miss import Miss
-from edgecache.objects.source import Piece, StreamSource, Wait
+from edgecache.objects.parts import cut
+from edgecache.objects.ranges import Range
+from edgecache.objects.source import StreamSource, Wait
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -72,7 +75,7 @@ class AsyncHit(HitState):
         while room:
             piece = self._source.take(self._position, room)
             if piece is None:
-                await self._fetch()
+                await self._fetch(room)
             elif isinstance(piece, Wait):
                 assert isinstance(self._source, StreamSource)
                 loop = asyncio.get_running_loop()
@@ -83,15 +86,18 @@ class AsyncHit(HitState):
                 return self._took(piece)
         return b""
 
-    async def _fetch(self) -> None:
+    async def _fetch(self, room: int) -> None:
         source = self._source
-        numbers = source.wanted(self._position)
-        keys = source.entry_keys(numbers)
-        if keys is None:
-            parts = await self._run(source.fetch, numbers)
+        wants = source.wanted(self._position, room, self._until())
+        parts: Sequence[bytes | bool | None]
+        if not source.is_cold(wants):
+            parts = source.fetch(wants)
+        elif (keys := source.entry_keys(wants)) is not None:
+            found = await self._engine.get_many(keys)
+            parts = [cut(want, part) for want, part in zip(wants, found, strict=True)]
         else:
-            parts = await self._engine.get_many(keys)
-        source.supply(numbers, parts)
+            parts = await self._run(source.fetch, wants)
+        source.supply(wants, parts)
 
     async def seek(self, start: int, end: int | None = None) -> None:  # type: ignore[override]
         """As `Hit.seek`."""
@@ -102,6 +108,20 @@ class AsyncHit(HitState):
     ) -> None:
         """As `Hit.seek_multipart`."""
         super().seek(start, end)
+
+    async def read_ranges(self, ranges: Iterable[Range]) -> list[bytes]:
+        """As `Hit.read_ranges`, in the executor."""
+        checked = self._checked(ranges)
+        found: list[bytes] | None = await self._run(self._source.ranges, checked)
+        return [await self._read_one(*one) for one in checked] if found is None else found
+
+    async def _read_one(self, start: int, end: int) -> bytes:
+        before = self._position, self._end
+        await self.seek(start, end)
+        try:
+            return b"".join([piece async for piece in self])
+        finally:
+            self._position, self._end = before
 
     async def finish(self) -> None:
         """Be done with it, as `close`."""

@@ -14,6 +14,7 @@ from edgecache.errors import StoreClosedError
 from edgecache.meta import ENGINE_PART, FRESH_FOREVER, Meta
 from edgecache.objects.counters import Counters
 from edgecache.objects.keys import part_key
+from edgecache.objects.parts import Moving, Reading, Want, Writing
 from edgecache.objects.values import version_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class Engine(Protocol):
     def needs_disk(self, key: bytes | str) -> bool: ...
     def exists(self, key: bytes | str) -> bool: ...
     def delete(self, key: bytes | str) -> bool: ...
+    def begin_part(self, key: bytes | str, data: Buffer, meta: bytes) -> Writing: ...
+    def read_parts(
+        self, wanted: list[tuple[bytes, int, int, int, bytes]]
+    ) -> list[bytes | bool | None]: ...
+    def begin_read(self, wanted: tuple[bytes, int, int, int, bytes]) -> Reading: ...
     def expiry_at(self, ttl: float | None) -> int: ...
     def put_encoded(self, key: bytes | str, value: Buffer, meta: bytes, expiry_us: int) -> bool: ...
     def replace(
@@ -129,6 +135,20 @@ class Backend(Protocol):
 
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool: ...
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]: ...
+    def begin_part(self, object_id: bytes, number: int, data: Buffer) -> Writing:
+        """Start to store a chunk, whose bytes may change on return. Blocks while too many are on
+        their way."""
+
+    def read_parts(self, object_id: bytes, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        """Read ranges of chunks, together: bytes, verified where they come from the disk; None:
+        not there; False: not what the content hash says."""
+
+    def begin_read(self, object_id: bytes, want: Want) -> Reading | None:
+        """Start a read that goes on by itself; None: only `read_parts` reads here."""
+
+    def park(self, moving: Moving) -> None:
+        """Keep what nobody waits for until it is done: to drop it earlier would block."""
+
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         """The keys of the parts where they are entries that an event loop can read, else None."""
 
@@ -165,13 +185,14 @@ class LogBackend:
     *Thread-safety*: every method, any thread.
     """
 
-    __slots__ = ("_counters", "_engine", "_held", "part_bytes_max")
+    __slots__ = ("_counters", "_engine", "_held", "_parked", "part_bytes_max")
 
     def __init__(self, engine: Engine, counters: Counters) -> None:
         # Weak: the store holds this object.
         self._engine = weakref.ref(engine)
         self._held: Engine | None = None
         self._counters = counters
+        self._parked: list[Moving] = []
         self.part_bytes_max = engine.value_bytes_max
 
     def _open(self) -> Engine:
@@ -182,6 +203,23 @@ class LogBackend:
 
     def hold(self, engine: Engine | None) -> None:
         self._held = engine
+        if engine is None:
+            self._parked = []
+
+    def park(self, moving: Moving) -> None:
+        # Few: what no thread of the engine has begun is cancelled, not parked.
+        self._parked = [one for one in (*self._parked, moving) if not one.is_done]
+
+    def begin_part(self, object_id: bytes, number: int, data: Buffer) -> Writing:
+        writing = self._open().begin_part(part_key(object_id, number), data, PART_META)
+        self._counters.add("own_puts", int(not writing.has_failed))
+        return writing
+
+    def read_parts(self, object_id: bytes, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        return self._open().read_parts([(part_key(object_id, one[0]), *one[1:]) for one in wants])
+
+    def begin_read(self, object_id: bytes, want: Want) -> Reading | None:
+        return self._open().begin_read((part_key(object_id, want.number), *want[1:]))
 
     def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
         """Parts need no preparation."""

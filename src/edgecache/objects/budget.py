@@ -48,6 +48,11 @@ class Budget:
         """The limit for chunks being filled."""
         return SPARSE_MEMORY_BYTES if self._memory_bytes is None else self._memory_bytes
 
+    @property
+    def has_quota(self) -> bool:
+        """Whether the bytes present are limited."""
+        return self._quota_bytes is not None
+
     def relieve(self, asking: SparseObject) -> bool:
         """Have another object store a chunk; False when none can.
 

@@ -32,6 +32,7 @@ from edgecache.objects.backend import (
 from edgecache.objects.counters import Counters
 from edgecache.objects.head import decode_fixed
 from edgecache.objects.keys import PIECE_BASE, new_object_id
+from edgecache.objects.parts import WholeParts
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -100,7 +101,7 @@ class Placed(NamedTuple):
     chunk_bytes: int
 
 
-class FileBackend(LogBackend):
+class FileBackend(WholeParts, LogBackend):
     """See the module. *Thread-safety*: every method, any thread."""
 
     __slots__ = ("_lock", "_placed", "_tier", "_written")

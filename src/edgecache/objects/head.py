@@ -1,6 +1,6 @@
 """The head of an object, and the pieces of an unfinished chunk: bytes of docs/objects.md.
 
-    Head, version 1, little-endian: 96 bytes, the table, the runs
+    Head, version 2, little-endian: 96 bytes, the table, the runs
 
     | 0     4 | 4       6 | 6     7 | 7     8 | 8      16 | 16          24 | 24            40 |
     | magic   | version   | state   | flags   | size      | generation     | object id        |
@@ -27,7 +27,8 @@ from edgecache.objects.ranges import Range
 
 HEAD_MAGIC = 0x484F4345  # "ECOH"
 PIECE_MAGIC = 0x504F4345  # "ECOP"
-VERSION = 1
+VERSION = 2
+PIECE_VERSION = 1
 STATE_COMPLETE = 1
 STATE_SPARSE = 2
 FLAG_PAGED = 1
@@ -39,13 +40,27 @@ PIECE_FIXED = struct.Struct("<IHHII")
 PIECE_RUN = struct.Struct("<II")
 SUM_OFFSET = 80
 SIZE_MAX = 2**63 - 1
+# As in _strips.pxd and _checksum.pxd.
+STRIP_BYTES_MIN = 16384
+STRIPS_MAX = 256
+STRIP_SEED = 0x6863616365676465
 
 assert HEAD_FIXED.size == SUM_OFFSET + HASH_BYTES
 
 
 def content_hash(data: bytes | bytearray | memoryview) -> bytes:
-    """Return the 128-bit content hash of a chunk; without the GIL."""
-    return xxhash.xxh3_128_digest(data)
+    """Return the content hash of a chunk: XXH3-128 of the sums of its strips (docs/objects.md)."""
+    strip = STRIP_BYTES_MIN
+    while strip * STRIPS_MAX < len(data):
+        strip *= 2
+    view = memoryview(data)
+    sums = b"".join(
+        [
+            xxhash.xxh3_64_intdigest(view[start : start + strip], STRIP_SEED).to_bytes(8, "little")
+            for start in range(0, len(view), strip)
+        ]
+    )
+    return xxhash.xxh3_128_digest(sums)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +165,7 @@ def decode_head(data: bytes) -> Head | None:
 def encode_piece(ranges: list[Range], content: bytearray) -> bytes:
     """Return what is there of an unfinished chunk: ranges in the chunk, then their bytes."""
     view = memoryview(content)
-    parts = [PIECE_FIXED.pack(PIECE_MAGIC, VERSION, 0, len(ranges), len(content))]
+    parts = [PIECE_FIXED.pack(PIECE_MAGIC, PIECE_VERSION, 0, len(ranges), len(content))]
     parts += [PIECE_RUN.pack(*one) for one in ranges]
     return b"".join([*parts, *[view[start:end] for start, end in ranges]])
 
@@ -162,7 +177,7 @@ def decode_piece(data: bytes | memoryview, chunk_bytes: int) -> list[tuple[int, 
         return None
     magic, version, zero, count, size = PIECE_FIXED.unpack_from(view)
     position = PIECE_FIXED.size + count * PIECE_RUN.size
-    if magic != PIECE_MAGIC or version != VERSION or zero or size != chunk_bytes:
+    if magic != PIECE_MAGIC or version != PIECE_VERSION or zero or size != chunk_bytes:
         return None
     if position > len(view):
         return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edgecache.errors import ArgumentError, RangeError, StoreClosedError
 from edgecache.meta import Meta
+from edgecache.objects.chunks import Piece
 from edgecache.objects.ranges import Range
-from edgecache.objects.source import Piece, Source, StreamSource, Wait
+from edgecache.objects.source import Source, StreamSource, Wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,13 @@ class HitState:
         Raises:
             RangeError: They do not lie in the object.
         """
+        self._check_range(start, end)
+        if start != self._position:
+            self._source.moved()
+        self._position = start
+        self._end = end
+
+    def _check_range(self, start: int, end: int | None) -> None:
         limit, size = self._source.limit, self._source.size
         if not 0 <= start <= limit or (
             end is not None and (end < start or (size is not None and end > size))
@@ -88,12 +96,18 @@ class HitState:
             raise RangeError(
                 "the range does not lie in the object", expected=(0, limit), found=(start, end)
             )
-        self._position = start
-        self._end = end
 
     def seek_multipart(self, start: int, end: int | None = None) -> None:
         """As `seek`."""
         self.seek(start, end)
+
+    def _checked(self, ranges: Iterable[Range]) -> list[Range]:
+        if self._is_closed:
+            raise StoreClosedError("the hit is closed", hint="look the key up again")
+        checked = [(start, end) for start, end in ranges]
+        for one in checked:
+            self._check_range(*one)
+        return checked
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         """Return the holes of a range, as far as memory knows: () when all should be there.
@@ -121,6 +135,9 @@ class HitState:
             raise ArgumentError("a size is -1, or 0 and more", found=size)
         room = self._source.piece_bytes if size == -1 else size
         return room if self._end is None else min(room, self._end - self._position)
+
+    def _until(self) -> int:
+        return self._source.limit if self._end is None else min(self._end, self._source.limit)
 
     def _took(self, piece: Piece) -> Piece:
         self._position += len(piece)
@@ -172,13 +189,50 @@ class Hit(HitState):
             filled += len(piece)
         return filled
 
+    def read_ranges(self, ranges: Iterable[Range]) -> list[bytes]:
+        """Return the bytes of several ranges, in their order; the position stays.
+
+        *Cost*: what is on disk is read together, so as long as the longest of them. All of it is
+        in memory at a time.
+
+        Raises:
+            RangeError: One does not lie in the object; nothing is read.
+            RangeMissingError, ObjectChangedError, StreamAbortedError: As `read`.
+        """
+        checked = self._checked(ranges)
+        found = self._source.ranges(checked)
+        return [self._read_one(*one) for one in checked] if found is None else found
+
+    def _read_one(self, start: int, end: int) -> bytes:
+        before = self._position, self._end
+        self.seek(start, end)
+        try:
+            return b"".join(self)
+        finally:
+            self._position, self._end = before
+
+    def buffers(self) -> Iterator[memoryview]:
+        """Iterate over the rest of the range as memoryviews; chunks in RAM are not copied.
+
+        Such a chunk is pinned, and counted as pinned, until its view is released or dropped.
+        """
+        while room := self._room(-1):
+            view = self._source.pinned(self._position, room)
+            if view is None:
+                view = memoryview(self._next(-1))
+            else:
+                self._position += len(view)
+            if not view:
+                return
+            yield view
+
     def _next(self, size: int) -> Piece:
         room = self._room(size)
         while room:
             piece = self._source.take(self._position, room)
             if piece is None:
-                numbers = self._source.wanted(self._position)
-                self._source.supply(numbers, self._source.fetch(numbers))
+                wants = self._source.wanted(self._position, room, self._until())
+                self._source.supply(wants, self._source.fetch(wants))
             elif isinstance(piece, Wait):
                 assert isinstance(self._source, StreamSource)
                 self._source.stream.wait(self._position)

@@ -27,13 +27,14 @@ from edgecache.errors import (
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Large, Lifetime, Stored
 from edgecache.objects.budget import Budget
+from edgecache.objects.chunks import Chunks
 from edgecache.objects.counters import COUNTED, Counters
 from edgecache.objects.head import STATE_COMPLETE, Head, decode_fixed, decode_head
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import TABLE_BASE
 from edgecache.objects.miss import Miss
 from edgecache.objects.ranges import RangeSet
-from edgecache.objects.source import Chunks, ObjectSource, Source, StreamSource, ValueSource
+from edgecache.objects.source import ObjectSource, Source, StreamSource, ValueSource
 from edgecache.objects.sparse_set import SparseSet
 from edgecache.objects.stream import StreamState, StreamWrite
 from edgecache.objects.table import PAGE_CHUNKS, HashTable
@@ -46,6 +47,9 @@ PUBLISHED_HELD = 1024
 REPLACE_TRIES = 100
 # What `get` of a whole object gathers at a time.
 GATHER_CHUNKS = 8
+# Heads kept decoded, for ranges of objects in use: at most 4 MiB of them.
+HEADS_HELD = 32
+HEAD_BYTES_HELD = 131072
 
 Found = tuple[Meta | None, "int | Callable[[], int]", Source]
 
@@ -97,6 +101,7 @@ class ObjectManager:
         self._write_count = 0
         self._last_id = 0
         self._published: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+        self._heads: OrderedDict[bytes, tuple[bytes, tuple[Head, HashTable]]] = OrderedDict()
         self._pins: dict[bytes, int] = {}
         self._doomed: dict[bytes, list[int]] = {}
 
@@ -180,6 +185,8 @@ class ObjectManager:
         """End a write without publishing it; its parts go. Idempotent."""
         if self.end_write(stream, StreamState.ABORTED):
             self.counters.add("aborted_writes")
+            # A delete overtakes a write that is still on its way.
+            stream.park_all(self.backend)
             count = -(-stream.written // stream.chunk_bytes)
             self._doom(stream.object_id, [*range(count), *stream.table.page_numbers()])
 
@@ -275,7 +282,9 @@ class ObjectManager:
         large = self.backend.find_large(key, self.chunk_bytes)
         if large is not None:
             return self._found_large(large)
-        stored = self.backend.get_head(key)
+        return self._lookup_stored(key, self.backend.get_head(key))
+
+    def _lookup_stored(self, key: bytes, stored: Stored | None) -> Found | None:
         if stored is None:
             return None if self._is_atomic else self._any_write(key)
         return self._found(key, stored)
@@ -327,11 +336,11 @@ class ObjectManager:
         if not engine_flags_of(stored.meta) & ENGINE_OBJECT:
             version = functools.partial(self.backend.entry_version, stored)
             return meta, version, ValueSource(stored.value, name)
-        head = decode_head(stored.value)
-        if head is None or head.state != STATE_COMPLETE:
+        decoded = self._decoded(key, stored)
+        if decoded is None:
             self.counters.add("holes")
             return None
-        return meta, head.generation, self._object_source(key, head, name)
+        return meta, decoded[0].generation, self._object_source(key, decoded, name)
 
     def _found_large(self, large: Large) -> Found:
         self.counters.add("large_hits")
@@ -344,8 +353,10 @@ class ObjectManager:
         meta = Meta.decode(large.meta) if large.meta else None
         return meta, large.version, ObjectSource(chunks, large.size, "disk")
 
-    def _object_source(self, key: bytes, head: Head, name: str) -> ObjectSource:
-        table = HashTable(self.backend, head.object_id, head)
+    def _object_source(
+        self, key: bytes, decoded: tuple[Head, HashTable], name: str
+    ) -> ObjectSource:
+        head, table = decoded
         if head.chunk_count and self.backend.is_cold(head.object_id, 0):
             name = "disk"
         chunks = self._chunks(
@@ -382,11 +393,12 @@ class ObjectManager:
 
     def load(self, key: bytes, stored: Stored) -> bytes | None:
         """Return all bytes of the object of a head; None when any of them is gone."""
-        head = decode_head(stored.value)
-        if head is None or head.state != STATE_COMPLETE:
+        decoded = self._decoded(key, stored)
+        if decoded is None:
             self.counters.add("holes")
             return None
-        source = self._object_source(key, head, "memory")
+        head = decoded[0]
+        source = self._object_source(key, decoded, "memory")
         try:
             pieces: list[bytes] = []
             numbers = range(head.chunk_count)
@@ -459,7 +471,12 @@ class ObjectManager:
             unfinished = self.sparse.find(key)
             if unfinished is not None:
                 return unfinished.read(offset, length)
-        found = self.hit(key, self.lookup(key))
+        stored = self.backend.get_head(key)
+        if stored is not None and engine_flags_of(stored.meta) & ENGINE_OBJECT:
+            decoded = self._decoded(key, stored)
+            if decoded is not None and length <= GATHER_CHUNKS * decoded[0].chunk_bytes:
+                return self._read_span(key, decoded, offset, length)
+        found = self.hit(key, self._lookup_stored(key, stored))
         if found is None:
             return None
         with found:
@@ -473,6 +490,39 @@ class ObjectManager:
                     break
                 start += len(pieces[-1])
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _decoded(self, key: bytes, stored: Stored) -> tuple[Head, HashTable] | None:
+        """The head of a complete object and its table, decoded once for many ranges."""
+        known = self._heads.get(key)
+        if known is not None and known[0] == stored.value:
+            return known[1]
+        head = decode_head(stored.value)
+        if head is None or head.state != STATE_COMPLETE:
+            return None
+        decoded = head, HashTable(self.backend, head.object_id, head)
+        if len(stored.value) <= HEAD_BYTES_HELD:
+            with self._lock:
+                self._heads[key] = stored.value, decoded
+                while len(self._heads) > HEADS_HELD:
+                    self._heads.popitem(last=False)
+        return decoded
+
+    def _read_span(
+        self, key: bytes, decoded: tuple[Head, HashTable], offset: int, length: int
+    ) -> bytes:
+        """A short range of an object, without a reader of its own."""
+        head, table = decoded
+        start, end = min(offset, head.size), min(offset + length, head.size)
+        chunks = self._chunks(
+            head.object_id,
+            head.chunk_bytes,
+            table,
+            lambda: self._is_current(key, head.object_id),
+        )
+        try:
+            return chunks.ranges([(start, end)], head.size)[0]
+        finally:
+            chunks.close()
 
     def availability(self, key: bytes) -> Availability | None:
         """Say what is there of the unfinished object, else of the published one."""

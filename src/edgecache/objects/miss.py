@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from edgecache.errors import ObjectShedError, StreamAbortedError, ValueTooLargeError
-from edgecache.objects.head import Head, content_hash
+from edgecache.objects.head import Head
 from edgecache.objects.stream import StreamState, StreamWrite
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ class Miss:
     Leaving the block without `finish()`, or dropping the object, aborts the write: readers that
     tail it get StreamAbortedError, and what was published before stays.
 
-    *Thread-safety*: one thread at a time. *Cost*: one chunk of memory; a chunk that is given whole
-    is not copied in Python. `write` blocks where a chunk is full: it is stored then.
+    *Thread-safety*: one thread at a time. *Cost*: one chunk of memory, and those on their way to
+    the disk, four of a store at most; a chunk that is given whole is not copied in Python. Full
+    chunks are written while the caller goes on; `write` blocks where four are on their way.
     """
 
     __slots__ = ("__weakref__", "_manager", "_size_max", "_stream", "_ttl")
@@ -83,17 +84,13 @@ class Miss:
 
     def _store(self, chunk: memoryview | bytearray) -> None:
         stream = self._stream
-        number = stream.stored_bytes // stream.chunk_bytes
-        is_kept = stream.table.set(number, content_hash(chunk))
-        if not is_kept or not self._manager.backend.put_part(stream.object_id, number, chunk):
+        if not stream.settle(is_last=False):
             self._shed()
-        size = len(chunk)
-
-        def advance() -> None:
-            stream.stored_bytes += size
-            stream.tail = bytearray()
-
-        stream.change(advance)
+        number = stream.stored_bytes // stream.chunk_bytes
+        writing = self._manager.backend.begin_part(stream.object_id, number, chunk)
+        if writing.has_failed or not stream.table.set(number, writing.content_hash):
+            self._shed()
+        stream.hand_over(number, writing, len(chunk))
 
     def finish(self) -> int:
         """Publish the object; its size. It replaces what the key had before.
@@ -113,6 +110,8 @@ class Miss:
         else:
             if stream.tail:
                 self._store(stream.tail)
+            if not stream.settle(is_last=True):
+                self._shed()
             saved = stream.table.save(-(-size // stream.chunk_bytes))
             if saved is None:
                 self._shed()

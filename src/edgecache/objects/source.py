@@ -10,23 +10,17 @@ object was replaced meanwhile. A source only ever reads the parts of its own obj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from edgecache.errors import ObjectChangedError, RangeMissingError, StreamAbortedError
-from edgecache.objects.backend import Backend
-from edgecache.objects.counters import Counters
-from edgecache.objects.head import NO_HASH, content_hash
+from edgecache.errors import StreamAbortedError
+from edgecache.objects.chunks import Chunks, Piece
+from edgecache.objects.parts import Want
 from edgecache.objects.ranges import Range
 from edgecache.objects.stream import StreamState, StreamWrite
-from edgecache.objects.table import HashTable
 
-READ_AHEAD_CHUNKS = 2
-# A smaller range of a chunk in RAM is copied from its place; a larger one as the whole chunk.
-IN_PLACE_DIVISOR = 4
 # The most that is taken at a time of a value in one piece, where nobody says how much.
 PIECE_BYTES_MAX = 4 << 20
-Piece = bytes | memoryview
 
 
 class Wait:
@@ -55,10 +49,24 @@ class Source(Protocol):
     def take(self, position: int, size: int) -> Piece | Wait | None:
         """Up to `size` (> 0) bytes; b"" at the end; None: call `wanted` and `supply` first."""
 
-    def wanted(self, position: int) -> list[int]: ...
-    def fetch(self, numbers: Sequence[int]) -> list[bytes | None]: ...
-    def entry_keys(self, numbers: Sequence[int]) -> list[bytes] | None: ...
-    def supply(self, numbers: Sequence[int], parts: Sequence[bytes | None]) -> None: ...
+    def wanted(self, position: int, size: int, until: int) -> list[Want]:
+        """What to read for `size` bytes there, where reading may go on to `until`."""
+
+    def is_cold(self, wants: Sequence[Want]) -> bool:
+        """Whether `fetch` of these may block."""
+
+    def fetch(self, wants: Sequence[Want]) -> list[bytes | bool | None]: ...
+    def entry_keys(self, wants: Sequence[Want]) -> list[bytes] | None: ...
+    def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None: ...
+    def moved(self) -> None:
+        """Reading goes on elsewhere: what was read ahead is of no use."""
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        """Bytes in their place in RAM; None: not there, `take` them."""
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        """Several ranges of the object, read together; None: it is still being written."""
+
     def missing(self, start: int, end: int) -> tuple[Range, ...]: ...
     def close(self) -> None: ...
 
@@ -92,161 +100,35 @@ class ValueSource:
             return value
         return memoryview(value)[position : position + size]
 
-    def wanted(self, position: int) -> list[int]:
+    def wanted(self, position: int, size: int, until: int) -> list[Want]:
         return []
 
-    def fetch(self, numbers: Sequence[int]) -> list[bytes | None]:
+    def is_cold(self, wants: Sequence[Want]) -> bool:
+        return False
+
+    def fetch(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
         return []
 
-    def entry_keys(self, numbers: Sequence[int]) -> list[bytes] | None:
+    def entry_keys(self, wants: Sequence[Want]) -> list[bytes] | None:
         return None
 
-    def supply(self, numbers: Sequence[int], parts: Sequence[bytes | None]) -> None:
+    def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None:
         return None
+
+    def moved(self) -> None:
+        return None
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return memoryview(self._value)[position : position + size]
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return [self._value[start:end] for start, end in spans]
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         return ()
 
     def close(self) -> None:
         self._value = b""
-
-
-class Chunks:
-    """The chunks of one object, one or two of them in memory at a time.
-
-    Args:
-        is_current: Whether the object is still what its key has.
-        on_close: Called once, when nobody reads here any more.
-    """
-
-    __slots__ = (
-        "_backend", "_cold", "_counters", "_held", "_is_current", "_last", "_object_id",
-        "_on_close", "_table", "chunk_bytes",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        backend: Backend,
-        counters: Counters,
-        object_id: bytes,
-        chunk_bytes: int,
-        table: HashTable,
-        is_current: Callable[[], bool],
-        on_close: Callable[[], None] | None,
-    ) -> None:
-        self._backend = backend
-        self._counters = counters
-        self._object_id = object_id
-        self._table = table
-        self._is_current = is_current
-        self._on_close = on_close
-        self._held: dict[int, bytes] = {}
-        self._cold: set[int] = set()
-        self._last = -1
-        self.chunk_bytes = chunk_bytes
-
-    def take(self, position: int, size: int, end: int) -> Piece | None:
-        """Bytes of one chunk; `end` is that of the last stored byte."""
-        number, offset = divmod(position, self.chunk_bytes)
-        chunk_end = min(self.chunk_bytes, end - number * self.chunk_bytes)
-        size = min(size, chunk_end - offset)
-        held = self._held.get(number)
-        if held is None and size * IN_PLACE_DIVISOR <= chunk_end:
-            view = self._backend.view_part(self._object_id, number)
-            if view is not None:
-                try:
-                    if len(view) == chunk_end:
-                        return bytes(memoryview(view)[offset : offset + size])
-                finally:
-                    view.release()
-        if held is None:
-            return None
-        if len(held) != chunk_end:
-            self._miss(number, chunk_end)
-        if offset == 0 and size == chunk_end:
-            return held
-        return memoryview(held)[offset : offset + size]
-
-    def wanted(self, position: int, chunk_count: int) -> list[int]:
-        """Chunks to read: the one at `position`, and those after it when reading goes on."""
-        number = position // self.chunk_bytes
-        numbers = [number]
-        if number == self._last + 1 and self._backend.is_cold(self._object_id, number):
-            numbers = list(range(number, min(number + READ_AHEAD_CHUNKS, chunk_count)))
-        self._cold = {one for one in numbers if self._backend.is_cold(self._object_id, one)}
-        return numbers
-
-    def fetch(self, numbers: Sequence[int]) -> list[bytes | None]:
-        """Read chunks; blocks on the disk."""
-        return self._backend.get_parts(self._object_id, numbers)
-
-    def entry_keys(self, numbers: Sequence[int]) -> list[bytes] | None:
-        """The keys to read them by on an event loop; None: `fetch` in the executor."""
-        return self._backend.entry_keys(self._object_id, numbers)
-
-    def supply(self, numbers: Sequence[int], parts: Sequence[bytes | None], end: int) -> None:
-        """Take in what was read; raises when the first of them is missing or damaged."""
-        self._held.clear()
-        for number, part in zip(numbers, parts, strict=True):
-            if part is not None and number in self._cold:
-                part = self._verified(number, part)
-            if part is not None:
-                self._held[number] = part
-        self._last = numbers[-1]
-        first = numbers[0]
-        if first not in self._held:
-            self._miss(first, min(self.chunk_bytes, end - first * self.chunk_bytes))
-
-    def _verified(self, number: int, part: bytes) -> bytes | None:
-        expected = self._table.get(number)
-        if expected in (NO_HASH, content_hash(part)):
-            return part
-        self._counters.add("hash_mismatches")
-        # Whoever reads it next, perhaps from RAM by then, finds a hole as well.
-        self._backend.delete_parts(self._object_id, [number])
-        return None
-
-    def _miss(self, number: int, size: int) -> None:
-        if not self._is_current():
-            raise ObjectChangedError("the object was replaced while it was read")
-        self._counters.add("holes")
-        start = number * self.chunk_bytes
-        raise RangeMissingError("a chunk of the object is gone", missing=((start, start + size),))
-
-    def gather(self, numbers: Sequence[int]) -> list[bytes] | None:
-        """Read several chunks at once; None when one of them is missing or damaged."""
-        self._cold = {one for one in numbers if self._backend.is_cold(self._object_id, one)}
-        found: list[bytes] = []
-        for number, part in zip(numbers, self.fetch(numbers), strict=True):
-            if part is not None and number in self._cold:
-                part = self._verified(number, part)
-            if part is None:
-                self._counters.add("holes")
-                return None
-            found.append(part)
-        return found
-
-    def missing(self, start: int, end: int) -> tuple[Range, ...]:
-        """Ranges whose chunks are not there, as far as memory knows. *Cost*: one probe each."""
-        holes: list[Range] = []
-        position = start
-        while position < end:
-            number = position // self.chunk_bytes
-            chunk_end = min(end, (number + 1) * self.chunk_bytes)
-            if not self._backend.has_part(self._object_id, number):
-                if holes and holes[-1][1] == position:
-                    holes[-1] = (holes[-1][0], chunk_end)
-                else:
-                    holes.append((position, chunk_end))
-            position = chunk_end
-        return tuple(holes)
-
-    def close(self) -> None:
-        """Let go of memory and of the object's parts; idempotent."""
-        self._held.clear()
-        action, self._on_close = self._on_close, None
-        if action is not None:
-            action()
 
 
 class ObjectSource:
@@ -278,17 +160,29 @@ class ObjectSource:
             return b""
         return self._chunks.take(position, size, self._size)
 
-    def wanted(self, position: int) -> list[int]:
-        return self._chunks.wanted(position, -(-self._size // self._chunks.chunk_bytes))
+    def wanted(self, position: int, size: int, until: int) -> list[Want]:
+        return self._chunks.wanted(position, size, min(until, self._size), self._size)
 
-    def fetch(self, numbers: Sequence[int]) -> list[bytes | None]:
-        return self._chunks.fetch(numbers)
+    def is_cold(self, wants: Sequence[Want]) -> bool:
+        return self._chunks.is_cold(wants)
 
-    def entry_keys(self, numbers: Sequence[int]) -> list[bytes] | None:
-        return self._chunks.entry_keys(numbers)
+    def fetch(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        return self._chunks.fetch(wants)
 
-    def supply(self, numbers: Sequence[int], parts: Sequence[bytes | None]) -> None:
-        self._chunks.supply(numbers, parts, self._size)
+    def entry_keys(self, wants: Sequence[Want]) -> list[bytes] | None:
+        return self._chunks.entry_keys(wants)
+
+    def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None:
+        self._chunks.supply(wants, parts)
+
+    def moved(self) -> None:
+        self._chunks.drop_ahead()
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return self._chunks.pinned(position, size, self._size)
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return self._chunks.ranges(spans, self._size)
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         return self._chunks.missing(start, end)
@@ -298,7 +192,7 @@ class ObjectSource:
 
     def gather(self, numbers: Sequence[int]) -> list[bytes] | None:
         """Read several chunks at once; None when one of them is missing or damaged."""
-        return self._chunks.gather(numbers)
+        return self._chunks.gather(numbers, self._size)
 
 
 class StreamSource:
@@ -343,23 +237,43 @@ class StreamSource:
             if position >= stored:
                 place = position - stored
                 return bytes(memoryview(stream.tail)[place : place + size])
+            number, offset = divmod(position, stream.chunk_bytes)
+            writing = stream.flying.get(number)
+        if writing is not None:
+            if writing.has_failed:
+                raise StreamAbortedError("the store shed a part", offset_bytes=position, path=None)
+            found = writing.peek(offset, size)
+            if found is not None:
+                return found
         return self._chunks.take(position, size, stored)
 
-    def wanted(self, position: int) -> list[int]:
-        chunk_bytes = self._chunks.chunk_bytes
-        return self._chunks.wanted(position, -(-self._stream.stored_bytes // chunk_bytes))
+    def wanted(self, position: int, size: int, until: int) -> list[Want]:
+        stored = self._stream.stored_bytes
+        return self._chunks.wanted(position, size, min(until, stored), stored)
 
-    def fetch(self, numbers: Sequence[int]) -> list[bytes | None]:
-        return self._chunks.fetch(numbers)
+    def is_cold(self, wants: Sequence[Want]) -> bool:
+        return self._chunks.is_cold(wants)
 
-    def entry_keys(self, numbers: Sequence[int]) -> list[bytes] | None:
-        return self._chunks.entry_keys(numbers)
+    def fetch(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        return self._chunks.fetch(wants)
 
-    def supply(self, numbers: Sequence[int], parts: Sequence[bytes | None]) -> None:
+    def entry_keys(self, wants: Sequence[Want]) -> list[bytes] | None:
+        return self._chunks.entry_keys(wants)
+
+    def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None:
         if self._stream.state is StreamState.ABORTED:
             # Its chunks are deleted: `take` says so.
             return
-        self._chunks.supply(numbers, parts, self._stream.stored_bytes)
+        self._chunks.supply(wants, parts)
+
+    def moved(self) -> None:
+        self._chunks.drop_ahead()
+
+    def pinned(self, position: int, size: int) -> memoryview | None:
+        return None
+
+    def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
+        return None
 
     def missing(self, start: int, end: int) -> tuple[Range, ...]:
         stored = self._stream.stored_bytes

@@ -42,6 +42,7 @@ from edgecache.objects.head import (
     encode_piece,
 )
 from edgecache.objects.keys import PIECE_BASE, sparse_key
+from edgecache.objects.parts import Want
 from edgecache.objects.ranges import Range, RangeSet
 from edgecache.objects.table import HashTable
 
@@ -168,9 +169,8 @@ class SparseObject:
         had_piece = bool(self.present.within(*span)) and (
             number in self._open or not self.present.covers(*span)
         )
-        if not self.table.set(number, content_hash(data)):
-            return False
-        if not self._backend.put_part(self.head.object_id, number, data):
+        writing = self._backend.begin_part(self.head.object_id, number, data)
+        if not writing.wait() or not self.table.set(number, writing.content_hash):
             return False
         if self._open.pop(number, None) is not None:
             self._budget.take_memory(-len(data))
@@ -266,14 +266,11 @@ class SparseObject:
             return [memoryview(bytes(memoryview(chunk.content)[start:end]))]
         first = number * self.head.chunk_bytes
         span = self._span(number)
-        if (end - start) * 4 <= span[1] - first and self.present.covers(*span):
-            view = self._backend.view_part(self.head.object_id, number)
-            if view is not None:
-                try:
-                    if len(view) == span[1] - first:
-                        return [memoryview(bytes(memoryview(view)[start:end]))]
-                finally:
-                    view.release()
+        if self.present.covers(*span):
+            want = Want(number, span[1] - first, start, end, self.table.get(number))
+            part = self._backend.read_parts(self.head.object_id, [want])[0]
+            if isinstance(part, bytes):
+                return [memoryview(part)]
         found = []
         for place, data in sorted(self._stored(number), key=lambda one: one[0]):
             low, high = max(start, place), min(end, place + len(data))

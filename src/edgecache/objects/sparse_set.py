@@ -15,7 +15,7 @@ from edgecache.errors import (
 from edgecache.meta import ENGINE_OBJECT, ENGINE_PART, FRESH_FOREVER, Meta, engine_flags_of
 from edgecache.objects.backend import Backend
 from edgecache.objects.budget import Budget
-from edgecache.objects.head import SIZE_MAX, STATE_SPARSE, decode_head
+from edgecache.objects.head import SIZE_MAX, STATE_SPARSE, Head, decode_head
 from edgecache.objects.keys import (
     SPARSE_KEY_BYTES_MAX,
     SPARSE_MARK_KEY,
@@ -23,6 +23,7 @@ from edgecache.objects.keys import (
     new_object_id,
     sparse_key,
 )
+from edgecache.objects.registry import Registry
 from edgecache.objects.sparse import SparseObject, new_head
 
 CHUNK_BYTES_MIN = 16384
@@ -45,6 +46,9 @@ class SparseSet:
         self._ttl_s = ttl_s
         self._lock = threading.RLock()
         self._objects: dict[bytes, SparseObject] = {}
+        self._registry = Registry(backend)
+        # Bytes of objects that are on disk only, which the quota counts: by key, once read.
+        self._unloaded: dict[bytes, int] | None = None
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -71,6 +75,8 @@ class SparseSet:
             self._drop_expired()
             if self.find(key) is not None:
                 raise ObjectExistsError("the key has an unfinished object")
+            if not self._registry.add(key):
+                raise ObjectShedError("the store did not accept the key of the object")
             head = new_head(size, chunk_bytes, new_object_id(), self._next_generation())
             head.lifetime_us = 0 if ttl is None else max(1, int(ttl * 1e6))
             made = SparseObject(self._backend, self._budget, key, head, meta, self._ttl_s)
@@ -78,6 +84,7 @@ class SparseSet:
                 self._backend.put_entry(SPARSE_MARK_KEY, b"", MARK_META, None)
             if not made.save():
                 made.discard()
+                self._registry.remove(key)
                 raise ObjectShedError("the store did not accept the head of the object")
             self._objects[key] = made
             return made
@@ -91,13 +98,44 @@ class SparseSet:
                     return found
                 del self._objects[key]
                 found.discard()
+                self._registry.remove(key)
                 return None
             found = self._load(key)
             if found is not None:
                 self._objects[key] = found
             return found
 
+    def count_all(self) -> None:
+        """Have the quota count what earlier lives of the store left unfinished.
+
+        *Cost*: once, one read for each of them; nothing where there never were any.
+        """
+        with self._lock:
+            if self._unloaded is not None:
+                return
+            self._unloaded = {}
+            if not self.may_hold_some:
+                return
+            for key in self._registry:
+                head = None if key in self._objects else self._stored_head(key)
+                if head is not None:
+                    count = sum(end - start for start, end in head[0].runs)
+                    self._unloaded[key] = count
+                    self._budget.take_present(count, is_forced=True)
+
     def _load(self, key: bytes) -> SparseObject | None:
+        if self._budget.has_quota:
+            self.count_all()
+        found = self._stored_head(key)
+        if self._unloaded:
+            # From here on the object itself says what it has.
+            self._budget.take_present(-self._unloaded.pop(key, 0))
+        if found is None:
+            return None
+        head, meta = found
+        return SparseObject(self._backend, self._budget, key, head, meta, self._ttl_s)
+
+    def _stored_head(self, key: bytes) -> tuple[Head, Meta] | None:
         name = sparse_key(key)
         if len(key) > SPARSE_KEY_BYTES_MAX or not self._backend.has_head(name):
             return None
@@ -108,8 +146,7 @@ class SparseSet:
         if head is None or head.state != STATE_SPARSE:
             self._budget.counters.add("holes")
             return None
-        meta = Meta.decode(stored.meta)
-        return SparseObject(self._backend, self._budget, key, head, meta, self._ttl_s)
+        return head, Meta.decode(stored.meta)
 
     def require(self, key: bytes) -> SparseObject:
         """As `find`, but it must exist."""
@@ -123,6 +160,7 @@ class SparseSet:
         with self._lock:
             if self._objects.get(key) is which:
                 del self._objects[key]
+                self._registry.remove(key)
 
     def discard(self, key: bytes) -> bool:
         """Delete the unfinished object of a key; whether there was one."""
@@ -131,6 +169,7 @@ class SparseSet:
             if found is None:
                 return False
             del self._objects[key]
+            self._registry.remove(key)
         found.discard()
         return True
 
@@ -143,12 +182,17 @@ class SparseSet:
         with self._lock:
             gone = list(self._objects.values())
             self._objects.clear()
+            self._registry.forget_all()
+            for count in (self._unloaded or {}).values():
+                self._budget.take_present(-count)
+            self._unloaded = {}
         for one in gone:
             one.discard()
 
     def _drop_expired(self) -> None:
         for key in [key for key, one in self._objects.items() if one.is_expired]:
             self._objects.pop(key).discard()
+            self._registry.remove(key)
 
     def save(self) -> bool:
         """Store what is in memory only; False when something was shed."""

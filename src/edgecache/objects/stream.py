@@ -3,8 +3,8 @@
 Invariants (under `changed`):
 
 1. `written` = stored chunks x chunk_bytes + bytes of the tail, until it is finished.
-2. The bytes below `stored_bytes` are parts of the store, those above are in `tail`; while a chunk
-   is being stored it is still in the tail.
+2. The bytes below `stored_bytes` are parts of the store, or in `flying`, on their way there; those
+   above are in `tail`. What `flying` holds is in the store before it leaves it.
 3. The state leaves OPEN once, to FINISHED or ABORTED. Every reader hears of it; one of an aborted
    write gets StreamAbortedError however much it could still read.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from edgecache.meta import Meta
 from edgecache.objects.backend import Backend
 from edgecache.objects.keys import new_object_id
+from edgecache.objects.parts import Writing
 from edgecache.objects.table import HashTable
 
 if TYPE_CHECKING:  # the synchronous store does without it
@@ -46,7 +47,7 @@ class StreamWrite:
     """
 
     __slots__ = (
-        "__weakref__", "_loops", "changed", "chunk_bytes", "is_reserved", "key", "meta",
+        "__weakref__", "_loops", "changed", "chunk_bytes", "flying", "is_reserved", "key", "meta",
         "object_id", "state", "stored_bytes", "table", "tail", "write_id",
     )  # fmt: skip
 
@@ -64,6 +65,7 @@ class StreamWrite:
         self.stored_bytes = 0
         self.is_reserved = False
         self.tail = bytearray()
+        self.flying: dict[int, Writing] = {}
         # Futures of the tasks that wait, by loop.
         self._loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
@@ -100,6 +102,32 @@ class StreamWrite:
     def extend(self, data: memoryview) -> None:
         """Append to the tail."""
         self.change(lambda: self.tail.extend(data))
+
+    def hand_over(self, number: int, writing: Writing, size: int) -> None:
+        """A chunk is on its way to the store; the tail is empty now."""
+
+        def advance() -> None:
+            if not writing.is_done:
+                self.flying[number] = writing
+            self.stored_bytes += size
+            self.tail = bytearray()
+
+        self.change(advance)
+
+    def settle(self, *, is_last: bool) -> bool:
+        """Let go of chunks that arrived, of all of them if `is_last`; False: one was shed."""
+        for number, writing in list(self.flying.items()):
+            if is_last or writing.is_done:
+                if not writing.wait():
+                    return False
+                del self.flying[number]
+        return True
+
+    def park_all(self, backend: Backend) -> None:
+        """Nobody waits for the chunks on their way any more."""
+        for writing in self.flying.values():
+            backend.park(writing)
+        self.flying.clear()
 
     def wait(self, position: int) -> None:
         """Block until there is something to know beyond `position`: bytes, or the end."""

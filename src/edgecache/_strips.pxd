@@ -1,0 +1,81 @@
+"""Kernel: the sums of the strips of a chunk, by which a range of it is verified alone.
+
+A chunk of `size` bytes is cut into strips of strip_bytes(size), the last one shorter: 16 KiB, and
+twice as much as often as it takes to have 256 of them at most. The sum of a strip is XXH3-64 with
+the seed of _checksum.pxd. The content hash of the chunk is XXH3-128, seed 0, of all sums in their
+order (u64, little-endian), so that whoever knows the sums need not read the bytes once more.
+(docs/objects.md, "Strips")
+
+Source: R. Merkle, "A digital signature based on a conventional encryption function" (1987), for a
+tree of two levels; the strip is the smallest power of two at which the sums of a 4 MiB chunk still
+lie in the page of its header.
+"""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from edgecache._checksum cimport checksum_range
+from edgecache._hash cimport Hash128, XxhashApi
+
+cdef enum:
+    STRIP_BYTES_MIN = 16384
+    STRIPS_MAX = 256
+
+
+cdef inline uint64_t strip_bytes(uint64_t size) noexcept nogil:
+    cdef uint64_t strip = STRIP_BYTES_MIN
+    while strip * STRIPS_MAX < size:
+        strip *= 2
+    return strip
+
+
+cdef inline uint32_t strip_count(uint64_t size) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size)
+    return <uint32_t>((size + strip - 1) // strip)
+
+
+cdef inline void strips_sum(const XxhashApi* api, const char* data, uint64_t size,
+                            uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = 0
+    cdef uint32_t number = 0
+    while start < size:
+        sums[number] = checksum_range(api, data + start, <size_t>min(strip, size - start))
+        start += strip
+        number += 1
+
+
+# One pass over memory: each strip is summed where the copy left it in the cache.
+cdef inline void strips_copy_and_sum(const XxhashApi* api, char* target, const char* source,
+                                     uint64_t size, uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = 0, length
+    cdef uint32_t number = 0
+    while start < size:
+        length = min(strip, size - start)
+        memcpy(target + start, source + start, length)
+        sums[number] = checksum_range(api, target + start, <size_t>length)
+        start += strip
+        number += 1
+
+
+# Copy [first, last) of a chunk of `size` bytes whose strips from `base` on lie at `source`, and
+# verify every strip that it touches. False: one is damaged, and what was copied is worth nothing.
+cdef inline bint strips_copy_verified(const XxhashApi* api, char* target, const char* source,
+                                      uint64_t base, uint64_t size, uint64_t first, uint64_t last,
+                                      const uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = first // strip * strip, end, low
+    cdef const char* data
+    while start < last:
+        end = min(start + strip, size)
+        data = source + (start - base)
+        if checksum_range(api, data, <size_t>(end - start)) != sums[start // strip]:
+            return False
+        low = max(first, start)
+        memcpy(target + (low - first), data + (low - start), min(last, end) - low)
+        start = end
+    return True
+
+
+cdef inline Hash128 strips_hash(const XxhashApi* api, const uint64_t* sums,
+                                uint32_t count) noexcept nogil:
+    return api.bits128(sums, <size_t>count * 8, 0)

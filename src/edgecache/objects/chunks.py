@@ -1,0 +1,248 @@
+"""The chunks of one object as its readers see them: windows of them, some read ahead.
+
+What is wanted of a cold chunk is the range that was asked for. Where reads follow each other the
+window doubles with each, up to the whole chunk, and the next chunks are read ahead by the engine's
+threads while the consumer works. Chunks in RAM are copied as asked, never ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from edgecache.errors import ObjectChangedError, RangeMissingError
+from edgecache.objects.backend import Backend
+from edgecache.objects.counters import Counters
+from edgecache.objects.parts import Reading, Want
+from edgecache.objects.ranges import Range
+from edgecache.objects.table import HashTable
+
+READ_AHEAD_CHUNKS = 2
+# Small chunks are read by the event loop itself, larger ones in threads.
+LOOP_READ_BYTES_MAX = 262144
+Piece = bytes | memoryview
+
+
+class Chunks:
+    """The chunks of one object; one in memory, and up to READ_AHEAD_CHUNKS on their way.
+
+    Args:
+        is_current: Whether the object is still what its key has.
+        on_close: Called once, when nobody reads here any more.
+    """
+
+    __slots__ = (
+        "_ahead", "_backend", "_counters", "_held", "_is_current", "_next", "_object_id",
+        "_on_close", "_place", "_table", "_window", "chunk_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        backend: Backend,
+        counters: Counters,
+        object_id: bytes,
+        chunk_bytes: int,
+        table: HashTable,
+        is_current: Callable[[], bool],
+        on_close: Callable[[], None] | None,
+    ) -> None:
+        self._backend = backend
+        self._counters = counters
+        self._object_id = object_id
+        self._table = table
+        self._is_current = is_current
+        self._on_close = on_close
+        # Bytes of the object from `_place` on.
+        self._held = b""
+        self._place = 0
+        self._next = 0
+        self._window = 0
+        self._ahead: dict[int, tuple[Want, Reading]] = {}
+        self.chunk_bytes = chunk_bytes
+
+    def take(self, position: int, size: int, end: int) -> Piece | None:
+        """Bytes of what is held; `end` is that of the last stored byte."""
+        offset = position - self._place
+        if not 0 <= offset < len(self._held):
+            return None
+        size = min(size, len(self._held) - offset)
+        self._next = position + size
+        if offset == 0 and size == len(self._held):
+            return self._held
+        return memoryview(self._held)[offset : offset + size]
+
+    def _want(self, number: int, start: int, end: int, size: int) -> Want:
+        """`size` is that of the object as far as it is stored; start and end are in the chunk."""
+        part_bytes = min(self.chunk_bytes, size - number * self.chunk_bytes)
+        end = min(end, part_bytes)
+        return Want(number, part_bytes, min(start, end - 1), end, self._table.get(number))
+
+    def wanted(self, position: int, size: int, until: int, stored: int) -> list[Want]:
+        """The next window, at most to `until`; starts to read ahead where it reaches further."""
+        number, offset = divmod(position, self.chunk_bytes)
+        ahead = self._ahead.get(number)
+        if ahead is not None and ahead[0].start <= offset < ahead[0].end:
+            self._read_ahead(number, until, stored)
+            return [ahead[0]]
+        is_cold = self._backend.is_cold(self._object_id, number)
+        window = size
+        if is_cold and position == self._next and self._window:
+            window = max(size, 2 * self._window)
+        if 2 * window >= self.chunk_bytes:
+            window = self.chunk_bytes
+        self._window = window
+        chunk_end = min(until - number * self.chunk_bytes, self.chunk_bytes)
+        end = min(offset + window, chunk_end)
+        if window == self.chunk_bytes and end == self.chunk_bytes and position == self._next:
+            self._read_ahead(number, until, stored)
+        return [self._want(number, offset, end, stored)]
+
+    def _read_ahead(self, number: int, until: int, stored: int) -> None:
+        for following in range(number + 1, number + 1 + READ_AHEAD_CHUNKS):
+            start = following * self.chunk_bytes
+            if start >= min(until, stored):
+                return
+            if following in self._ahead or not self._backend.is_cold(self._object_id, following):
+                continue
+            want = self._want(following, 0, until - start, stored)
+            reading = self._backend.begin_read(self._object_id, want)
+            if reading is None:
+                return
+            self._ahead[following] = (want, reading)
+
+    def drop_ahead(self) -> None:
+        """Reading goes on elsewhere. Never blocks."""
+        for _, reading in self._ahead.values():
+            if not reading.cancel():
+                self._backend.park(reading)
+        self._ahead.clear()
+        self._window = 0
+
+    def is_cold(self, wants: Sequence[Want]) -> bool:
+        """Whether reading these may block."""
+        for want in wants:
+            ahead = self._ahead.get(want.number)
+            if ahead is not None and ahead[0] == want:
+                if not ahead[1].is_done:
+                    return True
+            elif self._backend.is_cold(self._object_id, want.number):
+                return True
+        return False
+
+    def fetch(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        """Read them; blocks on the disk, or for what is on its way."""
+        found: list[bytes | bool | None] = []
+        for want in wants:
+            ahead = self._ahead.pop(want.number, None)
+            if ahead is not None and ahead[0] == want:
+                found.append(ahead[1].result())
+            else:
+                found += self._backend.read_parts(self._object_id, [want])
+        return found
+
+    def entry_keys(self, wants: Sequence[Want]) -> list[bytes] | None:
+        """The keys to read them by on an event loop; None: `fetch`, in the executor."""
+        for want in wants:
+            if not want.is_whole or want.part_bytes > LOOP_READ_BYTES_MAX or self._ahead:
+                return None
+        return self._backend.entry_keys(self._object_id, [want.number for want in wants])
+
+    def supply(self, wants: Sequence[Want], parts: Sequence[bytes | bool | None]) -> None:
+        """Take in what was read; raises when it is missing or damaged."""
+        want, part = wants[0], parts[0]
+        self._held = b""
+        if not isinstance(part, bytes):
+            self._miss(want, part)
+        self._held = part
+        self._place = want.number * self.chunk_bytes + want.start
+
+    def _miss(self, want: Want, part: bool | None) -> NoReturn:
+        if part is False:
+            self._counters.add("hash_mismatches")
+            # Whoever reads it next, perhaps from RAM by then, finds a hole as well.
+            self._backend.delete_parts(self._object_id, [want.number])
+        if not self._is_current():
+            raise ObjectChangedError("the object was replaced while it was read")
+        self._counters.add("holes")
+        start = want.number * self.chunk_bytes
+        raise RangeMissingError(
+            "a chunk of the object is gone", missing=((start, start + want.part_bytes),)
+        )
+
+    def pinned(self, position: int, size: int, end: int) -> memoryview | None:
+        """Bytes of a chunk in RAM in their place, pinned until the view is released; else None."""
+        number, offset = divmod(position, self.chunk_bytes)
+        view = self._backend.view_part(self._object_id, number)
+        if view is None:
+            return None
+        part_bytes = min(self.chunk_bytes, end - number * self.chunk_bytes)
+        if len(view) != part_bytes:
+            view.release()
+            return None
+        return memoryview(view)[offset : min(offset + size, part_bytes)]
+
+    def ranges(self, spans: Sequence[Range], stored: int) -> list[bytes]:
+        """Read several ranges, all requests together."""
+        if len(spans) == 1:
+            number, offset = divmod(spans[0][0], self.chunk_bytes)
+            end = offset + spans[0][1] - spans[0][0]
+            if offset < end <= self.chunk_bytes:
+                want = self._want(number, offset, end, stored)
+                part = self._backend.read_parts(self._object_id, [want])[0]
+                return [part if isinstance(part, bytes) else self._miss(want, part)]
+        wants: list[Want] = []
+        counts: list[int] = []
+        for start, end in spans:
+            first = len(wants)
+            while start < end:
+                number, offset = divmod(start, self.chunk_bytes)
+                wants.append(self._want(number, offset, offset + end - start, stored))
+                start += wants[-1].end - offset
+            counts.append(len(wants) - first)
+        parts = self._backend.read_parts(self._object_id, wants)
+        pieces: list[bytes] = []
+        for want, part in zip(wants, parts, strict=True):
+            if isinstance(part, bytes):
+                pieces.append(part)
+            else:
+                self._miss(want, part)
+        found = []
+        for count in counts:
+            found.append(pieces[0] if count == 1 else b"".join(pieces[:count]))
+            del pieces[:count]
+        return found
+
+    def gather(self, numbers: Sequence[int], size: int) -> list[bytes] | None:
+        """Read several chunks at once; None when one of them is missing or damaged."""
+        wants = [self._want(number, 0, self.chunk_bytes, size) for number in numbers]
+        found: list[bytes] = []
+        for part in self._backend.read_parts(self._object_id, wants):
+            if not isinstance(part, bytes):
+                self._counters.add("hash_mismatches", int(part is False))
+                self._counters.add("holes")
+                return None
+            found.append(part)
+        return found
+
+    def missing(self, start: int, end: int) -> tuple[Range, ...]:
+        """Ranges whose chunks are not there, as far as memory knows. *Cost*: one probe each."""
+        holes: list[Range] = []
+        position = start
+        while position < end:
+            number = position // self.chunk_bytes
+            chunk_end = min(end, (number + 1) * self.chunk_bytes)
+            if not self._backend.has_part(self._object_id, number):
+                if holes and holes[-1][1] == position:
+                    holes[-1] = (holes[-1][0], chunk_end)
+                else:
+                    holes.append((position, chunk_end))
+            position = chunk_end
+        return tuple(holes)
+
+    def close(self) -> None:
+        """Let go of memory and of the object's parts; idempotent."""
+        self._held = b""
+        self.drop_ahead()
+        action, self._on_close = self._on_close, None
+        if action is not None:
+            action()
