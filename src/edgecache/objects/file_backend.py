@@ -214,13 +214,16 @@ class FileBackend(WholeParts, LogBackend):
     def _read_written(self, object_id: bytes, written: Written, number: int) -> bytes | None:
         start = number * written.chunk_bytes
         length = min(written.chunk_bytes, written.end - start)
-        if length <= 0 or number >= PIECE_BASE or written.writer is None:
+        if length <= 0 or number >= PIECE_BASE:
             return None
+        writer = written.writer
         try:
-            return written.writer.read_at(start, length)
+            if writer is not None:
+                return writer.read_at(start, length)
         except EdgeCacheError:
-            placed = self._placed.get(object_id)  # published meanwhile
-            return None if placed is None else self._read_placed(placed, number)
+            pass
+        placed = self._placed.get(object_id)  # published meanwhile
+        return None if placed is None else self._read_placed(placed, number)
 
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         if self._is_body(object_id):

@@ -471,12 +471,14 @@ class ObjectManager:
             unfinished = self.sparse.find(key)
             if unfinished is not None:
                 return unfinished.read(offset, length)
-        stored = self.backend.get_head(key)
+        large = self.backend.find_large(key, self.chunk_bytes)
+        stored = self.backend.get_head(key) if large is None else None
         if stored is not None and engine_flags_of(stored.meta) & ENGINE_OBJECT:
             decoded = self._decoded(key, stored)
             if decoded is not None and length <= GATHER_CHUNKS * decoded[0].chunk_bytes:
                 return self._read_span(key, decoded, offset, length)
-        found = self.hit(key, self._lookup_stored(key, stored))
+        entry = self._lookup_stored(key, stored) if large is None else self._found_large(large)
+        found = self.hit(key, entry)
         if found is None:
             return None
         with found:
