@@ -104,8 +104,10 @@ CASES: dict[str, Case] = {
     "Expires quoted": dead(None, {"Expires": '"Thu, 18 Aug 2050 02:01:18 GMT"'}),
     "Expires with an unknown month": dead(None, {"Expires": "Thu, 18 Foo 2050 02:01:18 GMT"}),
     "Expires with day 32": dead(None, {"Expires": "Thu, 32 Aug 2050 02:01:18 GMT"}),
-    "Expires in lower case": (asked(says(200, {"Expires": "thu, 18 aug 2050 02:01:18 gmt"})), hit()),
-    "Expires in upper case": (asked(says(200, {"Expires": "THU, 18 AUG 2050 02:01:18 GMT"})), hit()),
+    "Expires in lower case": (asked(says(200, {"Expires": "thu, 18 aug 2050 02:01:18 gmt"})),
+        hit()),
+    "Expires in upper case": (asked(says(200, {"Expires": "THU, 18 AUG 2050 02:01:18 GMT"})),
+        hit()),
     "Expires on an other weekday": (
         asked(says(200, {"Expires": "Mon, 18 Aug 2050 02:01:18 GMT"})), hit(),
     ),
@@ -116,9 +118,7 @@ CASES: dict[str, Case] = {
     "Expires with an unknown directive": lives("foo=1", 60, {"Expires": date(60)}),
     "Expires beside invalid max-age": dead("max-age=foo", {"Expires": date(3600)}),
     # Age of the origin
-    "Age counts": lives("max-age=100", 100, {"Age": "60"})[:1] + (
-        hit(after_s=35, has={"age": between(95, 97)}), asked(after_s=10),
-    ),
+    "Age counts": (*lives("max-age=100", 100, {"Age": "60"})[:1], hit(after_s=35, has={"age": between(95, 97)}), asked(after_s=10)),
     "Age as large as max-age": dead("max-age=60", {"Age": "60"}),
     "Age larger than max-age": dead("max-age=60", {"Age": "7200"}),
     "Age beside Expires": dead(None, {"Expires": date(60), "Age": "60"}),
@@ -165,7 +165,8 @@ CASES: dict[str, Case] = {
     "the first answer of the origin has no Age": (
         asked(ok("max-age=60"), has={"age": None}), hit(has={"age": between(0, 2)}),
     ),
-    "Age of the origin passes": (asked(ok("max-age=60", {"Age": "7"}), has={"age": between(7, 9)}),),
+    "Age of the origin passes": (asked(ok("max-age=60", {"Age": "7"}),
+        has={"age": between(7, 9)}),),
     "Age of the origin passes, not stored": (
         asked(ok("no-store", {"Age": "7"}), has={"age": between(7, 9)}),
     ),

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from email.utils import formatdate
@@ -33,12 +34,20 @@ Steps = Any
 
 ASKED, HIT, VALIDATED, ANY = "asked", "hit", "validated", "any"
 _VALIDATORS = ("if-none-match", "if-modified-since")
+_DATE = re.compile("@date([^@]*)@")
 _numbers = itertools.count(1)
 
 
 def date(seconds_from_now: float = 0) -> str:
-    """Return an HTTP-date so many seconds from now."""
-    return formatdate(time.time() + seconds_from_now, usegmt=True)
+    """Return a mark for the HTTP-date so many seconds after the moment when it is sent."""
+    return f"@date{seconds_from_now:+}@"
+
+
+def dated(value: str) -> str:
+    """Put dates in the place of their marks."""
+    return _DATE.sub(
+        lambda found: formatdate(time.time() + float(found.group(1)), usegmt=True), value
+    )
 
 
 def pairs_of(fields: FieldsLike) -> list[tuple[str, str]]:
@@ -66,7 +75,7 @@ class Says:
         is_bare = self.status in (204, 304)
         body = b"" if is_bare else body
         lines = [b"HTTP/1.1 %d Said" % self.status]
-        lines += [f"{name}: {value}".encode("latin-1") for name, value in self.fields]
+        lines += [f"{name}: {dated(value)}".encode("latin-1") for name, value in self.fields]
         steps: list[Any] = []
         sent = body
         if self.framing == "chunked":
@@ -179,7 +188,7 @@ class Play:
         before = world.origin.count()
         client = await world.client()
         lines = [f"{turn.method} {turn.target} HTTP/1.1", f"Host: {turn.host}"]
-        lines += [f"{name}: {value}" for name, value in pairs_of(turn.request)]
+        lines += [f"{name}: {dated(value)}" for name, value in pairs_of(turn.request)]
         if turn.content:
             lines.append(f"Content-Length: {len(turn.content)}")
         await client.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + turn.content)

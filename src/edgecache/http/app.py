@@ -8,7 +8,7 @@ from typing import TypeAlias
 from edgecache.errors import ArgumentError
 from edgecache.http.request import Request
 from edgecache.http.response import Response, text_response
-from edgecache.http.shared import bound
+from edgecache.http.shared import WITHOUT_CONTENT, bound
 
 __all__ = ["HttpApp"]
 
@@ -38,6 +38,7 @@ class HttpApp:
         self._anywhere: list[Mount] = []
         # Doors that a target can reach, by its first bytes: a request compares few prefixes.
         self._near: dict[bytes, list[Mount]] = {}
+        self.without_content = WITHOUT_CONTENT
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
@@ -59,6 +60,7 @@ class HttpApp:
         if any(each[0] == prefix for each in doors):
             raise ArgumentError("this prefix has a door already", found=prefix)
         doors.append((prefix, bound(door), getattr(door, "instant", None)))
+        self.without_content &= getattr(door, "without_content", WITHOUT_CONTENT)
         doors.sort(key=lambda mount: -len(mount[0]))
         self._near.clear()
 

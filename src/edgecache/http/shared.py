@@ -34,6 +34,11 @@ Instant = Callable[[bytes], "tuple[bytes, bytes] | Response | None"]
 OnAnswer = Callable[["Request", int, int, float], None]
 
 
+# Content of these has no meaning (RFC 9110, section 9.3): it is discarded before they are handled,
+# unless the handler says otherwise: a proxy passes on what it is given.
+WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"})
+
+
 def bound(handler: Handler) -> Handler:
     """Return what calls a handler the fastest way: an object's own method instead of the object."""
     if isinstance(handler, (FunctionType, MethodType)):
@@ -52,7 +57,8 @@ class Shared:
         loop: Where they run.
         handler: Answers requests. It may have a method `instant`, which is asked first for a GET of
             a path without preconditions, ranges and content: with the target alone it returns head
-            and content of a 200, any other Response, or None: call the handler.
+            and content of a 200, any other Response, or None: call the handler. With an attribute
+            `without_content` it names the methods whose content is discarded, not handed over.
         limits: For each connection.
         on_answer: Called with request, status, bytes of content and seconds for every answer.
         shows_time: Add `X-Total-Time-Ms` to every answer.
@@ -70,6 +76,9 @@ class Shared:
         self.loop = loop
         self.handler = bound(handler)
         self.instant: Instant = getattr(handler, "instant", _never)
+        self.without_content: frozenset[bytes] = getattr(
+            handler, "without_content", WITHOUT_CONTENT
+        )
         self.limits = limits
         self.on_answer = on_answer
         self.shows_time = shows_time
