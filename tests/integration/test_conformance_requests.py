@@ -70,6 +70,17 @@ REQUESTS: dict[str, Case] = {
         asked(ok(FRESH, {"Vary": "Foo"}), {"Foo": "1"}),
         hit({"Foo": "2", **cc("only-if-cached")}, status=504),
     ),
+    "no-cache and Pragma as the Fetch API adds them to a condition": (
+        asked(ok(FRESH, TAG)),
+        hit({"If-None-Match": '"v1"', "Pragma": "no-cache", **cc("no-cache")}, status=304),
+    ),
+    "no-cache alone beside a condition": (
+        asked(ok(FRESH, TAG)),
+        validated(unchanged(TAG), {"If-None-Match": '"v1"', **cc("no-cache")}, status=304),
+    ),
+    "no-cache and Pragma of a reload": (
+        asked(ok(FRESH)), asked(None, {"Pragma": "no-cache", **cc("no-cache")}),
+    ),
     "unknown directives": (asked(ok(FRESH)), hit(cc("foo, bar=1"))),
     "immutable and max-age=0": (asked(ok("max-age=100, immutable")), hit(cc("max-age=0"))),
     "immutable and no-cache": (asked(ok("max-age=100, immutable")), asked(None, cc("no-cache"))),
