@@ -77,6 +77,13 @@ CASES: dict[str, Case] = {
         asked(ok(FRESH)),
         asked(None, {"Cache-Control": "no-cache"}, has={"cache-status": holding("fwd=request")}),
     ),
+    "Date is added where an answer passes without": (
+        asked(None, method="POST", content=b"q", has={"date": holding(" GMT")}),
+        asked(None, method="HEAD", has={"date": holding(" GMT")}),
+        asked(ok("no-store"), has={"date": holding(" GMT")}),
+        asked(says(206, {"Content-Range": "bytes 0-0/2"}, body=b"a"), {"Range": "bytes=0-0"},
+              has={"date": holding(" GMT")}),
+    ),
     "205 has no content": (
         asked(says(205, {"Cache-Control": FRESH}, body=b"")), hit(status=205, body=b""),
     ),

@@ -37,6 +37,7 @@ from edgecache.rfc9111.reuse import (
     may_serve_on_failure,
 )
 from edgecache.rfc9111.stored import FORBIDS_STALE, NO_CACHE
+from edgecache.rfc9111.storing import with_date
 from edgecache.rfc9111.vary import choose_encoding, is_selected
 
 if TYPE_CHECKING:
@@ -450,7 +451,7 @@ class Service:
             await self._changes.learn_from_head(asked, entry, exchange)
         content = AnswerContent(answer)
         note = Note(answer.status, False, None)
-        headers = end_to_end(exchange.response)
+        headers = end_to_end(with_date(exchange.response, exchange.response_s))
         return self._renderer.passing(asked, answer.status, headers, content, reuse, note)
 
     async def forward(self, asked: Asked, reuse: Reuse = BYPASS) -> Response:
@@ -478,7 +479,8 @@ class Service:
             if kept is not None:
                 content, is_stored = BytesContent(kept), True
         note = Note(answer.status, is_stored, None)
-        headers = end_to_end(exchange.response).without((b"content-length",))
+        headers = end_to_end(with_date(exchange.response, exchange.response_s))
+        headers = headers.without((b"content-length",))
         return self._renderer.passing(
             asked,
             answer.status,
