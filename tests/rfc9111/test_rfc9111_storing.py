@@ -40,9 +40,24 @@ def test_9111_3_any_final_status_with_explicit_freshness(status: int) -> None:
     assert reason("", status=status, rules=Rules(status_ttl_s={status: 5})) == ""
 
 
-@pytest.mark.parametrize("status", [100, 103, 199, 304, 412, 416, 600, 999])
+@pytest.mark.parametrize("status", [100, 103, 199, 304, 600, 999])
 def test_9111_3_other_statuses_never(status: int) -> None:
     assert reason(FRESH, status=status) == "status"
+
+
+@pytest.mark.parametrize(
+    ("status", "request_fields"),
+    [
+        *[(412, f"{name}: x") for name in ("If-Match", "If-None-Match", "If-Unmodified-Since")],
+        (412, "If-Modified-Since: {-5}"),
+        (416, "Range: bytes=5-"),
+    ],
+)
+def test_9111_3_an_answer_to_a_condition_is_of_that_request_only(
+    status: int, request_fields: str
+) -> None:
+    assert reason(FRESH, status=status, request=request_fields) == "status"
+    assert reason(FRESH, status=status) == ""
 
 
 MODIFIED = "Last-Modified: {-1000}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgecache.errors import ArgumentError
 from edgecache.http.request import Request
 from edgecache.http.response import Response, text_response
-from edgecache.http.shared import bound
+from edgecache.http.shared import WITHOUT_CONTENT, bound
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,6 +45,7 @@ class HttpApp:
         # Who answers at once, as `Shared` has it: empty as soon as hosts matter.
         self.routes: list[Route] = []
         self._routes: dict[bytes, Route] = {}
+        self.without_content = WITHOUT_CONTENT
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
@@ -66,6 +67,7 @@ class HttpApp:
         if any(each[0] == prefix for each in doors):
             raise ArgumentError("this prefix has a door already", found=prefix)
         doors.append((prefix, bound(door), getattr(door, "instant", None)))
+        self.without_content &= getattr(door, "without_content", WITHOUT_CONTENT)
         doors.sort(key=lambda mount: -len(mount[0]))
         self._near.clear()
         if host is None:

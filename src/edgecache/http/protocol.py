@@ -41,8 +41,6 @@ from edgecache.http.shared import Repeat
 
 __all__ = ["HttpProtocol"]
 
-# Content of these has no meaning (RFC 9110, section 9.3): it is discarded before they are handled.
-WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"})
 # Answers of one read of the socket that are gathered before they are written.
 BATCH_BYTES = 262144
 GET_200 = (b"GET", 200)
@@ -317,7 +315,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         length = block.content_length or 0
         if limits.body_bytes_max is not None and length > limits.body_bytes_max:
             raise bad("the content is too large", "body_bytes", 413)
-        if length > limits.discard_bytes_max and request.method in WITHOUT_CONTENT:
+        if length > limits.discard_bytes_max and request.method in self.shared.without_content:
             raise bad("too much content for this method", "discard_bytes", 413)
 
     def _start(self, request: Request, data: bytes, position: int) -> int:
@@ -327,7 +325,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         if not block.is_chunked and not length:
             self.dispatch(request)
             return position
-        is_unwanted = request.method in WITHOUT_CONTENT
+        is_unwanted = request.method in self.shared.without_content
         if is_unwanted and block.expects_continue and request.minor == 1:
             # It is not asked for, so nobody knows whether it comes: the connection is over.
             request.keep_alive = False

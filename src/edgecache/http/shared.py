@@ -42,6 +42,11 @@ Route = tuple[bytes, Callable[..., object] | None, bool]
 OnAnswer = Callable[["Request", int, int, float], None]
 
 
+# Content of these has no meaning (RFC 9110, section 9.3): it is discarded before they are handled,
+# unless the handler says otherwise: a proxy passes on what it is given.
+WITHOUT_CONTENT = frozenset({b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"})
+
+
 def bound(handler: Handler) -> Handler:
     """Return what calls a handler the fastest way: an object's own method instead of the object."""
     if isinstance(handler, (FunctionType, MethodType)):
@@ -76,7 +81,8 @@ class Shared:
             be anything with the buffer protocol; it is held until the kernel has taken it. A method
             `recall` instead gets the field lines as well, exact bytes: what it answers depends
             on both alone. `routes`, a list of (prefix, method or None, whether it is a
-            `recall`), the longest prefix first, stands for several doors.
+            `recall`), the longest prefix first, stands for several doors. With an attribute
+            `without_content` it names the methods whose content is discarded, not handed over.
         limits: For each connection.
         on_answer: Called with request, status, bytes of content and seconds for every answer.
         shows_time: Add `X-Total-Time-Ms` to every answer.
@@ -118,6 +124,9 @@ class Shared:
         """Let a handler answer the requests that begin from now on."""
         self.handler = bound(handler)
         self.instant: Instant = getattr(handler, "instant", _never)
+        self.without_content: frozenset[bytes] = getattr(
+            handler, "without_content", WITHOUT_CONTENT
+        )
         self.forget()
 
     def limit_with(self, limits: HttpLimits) -> None:

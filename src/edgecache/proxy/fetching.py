@@ -26,7 +26,7 @@ from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.hop import end_to_end
 from edgecache.rfc9111.stored import NO_CACHE, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import Assessment, assess, with_date
-from edgecache.rfc9111.validation import conditional, freshen, identified
+from edgecache.rfc9111.validation import OF_THE_REQUEST, conditional, freshen, identified
 
 if TYPE_CHECKING:
     from edgecache.proxy.partials import Partials
@@ -80,6 +80,17 @@ def is_worth_sharing(stored: StoredResponse | None) -> bool:
         return False
     policy = stored.policy
     return policy.fresh_until_us > policy.response_us
+
+
+def _is_outdated(entry: Entry, filled: Filled) -> bool:
+    """Say whether a new answer that is not to be stored shows that a stored one has no use left.
+
+    Not so if it is an error, or is for this request only; and a client that asks past a fresh
+    response does not remove it.
+    """
+    is_of_the_request = filled.stored is not None or filled.reason in OF_THE_REQUEST
+    is_stale = entry.policy.fresh_until_us <= filled.exchange.response_us
+    return is_stale and filled.status < 500 and not is_of_the_request
 
 
 class Fetcher:
@@ -187,7 +198,10 @@ class Fetcher:
                     return filled
                 # It speaks of something else: the whole response, then.
                 answer, exchange = await self.ask(asked, headers, on_interim=on_interim)
-            return await self._whole(asked, answer, exchange, recording)
+            filled = await self._whole(asked, answer, exchange, recording)
+            if entry is not None and _is_outdated(entry, filled):
+                await self._library.remove(entry.key)
+            return filled
         except BaseException:
             self.recordings.discard(recording)
             raise

@@ -191,7 +191,8 @@ class OriginGroup:
         deadline_s = loop.time() + self._config.timeouts.total_s
         tried: set[ServerState] = set()
         failure: OriginError | None = None
-        for attempt in range(self._config.retries + 1):
+        attempt = 0
+        while attempt <= self._config.retries:
             try:
                 state = self._choose(request, tried, loop.time())
             except NoUpstreamError:
@@ -211,6 +212,9 @@ class OriginGroup:
                     raise
                 if len(self._servers) > 1:
                     tried.add(state)
+                # A retry on a fresh connection that failed as well was one of the attempts
+                # (RFC 9110, section 9.2.2).
+                attempt += 2 if error.is_second else 1
                 continue
             is_last = attempt == self._config.retries or not request.is_repeatable
             if is_last or answer.status not in self._config.retry_statuses:
@@ -221,6 +225,7 @@ class OriginGroup:
             ):
                 return answer
             answer.close()
+            attempt += 1
         assert failure is not None
         raise failure
 
@@ -242,7 +247,11 @@ class OriginGroup:
                 if not (is_kept and is_closed and request.is_repeatable):
                     raise
                 connection = await state.pool.take(wait_s, is_fresh=True)
-                answer = await self._exchange(connection, state, request, deadline_s)
+                try:
+                    answer = await self._exchange(connection, state, request, deadline_s)
+                except OriginError as second:
+                    second.is_second = True
+                    raise
         except OriginError as error:
             state.fail(loop.time(), error.reason)
             raise

@@ -17,6 +17,7 @@ from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.hop import end_to_end
 from edgecache.rfc9111.partial import completing
 from edgecache.rfc9111.reuse import Action, Reuse, decide_without
+from edgecache.rfc9111.storing import with_date
 from edgecache.rfc9111.validation import CONDITIONS
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class PartService:
             else:
                 content = PlanContent(self._recorded(partial, answer), answer.length)
         note = Note(answer.status, partial is not None, None)
-        headers = end_to_end(exchange.response)
+        headers = end_to_end(with_date(exchange.response, exchange.response_s))
         return self._renderer.passing(asked, answer.status, headers, content, reuse, note)
 
     async def _recorded(self, partial: Partial, answer: OriginAnswer) -> AsyncIterator[bytes]:

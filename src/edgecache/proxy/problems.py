@@ -31,6 +31,7 @@ class OriginError(EdgeCacheError):
         reason: One word for logs, statistics and `Proxy-Status`-like fields.
         has_answer: Whether bytes of the answer had arrived.
         is_reused: Whether the connection had served other requests before.
+        is_second: Whether the request had failed on a kept connection just before.
         status_code: What a client is told when nothing else can serve it.
     """
 
@@ -39,6 +40,7 @@ class OriginError(EdgeCacheError):
     reason: str = "error"
     has_answer: bool = False
     is_reused: bool = False
+    is_second: bool = False
     status_code: int = 502
 
     fact_names = (

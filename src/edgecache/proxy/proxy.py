@@ -65,6 +65,9 @@ class Proxy:
     *Thread-safety*: belongs to the loop that it is started on.
     """
 
+    # What a GET or DELETE carries may mean something to the origin, so it is passed on.
+    without_content = frozenset((b"TRACE",))
+
     def __init__(
         self, config: ProxyConfig, store: AsyncStorage, rules: tuple[Route, ...] = ()
     ) -> None:

@@ -53,6 +53,8 @@ class Note(NamedTuple):
         is_served_stored: Whether the stored response was served since forwarding failed.
         detail: Anything else.
         word: For X-Cache-Status, where it is not the usual one.
+        is_first_hand: Whether the origin made or validated it for this request: it has no Age then
+            (RFC 9111, section 5.1).
     """
 
     forward_status: int | None = None
@@ -61,6 +63,7 @@ class Note(NamedTuple):
     is_served_stored: bool = False
     detail: bytes | None = None
     word: str = ""
+    is_first_hand: bool = False
 
 
 NO_NOTE = Note()
@@ -173,7 +176,9 @@ class Renderer:
             headers = not_modified_fields(headers)
             content = BytesContent(b"")
         dressed = self.dress(headers)
-        tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
+        tail = self.added(asked, dressed, reuse, note)
+        if not note.is_first_hand:
+            tail = b"Age: %d\r\n" % age_s + tail
         if verdict is not None and verdict.status == 304:
             return made(304, dressed.lines + tail, b"", None)
         if verdict is not None and verdict.uses_range and content.size is not None:
@@ -182,8 +187,10 @@ class Renderer:
             if answer.status == 416:
                 content.close()
                 return self._unsatisfied(content.size, tail)
+            headers = headers.without((b"content-range",))
             if len(answer.ranges) == 1:
-                return self._part(dressed.lines + tail, content, answer.ranges[0])
+                lines = self.dress(headers).lines + tail
+                return self._part(lines, content, answer.ranges[0])
             if answer.ranges and content.takes_several:
                 return self._parts(headers, tail, content, answer.ranges)
         return self._whole(asked, policy.status, dressed.lines + tail, content, None)

@@ -36,6 +36,8 @@ from edgecache.rfc9111.reuse import (
     decide_without,
     may_serve_on_failure,
 )
+from edgecache.rfc9111.stored import FORBIDS_STALE, NO_CACHE
+from edgecache.rfc9111.storing import with_date
 from edgecache.rfc9111.vary import choose_encoding, is_selected
 
 if TYPE_CHECKING:
@@ -204,7 +206,7 @@ class Service:
                     return response
                 failed_count += 1
                 if failed_count == FAILURES_MAX:
-                    return self.failed(asked, reuse, flight.error)
+                    return self.failed(asked, reuse, flight.error, entry)
             elif flight.filled is not None:
                 response = await self._share(asked, flight.filled)
                 if response is not None:
@@ -237,7 +239,7 @@ class Service:
             raise
         if flight.error is not None:
             response = await self._on_failure(asked, entry, reuse, flight.error, None)
-            return response or self.failed(asked, reuse, flight.error)
+            return response or self.failed(asked, reuse, flight.error, entry)
         assert flight.filled is not None
         return await self.deliver(asked, entry, flight.filled, reuse, waited)
 
@@ -298,7 +300,7 @@ class Service:
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             response = await self._on_failure(asked, entry, reuse, error, None)
-            return response or self.failed(asked, reuse, error)
+            return response or self.failed(asked, reuse, error, entry)
         self._learn(asked, filled)
         return await self.deliver(asked, entry, filled, reuse, waited)
 
@@ -343,7 +345,10 @@ class Service:
                 return response
         is_stored = filled.stored is not None and filled.reason == ""
         detail = filled.reason.encode() if filled.reason else None
-        note = Note(filled.forward_status, is_stored, waited, False, detail)
+        is_first_hand = b"age" not in filled.exchange.response
+        note = Note(
+            filled.forward_status, is_stored, waited, detail=detail, is_first_hand=is_first_hand
+        )
         body = filled.body
         if filled.entry is not None:
             content = await self.content_of(filled.entry)
@@ -396,11 +401,20 @@ class Service:
         headers = entry.stored.headers
         return self._renderer.stored(asked, headers, entry.policy, content, reuse, note)
 
-    def failed(self, asked: Asked, reuse: Reuse, error: OriginError) -> Response:
-        """Tell a client that there is no answer."""
+    def failed(
+        self, asked: Asked, reuse: Reuse, error: OriginError, entry: Entry | None = None
+    ) -> Response:
+        """Tell a client that there is no answer.
+
+        Where something is stored that must not be served without the origin, that is a 504
+        (RFC 9111, section 5.2.2.2).
+        """
         status = error.status_code
+        if entry is not None and entry.policy.flags & (FORBIDS_STALE | NO_CACHE):
+            status = 504
         note = Note(detail=error.reason.replace(" ", "-").encode(), word="error")
-        text = "the origin did not answer in time" if status == 504 else "no answer from the origin"
+        is_late = error.status_code == 504
+        text = "the origin did not answer in time" if is_late else "no answer from the origin"
         return self._renderer.own(asked, status, text, reuse, note)
 
     # In the background
@@ -432,12 +446,12 @@ class Service:
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             response = await self._on_failure(asked, entry, reuse, error, None)
-            return response or self.failed(asked, reuse, error)
+            return response or self.failed(asked, reuse, error, entry)
         if entry is not None:
             await self._changes.learn_from_head(asked, entry, exchange)
         content = AnswerContent(answer)
         note = Note(answer.status, False, None)
-        headers = end_to_end(exchange.response)
+        headers = end_to_end(with_date(exchange.response, exchange.response_s))
         return self._renderer.passing(asked, answer.status, headers, content, reuse, note)
 
     async def forward(self, asked: Asked, reuse: Reuse = BYPASS) -> Response:
@@ -465,7 +479,8 @@ class Service:
             if kept is not None:
                 content, is_stored = BytesContent(kept), True
         note = Note(answer.status, is_stored, None)
-        headers = end_to_end(exchange.response).without((b"content-length",))
+        headers = end_to_end(with_date(exchange.response, exchange.response_s))
+        headers = headers.without((b"content-length",))
         return self._renderer.passing(
             asked,
             answer.status,

@@ -50,6 +50,9 @@ SELECTING_BYTES_MAX = 8 * 1024
 """Larger selecting values are not stored."""
 
 _SECONDS_MAX = 2**31
+_CONDITIONS = frozenset(
+    (b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"),
+)
 
 
 class Assessment(NamedTuple):
@@ -78,6 +81,16 @@ def unstorable_names(headers: Headers, directives: ResponseDirectives) -> frozen
 def storable_fields(headers: Headers, directives: ResponseDirectives) -> Headers:
     """Return the fields to store; Date must have been added where it was missing."""
     return headers.without(unstorable_names(headers, directives))
+
+
+def _is_of_the_resource(exchange: Exchange) -> bool:
+    """Say whether a status is final, and not the answer to a condition of one request only."""
+    status = exchange.status
+    if status == 412:
+        return _CONDITIONS.isdisjoint(exchange.request.first)
+    if status == 416:
+        return b"range" not in exchange.request
+    return 200 <= status <= 599 and status != 304
 
 
 def _method_reason(exchange: Exchange, rules: Rules, life: Lifetime) -> str:
@@ -162,7 +175,7 @@ def _content_reason(exchange: Exchange, rules: Rules) -> tuple[str, ContentRange
     status, response = exchange.status, exchange.response
     is_partial = status == 206
     if not is_partial and exchange.is_complete:
-        return ("content-range" if b"content-range" in response else ""), None
+        return "", None  # a Content-Range has no meaning there (RFC 9110, section 14.4)
     if not rules.stores_partial or exchange.method != b"GET" or status not in (200, 206):
         return "partial" if is_partial else "incomplete", None
     if not is_partial:
@@ -259,12 +272,12 @@ def assess(
     Returns:
         The stored form, or the reason against it: "method", "request-content", "status",
         "no-store", "must-understand", "private", "request-no-store", "authorization", "cookie",
-        "set-cookie", "vary", "partial", "incomplete", "content-range", "no-freshness",
-        "no-validator", "header-size" or "malformed".
+        "set-cookie", "vary", "partial", "incomplete", "no-freshness", "no-validator",
+        "header-size" or "malformed".
 
     *Cost*: about 30 us; once per response from the origin.
     """
-    if exchange.status < 200 or exchange.status in (304, 412, 416) or exchange.status > 599:
+    if not _is_of_the_resource(exchange):
         return Assessment("status")
     response = exchange.response
     applicable = applicable_directives(response, rules.target_list)

@@ -27,8 +27,8 @@ CONDITIONS = frozenset((b"if-none-match", b"if-modified-since", b"if-range", b"r
 # were sent, so a new length, coding or digest would be wrong of them.
 _OF_THE_BODY = frozenset(
     (
-        *(b"content-length", b"content-encoding", b"content-range", b"content-md5"),
-        *(b"content-digest", b"transfer-encoding", b"trailer"),
+        *(b"content-length", b"content-encoding", b"content-range", b"content-digest"),
+        *(b"transfer-encoding", b"trailer"),
     )
 )
 
@@ -134,9 +134,10 @@ class Freshened(NamedTuple):
     drops: bool
 
 
-_OF_THE_REQUEST = frozenset(
+OF_THE_REQUEST = frozenset(
     ("authorization", "cookie", "request-no-store", "request-content"),
 )
+"""Reasons of `assess` that are the request's; another one may be stored."""
 
 
 def freshen(stored: StoredResponse, exchange: Exchange, rules: Rules = SAFE) -> Freshened:
@@ -168,7 +169,7 @@ def freshen(stored: StoredResponse, exchange: Exchange, rules: Rules = SAFE) -> 
         values = _selecting_after(stored, kept, exchange.request, rules)
         kept = None if values is None else kept._replace(selecting=values)
         reason = "" if kept is not None else "vary"
-    drops = kept is None and reason not in _OF_THE_REQUEST
+    drops = kept is None and reason not in OF_THE_REQUEST
     return Freshened(fields.without((b"age",)), kept, reason, drops)
 
 

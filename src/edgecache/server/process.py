@@ -87,6 +87,7 @@ class ServerProcess:
         self._registry = CollectorRegistry()
         self._doors: Doors | None = None
         self._tls: TlsFiles | None = None
+        self._certificates_seen: tuple[int, ...] = ()
         self._access: AccessLog | None = None
         self._server: HttpServer | None = None
         self._metrics: HttpServer | None = None
@@ -177,6 +178,8 @@ class ServerProcess:
                 address = Address.parse(settings.metrics.listen, "metrics.listen")
                 metrics = Listeners((address,), "metrics.listen")
             if settings.tls is not None:
+                # Before they are read: what changes meanwhile is read again.
+                self._certificates_seen = self._certificate_stamp()
                 self._tls = TlsFiles(settings.tls.cert, settings.tls.key)
             if settings.log.access is not None:
                 self._access = AccessLog(settings.log.access)
@@ -245,7 +248,6 @@ class ServerProcess:
     async def _watch(self) -> None:
         """Give signs of life to the service manager; look after the certificate files."""
         watchdog_s = self._notifier.watchdog_s
-        seen = self._certificate_stamp()
         looked_s = time.monotonic()
         while True:
             settings = self._settings.tls
@@ -259,8 +261,8 @@ class ServerProcess:
             if tls_s and time.monotonic() - looked_s >= tls_s * 0.9:
                 looked_s = time.monotonic()
                 stamp = self._certificate_stamp()
-                if stamp != seen:
-                    seen = stamp
+                if stamp != self._certificates_seen:
+                    self._certificates_seen = stamp
                     self._reload_certificates()
 
     def _certificate_stamp(self) -> tuple[int, ...]:
