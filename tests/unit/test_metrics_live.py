@@ -166,7 +166,8 @@ def waiting_for_a_busy_disk(root: Path) -> set[str]:
             hold(disk, "write")
             for number in range(3):
                 store.try_put(f"{attempt}/{number}", bytes(60_000))
-            store.put("late", bytes(60_000))
+            for late in range(4):
+                store.put(f"late/{late}", bytes(60_000))
             seen = moved(store)
             heal(disk)
             if "requests.shed.backpressure" in seen:
