@@ -1,13 +1,10 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from typing_extensions import disjoint_base
-
 from edgecache._core_part import CorePart
 
 __test__: dict[str, str]
 
-@disjoint_base
 class Core(CorePart):
     @property
     def shard_count(self) -> int: ...
