@@ -205,6 +205,8 @@ class World:
 
     async def settled(self) -> None:
         """Wait until nothing runs in the background."""
+        # The end of an answer may still be at work for the store when its client has all of it.
+        assert await self.server.settle(20.0)
         assert await self.proxy.drain(20.0)
 
     async def age(self, target: str, seconds: float, host: str = "example.org:80") -> None:
