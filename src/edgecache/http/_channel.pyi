@@ -1,10 +1,11 @@
+import socket
 from collections.abc import Iterable
 from typing import Any, Protocol, final
 
 from typing_extensions import Buffer
 
 from edgecache.http._head import Lane
-from edgecache.http._wire import Watched
+from edgecache.http._wire import Watched, Wire
 
 __test__: dict[str, str]
 
@@ -34,3 +35,5 @@ class Channel(Watched):
     def abort(self) -> None: ...
     def on_lost(self, error: Exception | None) -> None: ...
     def get_extra_info(self, name: str, default: object = None) -> Any: ...
+
+def attach(wire: Wire, handle: socket.socket, protocol: LaneProtocol) -> None: ...

@@ -53,6 +53,17 @@ cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
     return channel
 
 
+def attach(Wire wire not None, handle not None, protocol not None):
+    """Let a protocol have a connected socket; the wire owns it from now on.
+
+    Args:
+        handle: A socket that does not block.
+        protocol: It has an attribute `lane`; `connection_made` is called before this returns.
+    """
+    peer = handle.getpeername()
+    adopt(wire, handle.detach(), peer, protocol)
+
+
 @cython.final
 cdef class Channel(Watched):
 

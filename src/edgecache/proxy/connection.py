@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from edgecache.http._head import Lane
 from edgecache.proxy.answers import AnswerReader
 from edgecache.proxy.problems import (
     OriginConnectError,
@@ -56,9 +57,12 @@ class Connection(asyncio.Protocol):
         "idle_since_s",
         "is_closed",
         "is_sent",
+        "lane",
         "received_bytes",
         "upstream",
     )
+
+    lane: Lane  # of the transport of our own; never open
 
     def __init__(self, loop: asyncio.AbstractEventLoop, upstream: str) -> None:
         self._loop = loop

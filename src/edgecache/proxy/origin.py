@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 
 from xxhash import xxh3_64_intdigest
 
+from edgecache.http.outgoing import Outgoing
 from edgecache.proxy.addresses import Resolver
 from edgecache.proxy.connection import Connection
 from edgecache.proxy.exchange import Begun, OriginAnswer, OriginRequest, ignore_interim
@@ -38,6 +39,7 @@ class OriginGroup:
         config: The settings.
         resolver: Shared by all groups of a proxy.
         dynamic: The servers are named by clients: then `config.servers` is not used.
+        outgoing: Makes plain connections; None: the loop does.
 
     *Thread-safety*: belongs to one loop.
     """
@@ -47,6 +49,7 @@ class OriginGroup:
         "_config",
         "_dynamic",
         "_extra",
+        "_outgoing",
         "_resolver",
         "_servers",
         "_tls",
@@ -60,8 +63,10 @@ class OriginGroup:
         config: UpstreamConfig,
         resolver: Resolver,
         dynamic: DynamicOrigins | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.name = name
+        self._outgoing = outgoing
         self._config = config
         self._resolver = resolver
         self._dynamic = dynamic
@@ -115,6 +120,7 @@ class OriginGroup:
             idle_s=config.idle_s,
             tls=self._context() if server.is_tls else None,
             tls_name=config.tls_name,
+            outgoing=self._outgoing,
         )
         seed = xxh3_64_intdigest(str(server).encode())
         return ServerState(server, pool, config.breaker, config.health, seed)

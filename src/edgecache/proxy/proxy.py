@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from edgecache.errors import ArgumentError, EdgeCacheError
 from edgecache.http.deferred import Deferred
 from edgecache.http.framing import split_authority, split_target
+from edgecache.http.outgoing import Outgoing
 from edgecache.http.response import Response
 from edgecache.proxy.addresses import Resolver
 from edgecache.proxy.asking import Asked, place_of, short_authority
@@ -127,11 +129,14 @@ class Proxy:
     async def start(self) -> None:
         """Make the groups of servers, and begin with their health checks."""
         resolver = Resolver()
+        outgoing = Outgoing(asyncio.get_running_loop())
         for name, upstream in self.config.upstreams.items():
-            self._groups[name] = OriginGroup(name, upstream, resolver)
+            self._groups[name] = OriginGroup(name, upstream, resolver, outgoing=outgoing)
         if self.config.dynamic is not None:
             upstream = UpstreamConfig(servers=("dynamic.invalid",), host="client")
-            self._groups[DYNAMIC] = OriginGroup(DYNAMIC, upstream, resolver, self.config.dynamic)
+            self._groups[DYNAMIC] = OriginGroup(
+                DYNAMIC, upstream, resolver, self.config.dynamic, outgoing
+            )
         if any(route.upstream == DEMO for route in self._routes):
             from edgecache.proxy.demo import DemoOrigin
 
