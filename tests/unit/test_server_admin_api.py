@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,12 @@ class Starting:
 
     async def purge(self, order: PurgeOrder) -> int:
         raise AssertionError("there is nothing to purge")
+
+    async def refresh(self) -> None:
+        pass
+
+    def set_log_level(self, level: str) -> None:
+        logging.getLogger("edgecache").setLevel(level.upper())
 
 
 class Failing(Starting):

@@ -18,7 +18,7 @@ from edgecache.config import Config
 from edgecache.errors import ConfigError
 from edgecache.server import ServerSettings, load_settings
 from edgecache.server.loading import SERVER_VARIABLES
-from edgecache.server.process import LIVE_SECTIONS, split_changes
+from edgecache.server.plane import LIVE_SECTIONS, split_changes
 from edgecache.server.settings import Address
 
 PAGE = Path(__file__).parents[2] / "docs" / "serve.md"

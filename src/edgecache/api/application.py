@@ -184,6 +184,7 @@ def _add_metrics(application: FastAPI, control: Control) -> None:
     @application.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Return all metrics; OpenMetrics where the client asks for it."""
+        await control.refresh()
         body, content_type = render_metrics(control, request.headers.get("accept", ""))
         return Response(body, media_type=content_type)
 
@@ -242,5 +243,5 @@ def _add_settings(application: FastAPI, control: Control) -> None:
         """Change the level of the log, at once and until the next reload or start."""
         if level not in LEVELS:
             raise RequestError(400, "invalid_level", f"use one of {', '.join(LEVELS)}")
-        logging.getLogger("edgecache").setLevel(level.upper())
+        control.set_log_level(level)
         return {"level": level}

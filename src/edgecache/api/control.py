@@ -70,3 +70,9 @@ class Control(Protocol):
         Raises:
             EdgeCacheError: It cannot be carried out.
         """
+
+    async def refresh(self) -> None:
+        """Bring in what other processes of the server count, before metrics are rendered."""
+
+    def set_log_level(self, level: str) -> None:
+        """Log from a level on: debug, info, warning, error or critical."""

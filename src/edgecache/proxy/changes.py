@@ -8,6 +8,7 @@ Source: RFC 9111, sections 4.3.5 and 4.4; RFC 9875, section 3.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from edgecache.proxy.predictor import Predictor
     from edgecache.proxy.statistics import Tally
 
+Announce = Callable[[str, bytes | None], Awaitable[None]]
+"""Tells other processes with the same store what is about to be removed: "uri", "prefix", "tag" and
+its value, or "everything". It returns when all of them have called `forget`."""
+
 # Of an answer to POST that is kept for later GETs.
 POST_BYTES_MAX = 1 << 20
 
@@ -38,7 +43,7 @@ class Changes:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_flights", "_library", "_predictor", "_recordings", "_tally")
+    __slots__ = ("_announce", "_flights", "_library", "_predictor", "_recordings", "_tally")
 
     def __init__(
         self,
@@ -47,12 +52,39 @@ class Changes:
         flights: Flights,
         predictor: Predictor,
         tally: Tally,
+        announce: Announce | None = None,
     ) -> None:
+        self._announce = announce
         self._library = library
         self._recordings = recordings
         self._flights = flights
         self._predictor = predictor
         self._tally = tally
+
+    # What is on its way
+
+    def forget(self, kind: str, value: bytes | None) -> None:
+        """Keep what is on its way from being published, as `Announce` names it."""
+        if kind == "uri" and value is not None:
+            self._recordings.purge(uri=value)
+            self._flights.purge(value)
+            self._predictor.clear(value)
+        elif kind == "prefix" and value is not None:
+            self._recordings.purge(prefix=value)
+            self._flights.purge(None, value)
+        elif kind == "tag" and value is not None:
+            self._recordings.purge(tag=value.decode())
+            self._flights.purge()
+        else:
+            self._recordings.purge()
+            self._flights.purge()
+            self._predictor.reset()
+
+    async def _forget_all(self, kind: str, value: bytes | None) -> None:
+        """As `forget`, in all processes."""
+        self.forget(kind, value)
+        if self._announce is not None:
+            await self._announce(kind, value)
 
     # Purges
 
@@ -64,9 +96,7 @@ class Changes:
             soft: Make fresh ones stale instead; they may be served while they are refreshed, or on
                 errors, as far as their origin allows.
         """
-        self._recordings.purge(uri=uri)
-        self._flights.purge(uri)
-        self._predictor.clear(uri)
+        await self._forget_all("uri", uri)
         count = await (self._library.expire(uri) if soft else self._library.purge(uri))
         self._tally.purged += count
         return count
@@ -76,8 +106,7 @@ class Changes:
 
         *Cost*: the store is walked once.
         """
-        self._recordings.purge(prefix=prefix)
-        self._flights.purge(None, prefix)
+        await self._forget_all("prefix", prefix)
         count = await self._library.purge_prefix(prefix)
         self._tally.purged += count
         return count
@@ -87,17 +116,14 @@ class Changes:
 
         *Cost*: the tagged part of the store is walked once.
         """
-        self._recordings.purge(tag=tag)
-        self._flights.purge()
+        await self._forget_all("tag", tag.encode())
         count = await self._library.store.purge_tag(tag, soft)
         self._tally.purged += count
         return count
 
     async def purge_everything(self) -> int:
         """Remove every stored response, and nothing that other doors put; how many there were."""
-        self._recordings.purge()
-        self._flights.purge()
-        self._predictor.reset()
+        await self._forget_all("everything", None)
         count = 0
         for scheme in (b"http://", b"https://"):
             count += await self._library.purge_prefix(scheme)
@@ -112,11 +138,10 @@ class Changes:
         count = 0
         for uri in found.uris:
             if len(uri) <= KEY_BYTES_MAX - 64:
-                self._recordings.purge(uri=uri)
-                self._flights.purge(uri)
+                await self._forget_all("uri", uri)
                 count += await self._library.purge(uri)
         for tag in found.tags:
-            self._recordings.purge(tag=tag)
+            await self._forget_all("tag", tag.encode())
             count += await self._library.store.purge_tag(tag)
         self._tally.invalidated += count
         return count

@@ -20,7 +20,7 @@ from edgecache.http.outgoing import Outgoing
 from edgecache.http.response import Response
 from edgecache.proxy.addresses import Resolver
 from edgecache.proxy.asking import Asked, place_of, short_authority
-from edgecache.proxy.changes import Changes
+from edgecache.proxy.changes import Announce, Changes
 from edgecache.proxy.config import DEMO, DYNAMIC, PROFILES, ProxyConfig, Route
 from edgecache.proxy.content import BytesContent
 from edgecache.proxy.entries import PENDING, Library, now_us
@@ -67,6 +67,7 @@ class Proxy:
         config: What it does.
         store: Where responses are kept; it stays open when the proxy stops.
         rules: Routes to put before those of the configuration.
+        announce: Tells other processes with the same store what is purged; None: there are none.
 
     *Thread-safety*: belongs to the loop that it is started on.
     """
@@ -75,7 +76,11 @@ class Proxy:
     without_content = frozenset((b"TRACE",))
 
     def __init__(
-        self, config: ProxyConfig, store: AsyncStorage, rules: tuple[Route, ...] = ()
+        self,
+        config: ProxyConfig,
+        store: AsyncStorage,
+        rules: tuple[Route, ...] = (),
+        announce: Announce | None = None,
     ) -> None:
         self.config = config
         self._routes = (*rules, *config.routes)
@@ -89,7 +94,12 @@ class Proxy:
         partials = Partials(self._library)
         self._fetcher = Fetcher(config, self._library, self._groups, self._tasks, partials)
         self._changes = Changes(
-            self._library, self._fetcher.recordings, self._flights, self._predictor, self._tally
+            self._library,
+            self._fetcher.recordings,
+            self._flights,
+            self._predictor,
+            self._tally,
+            announce,
         )
         self._service = Service(
             config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,14 +21,13 @@ def _shown(address: object) -> str:
 
 def print_banner(
     settings: ServerSettings,
-    server: HttpServer | None,
+    listening: Sequence[object],
     admin: AdminListener | None,
     metrics: HttpServer | None,
 ) -> None:
     """Print it to stderr; with the demo origin, also requests to try."""
-    assert server is not None
     scheme = "http" if settings.tls is None else "https"
-    addresses = [_shown(each) for each in server.addresses]
+    addresses = [_shown(each) for each in listening]
     cache = settings.cache
     place = f"{cache.disk >> 20} MiB in {cache.root}" if cache.has_disk else "no disk tier"
     lines = [

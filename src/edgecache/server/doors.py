@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgecache.api import PurgeOrder
     from edgecache.http.answering import Handler
     from edgecache.http.server import HttpServer
+    from edgecache.proxy.changes import Announce
     from edgecache.server.settings import ServerSettings
 
 
@@ -31,13 +32,16 @@ class Doors:
     Args:
         settings: The configuration.
         store: The cache; it stays open when the doors stop.
+        announce: Tells other processes what is purged here.
 
     *Thread-safety*: belongs to the loop that it is started on.
     """
 
-    def __init__(self, settings: ServerSettings, store: AsyncStorage) -> None:
+    def __init__(
+        self, settings: ServerSettings, store: AsyncStorage, announce: Announce | None = None
+    ) -> None:
         self._store = store
-        self._proxy = Proxy(settings.proxy.config(), store)
+        self._proxy = Proxy(settings.proxy.config(), store, announce=announce)
         self._stopping = asyncio.Lock()
         self.server: HttpServer | None = None
         self._app = HttpApp()
@@ -52,9 +56,11 @@ class Doors:
         self._app.mount(b"/", self._proxy)
 
     @classmethod
-    async def start(cls, settings: ServerSettings, store: AsyncStorage) -> Doors:
+    async def start(
+        cls, settings: ServerSettings, store: AsyncStorage, announce: Announce | None = None
+    ) -> Doors:
         """Make and start them."""
-        doors = cls(settings, store)
+        doors = cls(settings, store, announce)
         await doors._proxy.start()
         return doors
 
@@ -105,6 +111,10 @@ class Doors:
                     }
 
     # Purges
+
+    def forget(self, kind: str, value: bytes | None) -> None:
+        """Keep what is on its way from being published: another process purges it."""
+        self._proxy.changes.forget(kind, value)
 
     async def purge(self, order: PurgeOrder) -> int:
         """Carry an order out; the number of entries it met.

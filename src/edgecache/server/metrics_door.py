@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,12 +25,15 @@ class MetricsDoor:
     def __init__(self, control: Control) -> None:
         self._control = control
 
-    def __call__(self, request: Request) -> Response:
+    def __call__(self, request: Request) -> Response | Awaitable[Response]:
         if request.path_and_query[0] not in (b"/metrics", b"/"):
             return text_response(404, "metrics are at /metrics")
         if request.method not in (b"GET", b"HEAD"):
             return text_response(405, "use GET", [("Allow", "GET, HEAD")])
-        accept = (request.get(b"accept") or b"").decode("latin-1")
+        return self._render((request.get(b"accept") or b"").decode("latin-1"))
+
+    async def _render(self, accept: str) -> Response:
+        await self._control.refresh()
         body, content_type = render_metrics(self._control, accept)
         return Response(200, [("Content-Type", content_type)], body)
 

@@ -37,6 +37,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 SECRET = "***"
 DRAIN_S_MAX = 3600.0
 WATCH_S_MAX = 86_400.0
+WORKERS_MAX = 64
 
 _ADDRESS = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%]+)\]|(?P<host>[^\[\]:/]+)):(?P<port>[0-9]{1,5})")
 
@@ -356,13 +357,14 @@ class ServerSettings:
             raise ConfigError("listen: an address is named twice", key="listen")
         if not 0 <= self.drain_s <= DRAIN_S_MAX:
             raise ConfigError(f"{self.drain_s:g} s is not within 0 and 1 h", key="drain_s")
-        if self.workers != 1:
+        if not 1 <= self.workers <= WORKERS_MAX:
             raise ConfigError(
-                f"{self.workers} workers need a cache that processes share, which this version "
-                "does not have",
+                f"{self.workers} is not within 1 and {WORKERS_MAX}",
                 key="workers",
-                hint="use workers: 1",
+                hint="use workers: 1, or as many as there are CPUs",
             )
+        if self.workers > 1:
+            object.__setattr__(self, "cache", shared_cache(self.cache, self.workers))
 
     @property
     def is_demo(self) -> bool:
@@ -396,6 +398,33 @@ class ServerSettings:
             if each.name != "cache"
         }
         return {"cache": self.cache.to_dict(), **shown}
+
+
+def shared_cache(cache: Config, workers: int) -> Config:
+    """Return the settings of a cache that all workers use.
+
+    Raises:
+        ConfigError: Processes cannot share it.
+    """
+    try:
+        return dataclasses.replace(cache, shared=True)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{workers} workers need a cache that processes share: {error.message}",
+            key="workers",
+            hint=f"use workers: 1, or: {error.hint}",
+        ) from error
+
+
+def for_worker(settings: ServerSettings, is_shared: bool) -> ServerSettings:
+    """Return the settings of one of several processes.
+
+    Args:
+        settings: Those of the server.
+        is_shared: Whether it shares the cache with the others.
+    """
+    cache = shared_cache(settings.cache, 1) if is_shared else settings.cache
+    return dataclasses.replace(settings, cache=cache, workers=1, pid_file=None)
 
 
 _SECRET_NAMES = frozenset({"token", "tokens", "password", "secret"})
