@@ -182,6 +182,7 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t prewrite_wanted    # the maintenance thread has been asked
     uint32_t prewrite_region    # being prewritten ...
     uint32_t prewrite_start     # ... from here on; NONE32: nothing is
+    uint32_t space_is_short     # a reservation of file space was refused
     uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only

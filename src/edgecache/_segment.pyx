@@ -1,6 +1,6 @@
 """The region log: reservations, regions and reads (see _segment.pxd for the invariants)."""
 
-from libc.errno cimport EDQUOT, EIO, ENOMEM, ENOSPC
+from libc.errno cimport EDQUOT, EFBIG, EIO, ENOMEM, ENOSPC
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free
@@ -224,8 +224,9 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     cdef Region* region
     if shared.ready_count == 0:
         ec_count(&shared.counters.no_region_count, 1)
-        return Status.STATUS_NO_SPACE if shared.last_errno in (ENOSPC, EDQUOT) \
-            else Status.STATUS_AGAIN
+        # More regions than the open ones are in use: reclaim will free one.
+        return Status.STATUS_NO_SPACE if shared.last_errno in (ENOSPC, EDQUOT, EFBIG) and \
+            shared.region_count - shared.free_count <= LOG_COUNT else Status.STATUS_AGAIN
     # The reclaimer needs a region for tombstones and survivors: the last one is its own (LOG_MAIN).
     if head == LOG_SMALL and shared.ready_count < 2:
         return Status.STATUS_AGAIN
@@ -574,12 +575,40 @@ cdef void log_take_file(LogStore* log, uint32_t index, uint32_t file) noexcept n
     log.files[index] = <int32_t>file
 
 
-cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
-    """Open data file `index` and reserve its space; 0 or a negative errno."""
+cdef int _reserve(LogStore* log, int file, uint32_t needed, uint32_t* count) noexcept nogil:
+    """Reserve space for up to `count` regions of a file, as many as there is room for, `needed`
+    at least; 0 or a negative errno.
+
+    A reservation that failed may have taken all that was left: what is not used is given back. Once
+    there was too little, only what is needed is asked for.
+    """
+    cdef int64_t size = log.ops.file_size(log.engine, <uint32_t>file)
+    cdef uint64_t kept
+    cdef int status, failure
+    if log.space_is_short:
+        count[0] = needed
+    while True:
+        status = log.ops.allocate(log.engine, <uint32_t>file, count[0] * log.region_bytes)
+        if status not in (-ENOSPC, -EDQUOT, -EFBIG) or count[0] <= needed:
+            break
+        log.space_is_short = 1
+        count[0] = needed + (count[0] - needed) // 2
+    kept = 0 if status < 0 else count[0] * log.region_bytes
+    kept = max(kept, <uint64_t>size) if size > 0 else kept
+    if log.ops.file_size(log.engine, <uint32_t>file) > <int64_t>kept:
+        failure = log.ops.truncate(log.engine, <uint32_t>file, kept)
+        if status == 0:
+            status = failure
+    return status
+
+
+cdef int _open_file(LogStore* log, uint32_t index, uint32_t needed, uint32_t* count,
+                    bint* is_new) noexcept nogil:
+    """Open data file `index` and reserve space for `count` regions, `needed` at least; 0 or a
+    negative errno.
+    """
     cdef char name[32]
     cdef int file, status
-    cdef uint64_t first = <uint64_t>index * log.regions_per_file
-    cdef uint64_t count = min(<uint64_t>log.regions_per_file, log.shared.region_count - first)
     snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
     file = log.files[index]
     if file < 0:
@@ -590,7 +619,7 @@ cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
             return file
         log_take_file(log, index, <uint32_t>file)
     is_new[0] = log.ops.file_size(log.engine, <uint32_t>file) == 0
-    status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
+    status = _reserve(log, file, needed, count)
     # A synced file whose name was not synced is gone after a power loss: the file in `data`, and
     # `data` in the root.
     if status == 0:
@@ -631,9 +660,11 @@ cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept 
     """
     cdef LogShared* shared = log.shared
     cdef uint32_t file = first // log.regions_per_file, region, count = 0
-    cdef uint32_t end = min((file + 1) * log.regions_per_file, shared.region_count)
+    cdef uint32_t start = file * log.regions_per_file
+    cdef uint32_t reserved = min(log.regions_per_file, shared.region_count - start), end
     cdef bint is_new = False
-    cdef int status = _open_file(log, file, &is_new)
+    cdef int status = _open_file(log, file, first - start + 1, &reserved, &is_new)
+    end = start + reserved
     if is_new:
         wanted = shared.region_count
     for region in range(first, end):
@@ -651,7 +682,7 @@ cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept 
         shared.last_errno = -status
         shared.counters.prepare_error_count += 1
     else:
-        if shared.last_errno in (ENOSPC, EDQUOT):
+        if shared.last_errno in (ENOSPC, EDQUOT, EFBIG):
             shared.last_errno = 0
         for region in range(first, end):
             if log.regions[region].state == REGION_FREE:
