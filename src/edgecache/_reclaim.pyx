@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from edgecache._flush cimport log_erase, log_sync_quiet, log_wait
 from edgecache._index cimport size_class_of
+from edgecache._log_space cimport log_prepare
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
@@ -31,7 +32,6 @@ from edgecache._segment cimport (
     log_abandon,
     log_commit,
     log_is_large,
-    log_prepare,
     log_release_region,
     log_reserve,
     log_retire_region,

@@ -255,12 +255,6 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                             uint64_t* available) noexcept nogil
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
 
-# The footer page that says that every block of the region up to its generation is dead. 0 or a
-# negative errno; durable after a sync.
-cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil
-# Reserve file space for free regions, and erase them, until `wanted` are READY; 0 or a negative
-# errno.
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
 cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_wake(uint32_t* word) noexcept nogil
