@@ -7,8 +7,14 @@ kernel drops after the last request of a dying ring. `tombstone` is the read end
 no buffer is in use any more. This is how a ring that can no longer be entered (or, with
 SINGLE_ISSUER, belongs to another thread) is closed without leaving the device a freed buffer.
 
-Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2); kernel io_uring/io_uring.c
-(io_ring_exit_work runs io_ring_ctx_free, hence the file table's release, after all requests).
+Likewise the file table holds the lock of the root. A killed process does not wait for its requests:
+they go on without it, and what they write would reach the device under the eyes of the next opener.
+A flock(2) lasts until its open file description does, so the lock is free only when the last ring
+is gone, and with it the last request.
+
+Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2), flock(2); kernel
+io_uring/io_uring.c (io_ring_exit_work runs io_ring_ctx_free, hence the file table's release, after
+all requests).
 """
 
 cimport cython
@@ -83,16 +89,18 @@ cdef int ring_setup(UringState* state, void* ring, uint32_t entries, uint32_t fl
 
 
 cdef void ring_register_files(UringState* state, UringChannel* channel) noexcept nogil:
-    """A sparse file table, with the tombstone in its last slot."""
+    """A sparse file table, with the root's lock and the tombstone in its last slots."""
     cdef int[2] ends
     if state.api.register_files_sparse == NULL:
         return
     if state.api.register_files_sparse(channel.ring, FILE_SLOTS) < 0:
         return
     channel.has_files = True
+    if state.lock_fd >= 0:
+        state.api.register_files_update(channel.ring, SLOT_LOCK, &state.lock_fd, 1)
     if ec_pipe(ends) != 0:
         return
-    if state.api.register_files_update(channel.ring, FILE_SLOTS - 1, &ends[1], 1) == 1:
+    if state.api.register_files_update(channel.ring, SLOT_TOMBSTONE, &ends[1], 1) == 1:
         channel.tombstone = ends[0]
     else:
         c_close(ends[0])
@@ -710,7 +718,8 @@ cdef tuple refusal(int code, bint entered):
             "a seccomp profile (the default one of container runtimes) may forbid io_uring_setup")
 
 
-def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopoll):
+def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopoll,
+               int lock_fd):
     """Open an io_uring engine, for `open_engine`: (engine or None, reason, hint).
 
     Raises: OSError when the root cannot be opened.
@@ -739,6 +748,7 @@ def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopol
     state.api = api
     state.ops = &engine.ops
     state.queue_depth = queue_depth
+    state.lock_fd = lock_fd
     reason, hint = probe(state, sqpoll, iopoll, forced)
     if reason:
         return (None, reason, hint)

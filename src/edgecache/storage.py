@@ -161,6 +161,7 @@ class Storage(ObjectFace, Purges, Core):
             direct=config.direct,
             sqpoll=config.sqpoll,
             iopoll=config.iopoll,
+            lock_fd=self._claim.descriptor,
         )
 
     def _open_core(self, progress: Progress | None) -> None:
