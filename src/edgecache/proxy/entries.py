@@ -315,10 +315,15 @@ class Library:
         """Remove one complete response; whether there was one."""
         return await self.store.purge(key)
 
-    async def remove_partial(self, uri: bytes) -> bool:
-        """Remove what is stored of a partial response; whether there was anything."""
+    async def remove_partial(self, uri: bytes, generation: bytes | None = None) -> bool:
+        """Remove what is stored of a partial response; whether there was anything.
+
+        Args:
+            uri: Its URI.
+            generation: Remove it only if its parts are of this generation.
+        """
         found = await self.store.get_entry(partial_key(uri))
-        if found is None:
+        if found is None or generation not in (None, found.value):
             return False
         existed = await self.store.delete(partial_key(uri))
         key = parts_key(found.value, uri)
