@@ -6,9 +6,10 @@ import asyncio
 from unittest.mock import patch
 
 import pytest
-from edgecache.proxy.partials import Partial, Partials
 from support.origin import CLOSE, Received, looped, response
 from support.origin_world import World
+
+from edgecache.proxy.partials import Partial, Partials
 
 BODY = bytes(range(256)) * 40
 SIZE = len(BODY)
@@ -344,7 +345,7 @@ async def test_parts_that_are_completed_after_a_request_found_them_stay_for_it()
         assert world.origin.count() == 2
 
 
-# id: what takes the place of the parts between the plan and the reading, whether the answer is whole
+# id: what takes the place of the parts between plan and reading, whether the answer is whole
 REPLACED: dict[str, tuple[object, bool]] = {
     "the same representation": (response(200, BODY, **FRESH), True),
     "another tag": (response(200, BODY, **(FRESH | {"ETag": '"v2"'})), False),

@@ -30,7 +30,13 @@ from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.key import origin_of_uri
 from edgecache.rfc9111.rules import Rules
-from edgecache.rfc9111.stored import StoredPolicy, StoredResponse, decode_stored, encode_stored
+from edgecache.rfc9111.stored import (
+    FORBIDS_STALE,
+    StoredPolicy,
+    StoredResponse,
+    decode_stored,
+    encode_stored,
+)
 from edgecache.rfc9111.tags import cache_groups, surrogate_tags
 from edgecache.rfc9111.vary import is_selected, most_recent
 
@@ -43,6 +49,9 @@ KIND_RESPONSE = 0x0100
 URI_BYTES_MAX = 8192 - 64
 LIST_TTL_S = 10.0 * 365 * 86_400
 INLINE_BYTES_MAX = 256 << 10
+FORBIDDEN_KEPT_S = 600
+"""How long a stale response is kept that neither can be validated nor may be served: the cache
+knows by it that a failure is a 504 (RFC 9111, section 5.2.2.2), not that it never had anything."""
 
 PENDING: Any = NotImplemented
 """What a synchronous lookup returns when the disk must be asked."""
@@ -266,6 +275,8 @@ class Library:
         )
         if policy.has_validator:
             stale_s = max(stale_s, self._keep_stale_s)
+        elif policy.flags & FORBIDS_STALE:
+            stale_s = max(stale_s, min(self._keep_stale_s, FORBIDDEN_KEPT_S))
         return max(1.0, left_s + stale_s)
 
     async def key_for(self, uri: bytes, stored: StoredResponse) -> bytes:
