@@ -161,11 +161,11 @@ def test_purges_by_every_target_are_exact(served: Served) -> None:
 
 def test_soft_purges_make_stale_and_say_so_once(served: Served) -> None:
     put(served, "soft")
-    served.get("/stale")
-    for body in ({"key": "soft", "soft": True}, {"url": f"{served.url}/stale", "soft": True}):
+    served.get("/tagged")  # fresh for ten minutes
+    for body in ({"key": "soft", "soft": True}, {"url": f"{served.url}/tagged", "soft": True}):
         assert post(served, "/api/purge", body).json() == {"purged": 1, "soft": True}
     assert post(served, "/api/purge", {"key": "soft", "soft": True}).json()["purged"] == 0
-    assert served.get("/stale").fields["x-cache-status"] != "hit"
+    assert served.get("/tagged").fields["x-cache-status"] != "hit"
     assert served.get("/cache/soft").status == 404
 
 

@@ -349,7 +349,7 @@ class Partials:
                 await miss.finish()
         except (EdgeCacheError, OriginError):
             return False
-        await library.remove_partial(partial.uri)
+        await library.settle(partial.uri, partial.uri, stored)
         return True
 
     async def keep_cut(self, asked: Asked, exchange: Exchange, data: bytes) -> None:

@@ -256,9 +256,9 @@ def directives_of_request(headers: Headers, ignores_fetch: bool = False) -> Requ
     value = headers.combined(b"cache-control")
     pragma = headers.combined(b"pragma")
     if value is not None:
-        if ignores_fetch and value == pragma == b"no-cache":
-            if not _FETCH_CONDITIONS.isdisjoint(headers.first):
-                return NO_REQUEST_DIRECTIVES
+        is_pair = ignores_fetch and value == pragma == b"no-cache"
+        if is_pair and not _FETCH_CONDITIONS.isdisjoint(headers.first):
+            return NO_REQUEST_DIRECTIVES
         return request_directives(value)
     if pragma is not None and _has_no_cache_pragma(pragma):
         return RequestDirectives(no_cache=True)

@@ -65,6 +65,8 @@ class Rules:
             9110, section 12.5.4 gives the order no meaning, but origins exist that do.
         accept_encodings: Content codings in lower case that variants are reduced to, preferred one
             first; () leaves Accept-Encoding alone.
+        no_vary_search: Whether a stored response answers other queries of its path as far as its
+            No-Vary-Search says that they mean the same (draft-ietf-httpbis-no-vary-search).
         stores_post: Whether a POST response with explicit freshness and a Content-Location equal
             to its target answers later GETs (RFC 9110, section 9.3.3).
         stores_partial: Whether 206 and incomplete responses are stored (sections 3.3, 3.4).
@@ -87,6 +89,7 @@ class Rules:
     stale_while_revalidate_s: int | None = None
     sorts_languages: bool = False
     accept_encodings: tuple[bytes, ...] = ()
+    no_vary_search: bool = False
     stores_post: bool = True
     stores_partial: bool = True
 
