@@ -289,6 +289,21 @@ def test_pages_of_other_sites_cannot_use_an_open_listener(
     assert post(served, "/api/purge", {"key": "nothing"}, **fields).status == status
 
 
+def test_latencies_are_there_by_door(served: Served) -> None:
+    put(served, "timed")
+    served.get("/slow")
+    for _ in range(80):  # one read in 61 is timed
+        assert served.get("/cache/timed").status == 200
+    latencies = exchange(served.admin, "/api/http/stats").json()["latencies"]
+    for door, kind in (("cache", "at_once"), ("proxy", "waited")):
+        found = latencies[door][kind]
+        assert sum(found["counts"]) >= 1
+        assert 0 < found["p50_seconds"] <= found["p99_seconds"]
+    text = exchange(served.admin, "/metrics").body.decode()
+    assert 'edge_cache_http_answer_seconds_count{door="cache",kind="at_once"}' in text
+    assert 'edge_cache_http_answer_seconds_bucket{door="proxy",kind="waited",le="+Inf"}' in text
+
+
 # Commands
 
 

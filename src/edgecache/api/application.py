@@ -278,6 +278,11 @@ def _add_cache(application: FastAPI, control: Control) -> None:
         """Return the statistics of the engine."""
         return dict(await _opened(control).stats())
 
+    @application.get("/api/http/stats")
+    async def http_stats() -> dict[str, Any]:
+        """Return what the data plane counts: requests, answers, refusals, latencies by door."""
+        return dict(control.http())
+
     @application.post("/api/cache/clear")
     async def clear() -> dict[str, int | bool]:
         """Delete everything, durably; the number of entries there were."""

@@ -177,6 +177,11 @@ def stat(
             out.print(views.overview(stats, client.get("/api/health")))
 
 
+def _snapshot(client: AdminClient) -> dict[str, Any]:
+    """Return the statistics of the engine, and those of the data plane as "http"."""
+    return {**client.get("/api/cache/stats"), "http": client.get("/api/http/stats")}
+
+
 @application.command()
 def top(
     interval: Annotated[float, typer.Option("--interval", help="Seconds.", min=0.1)] = 1.0,
@@ -184,16 +189,16 @@ def top(
     admin: Admin = DEFAULT_ADMIN,
     token: Token = None,
 ) -> None:
-    """Watch the rates of a running server."""
+    """Watch the rates and latencies of a running server."""
     with reported():
         client = AdminClient(admin, token)
-        before, before_s = client.get("/api/cache/stats"), time.monotonic()
+        before, before_s = _snapshot(client), time.monotonic()
         page = 0
         try:
             with Live(console=out, auto_refresh=False) as live:
                 while count == 0 or page < count:
                     time.sleep(interval)
-                    after, after_s = client.get("/api/cache/stats"), time.monotonic()
+                    after, after_s = _snapshot(client), time.monotonic()
                     live.update(views.rates(before, after, after_s - before_s), refresh=True)
                     before, before_s = after, after_s
                     page += 1

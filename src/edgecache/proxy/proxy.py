@@ -68,6 +68,8 @@ class Proxy:
 
     # What a GET or DELETE carries may mean something to the origin, so it is passed on.
     without_content = frozenset((b"TRACE",))
+    # What it is called in statistics where it is the only door.
+    door_names = ((b"/", "proxy"),)
 
     def __init__(
         self, config: ProxyConfig, store: AsyncStorage, rules: tuple[Route, ...] = ()
