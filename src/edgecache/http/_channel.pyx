@@ -10,9 +10,9 @@ from cpython.bytes cimport (
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as c_close
 
-from edgecache._sync cimport ec_monotonic_ns
 from edgecache.http._outbox cimport OUTBOX_LARGE_BYTES, Outbox, iovec
 from edgecache.http._wire cimport (
     WIRE_READ_BYTES,
@@ -36,6 +36,12 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_NOSIGNAL, MSG_DONTWAIT, SHUT_WR, SOL_SOCKET, SO_ERROR
 
 WRITE_HIGH_BYTES = 65536
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
@@ -131,9 +137,9 @@ cdef class Channel(Watched):
         cdef uint64_t before = protocol.answered_count + self.lane.answered_count
         cdef int64_t start_ns, spent_ns
         self.wire.reads_to_sample = WIRE_SAMPLE_READS
-        start_ns = ec_monotonic_ns()
+        start_ns = monotonic_ns()
         self.take(size)
-        spent_ns = ec_monotonic_ns() - start_ns
+        spent_ns = monotonic_ns() - start_ns
         if protocol.answered_count + self.lane.answered_count > before and \
                 protocol.request is None:
             self.wire.exchange.on_sample(first, spent_ns / 1e9)
