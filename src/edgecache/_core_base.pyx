@@ -41,7 +41,13 @@ from edgecache._memory cimport (
     memory_private_bytes,
 )
 from edgecache._read_buffers cimport read_buffers_close
-from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
+from edgecache._reclaim cimport (
+    GhostTable,
+    ghost_bytes,
+    ghost_init,
+    ghost_recall,
+    reclaim_prepare,
+)
 from edgecache._recovery cimport recovery_run
 from edgecache._segment cimport (
     FOOTER_SLOTS,
@@ -52,7 +58,6 @@ from edgecache._segment cimport (
     LogShared,
     Region,
     WriteBuffer,
-    log_prepare,
     log_shared_bytes,
     log_take_file,
 )
@@ -380,7 +385,6 @@ cdef class CoreBase:
         self.reclaimer.small_share = options["small_share"]
         self.reclaimer.reinsert = options["reinsert"]
         self.reclaimer.reinsert_share = 0.5
-        self.reclaimer.ready_target = <uint32_t>min(8, max(2, log.shared.region_count // 16))
         self.checkpointer.log = log
         self.checkpointer.shards = &self.shards
         with nogil:
@@ -389,7 +393,7 @@ cdef class CoreBase:
         raise_for_status(status, "recovery")
         self.checkpointer.last_record_count = log.shared.counters.record_count
         with nogil:
-            log_prepare(log, self.reclaimer.ready_target)
+            reclaim_prepare(&self.reclaimer)
         # In memory there is no file system that could gain.
         log.prewrite_bytes = PREWRITE_BYTES if log.direct and self.io.name != "memory" else 0
         self.maintenance.log = log

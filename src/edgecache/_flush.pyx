@@ -14,6 +14,7 @@ from edgecache._io cimport (
     IoChannel,
     IoRequest,
 )
+from edgecache._log_space cimport log_write_erasure
 from edgecache._segment cimport (
     BUFFER_CLOSED,
     BUFFER_COUNT_MAX,
@@ -37,7 +38,6 @@ from edgecache._segment cimport (
     log_seal_block,
     log_wake,
     log_write_done_locked,
-    log_write_erasure,
     log_write_failed_locked,
 )
 from edgecache._segment_format cimport (

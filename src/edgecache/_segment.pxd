@@ -182,6 +182,7 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t prewrite_wanted    # the maintenance thread has been asked
     uint32_t prewrite_region    # being prewritten ...
     uint32_t prewrite_start     # ... from here on; NONE32: nothing is
+    uint32_t space_is_short     # a reservation of file space was refused
     uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
@@ -254,12 +255,6 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                             uint64_t* available) noexcept nogil
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
 
-# The footer page that says that every block of the region up to its generation is dead. 0 or a
-# negative errno; durable after a sync.
-cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil
-# Reserve file space for free regions, and erase them, until `wanted` are READY; 0 or a negative
-# errno.
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
 cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_wake(uint32_t* word) noexcept nogil
