@@ -327,6 +327,34 @@ FAILURES: dict[str, Case] = {
         hit(body=b"body"),
     ),
     "nothing stored": (asked(GONE, status=502),),
+    **{
+        f"no validator, {directive}, {name}": (
+            asked(ok(f"max-age=100, {directive}", body=b"body")),
+            asked(failure, after_s=200, status=504),
+        )
+        for directive in ("must-revalidate", "proxy-revalidate", "s-maxage=90")
+        for name, failure in {"closed": GONE, "cut": CUT, "nonsense": [b"x\r\n\r\n", CLOSE]}.items()
+    },
+    "no validator, must-revalidate, and a client that takes stale ones": (
+        asked(ok("max-age=100, must-revalidate", body=b"body")),
+        asked(GONE, {"Cache-Control": "max-stale, stale-if-error=9999"}, after_s=200, status=504),
+    ),
+    "no validator, must-revalidate, HEAD": (
+        asked(ok("max-age=100, must-revalidate", body=b"body")),
+        asked(GONE, after_s=200, status=504, method="HEAD"),
+    ),
+    "closed, a request without conditions that forbids the fresh one": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, {"Cache-Control": "no-cache"}, status=502),
+    ),
+    "closed, max-age of the request": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, {"Cache-Control": "max-age=0"}, body=b"body", status=200),
+    ),
+    "closed, stale for longer than is allowed when disconnected": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, after_s=90_000, status=502),
+    ),
     "no validator, closed": (
         asked(ok(FRESH, body=b"body")),
         asked(GONE, after_s=200, body=b"body"),

@@ -115,6 +115,8 @@ class Answering:
                 return
             answer = _resolved(answer)
         self.request = request
+        if not self.shared.is_timed:
+            request.started_s = self.shared.loop.time()
         if request.minor:
             request.relay = self.relay
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
@@ -140,6 +142,8 @@ class Answering:
             if response.release is not None:
                 response.release()
         self.task = None
+        spent_s = self.shared.loop.time() - request.started_s
+        self.statistics.latencies.add_waited(request.target, spent_s)
         if self.phase == CLOSING:
             return
         self.flush()

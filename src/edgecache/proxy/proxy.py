@@ -30,6 +30,7 @@ from edgecache.proxy.part_service import PartService
 from edgecache.proxy.partials import Partials
 from edgecache.proxy.predictor import Predictor
 from edgecache.proxy.rendering import NO_NOTE, Note, Renderer
+from edgecache.proxy.searching import SearchIndex
 from edgecache.proxy.service import BYPASS, Service
 from edgecache.proxy.settings import UpstreamConfig
 from edgecache.proxy.statistics import ProxyReport, Tally
@@ -67,6 +68,8 @@ class Proxy:
 
     # What a GET or DELETE carries may mean something to the origin, so it is passed on.
     without_content = frozenset((b"TRACE",))
+    # What it is called in statistics where it is the only door.
+    door_names = ((b"/", "proxy"),)
 
     def __init__(
         self, config: ProxyConfig, store: AsyncStorage, rules: tuple[Route, ...] = ()
@@ -75,7 +78,9 @@ class Proxy:
         self._routes = (*rules, *config.routes)
         self._tally = Tally()
         self._tasks = Tasks()
-        self._library = Library(store, config.keep_stale_s, config.variants_max)
+        looks_at_search = any(config.rules_of(route).no_vary_search for route in self._routes)
+        search = SearchIndex(store) if looks_at_search else None
+        self._library = Library(store, config.keep_stale_s, config.variants_max, search)
         self._flights = Flights(config.collapsing.age_s)
         self._predictor = Predictor(config.collapsing.predicted_keys)
         self._renderer = Renderer(config, self._tally.answer)

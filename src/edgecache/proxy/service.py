@@ -102,7 +102,7 @@ class Service:
 
     async def answer(self, asked: Asked) -> Response:
         """Answer a GET or HEAD that may be answered from, or fill, the cache."""
-        entry, has_variants = await self._library.find(asked.uri, asked.headers, asked.rules)
+        entry, has_variants = await self._find(asked)
         if entry is None:
             reuse = decide_without(asked.facts, asked.method, has_variants)
             try:
@@ -115,6 +115,14 @@ class Service:
         else:
             reuse = decide(entry.policy, asked.facts, now_us())
         return await self.carry_out(asked, entry, reuse)
+
+    async def _find(self, asked: Asked) -> tuple[Entry | None, bool]:
+        """Return the stored response for a request, and whether its URI has variants."""
+        library = self._library
+        entry, has_variants = await library.find(asked.uri, asked.headers, asked.rules)
+        if entry is None and asked.rules.no_vary_search:
+            entry = await library.find_equivalent(asked.uri, asked.headers, asked.rules)
+        return entry, has_variants
 
     async def carry_out(self, asked: Asked, entry: Entry | None, reuse: Reuse) -> Response:
         """Do what was decided."""
@@ -212,7 +220,7 @@ class Service:
                 if response is not None:
                     self._flights.collapsed_count += 1
                     return response
-            entry, has_variants = await self._library.find(asked.uri, asked.headers, asked.rules)
+            entry, has_variants = await self._find(asked)
             if entry is None:
                 reuse = decide_without(asked.facts, asked.method, has_variants)
             else:

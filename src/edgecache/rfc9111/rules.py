@@ -50,6 +50,11 @@ class Rules:
         status_ttl_s: Lifetime by status where a response states none (negative caching); comes
             before the heuristic, seconds.
         honours_request: Whether Cache-Control of requests counts (section 5.2.1).
+        ignores_fetch_no_cache: Whether `Cache-Control: no-cache` with `Pragma: no-cache` means
+            nothing beside If-None-Match, If-Modified-Since or If-Range. The Fetch API adds this
+            pair of its own accord when a script sets such a field, to get past the cache of its
+            browser; honoured here, no condition of such a client is ever answered by the cache.
+            Either of the two alone, or with anything else, is honoured in any case.
         stale_on_disconnect_s: How long after its lifetime a response may be served when the origin
             cannot be reached and nothing forbids it (section 4.2.4), seconds.
         stale_if_error_s: The same for an error status, where the response does not say
@@ -57,10 +62,11 @@ class Rules:
         stale_while_revalidate_s: The same while it is refreshed (RFC 5861, section 3); None leaves
             it to the response. Seconds.
         sorts_languages: Whether the order in Accept-Language does not tell requests apart. RFC
-        9110,
-            section 12.5.4 gives the order no meaning, but origins exist that do.
+            9110, section 12.5.4 gives the order no meaning, but origins exist that do.
         accept_encodings: Content codings in lower case that variants are reduced to, preferred one
             first; () leaves Accept-Encoding alone.
+        no_vary_search: Whether a stored response answers other queries of its path as far as its
+            No-Vary-Search says that they mean the same (draft-ietf-httpbis-no-vary-search).
         stores_post: Whether a POST response with explicit freshness and a Content-Location equal
             to its target answers later GETs (RFC 9110, section 9.3.3).
         stores_partial: Whether 206 and incomplete responses are stored (sections 3.3, 3.4).
@@ -77,11 +83,13 @@ class Rules:
     heuristic_max_s: int = 86400
     status_ttl_s: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     honours_request: bool = True
+    ignores_fetch_no_cache: bool = True
     stale_on_disconnect_s: int = 86400
     stale_if_error_s: int | None = None
     stale_while_revalidate_s: int | None = None
     sorts_languages: bool = False
     accept_encodings: tuple[bytes, ...] = ()
+    no_vary_search: bool = False
     stores_post: bool = True
     stores_partial: bool = True
 
@@ -117,6 +125,7 @@ LETTER = Rules(
     set_cookie=SET_COOKIE_RFC,
     cookie=COOKIE_RFC,
     heuristic_statuses=HEURISTIC_STATUSES,
+    ignores_fetch_no_cache=False,
     sorts_languages=True,
 )
 """`profile: rfc`: what the RFC permits."""
