@@ -165,6 +165,7 @@ class Fetcher:
             response=Headers.of_lower(answer.fields),
             request_us=request_us,
             response_us=now_us(),
+            minor=answer.minor,
         )
         return answer, exchange
 
@@ -272,6 +273,8 @@ class Fetcher:
         if stored is None:
             self.recordings.discard(recording)
             return filled
+        stored = await self._library.inheriting(asked.uri, stored, exchange.request, asked.rules)
+        filled.stored = stored
         filled.is_shared = is_worth_sharing(stored)
         tags = tags_of(exchange.response, asked.uri)
         data, is_complete = answer.take_ready()

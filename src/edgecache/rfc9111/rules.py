@@ -61,6 +61,9 @@ class Rules:
             (RFC 5861, section 4); None leaves it to the response. Seconds.
         stale_while_revalidate_s: The same while it is refreshed (RFC 5861, section 3); None leaves
             it to the response. Seconds.
+        forwards_conditions: Whether a miss is forwarded with the conditions of the client (section
+            4.3.2). A 304 to it is passed on and leaves nothing stored, and such misses are not
+            collapsed; without it the whole is fetched once, and the condition evaluated here.
         sorts_languages: Whether the order in Accept-Language does not tell requests apart. RFC
             9110, section 12.5.4 gives the order no meaning, but origins exist that do.
         accept_encodings: Content codings in lower case that variants are reduced to, preferred one
@@ -87,6 +90,7 @@ class Rules:
     stale_on_disconnect_s: int = 86400
     stale_if_error_s: int | None = None
     stale_while_revalidate_s: int | None = None
+    forwards_conditions: bool = False
     sorts_languages: bool = False
     accept_encodings: tuple[bytes, ...] = ()
     no_vary_search: bool = False
@@ -126,6 +130,7 @@ LETTER = Rules(
     cookie=COOKIE_RFC,
     heuristic_statuses=HEURISTIC_STATUSES,
     ignores_fetch_no_cache=False,
+    forwards_conditions=True,
     sorts_languages=True,
 )
 """`profile: rfc`: what the RFC permits."""

@@ -35,6 +35,7 @@ from edgecache.rfc9111.stored import (
     HEURISTIC_LIFETIME,
     IMMUTABLE,
     NO_CACHE,
+    OLD_VERSION,
     PARTIAL,
     TARGETED,
     StoredPolicy,
@@ -228,6 +229,7 @@ def _policy(
         | (TARGETED if applicable.is_targeted else 0)
         | (HEURISTIC_LIFETIME if life.source == HEURISTIC else 0)
         | (PARTIAL if content is not None else 0)
+        | (OLD_VERSION if exchange.minor == 0 else 0)
     )
     etag = response.get(b"etag") or b""
     refreshing_s, error_s, disconnect_s = _permissions(applicable, rules)
