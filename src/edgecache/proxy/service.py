@@ -39,6 +39,7 @@ from edgecache.rfc9111.reuse import (
 )
 from edgecache.rfc9111.stored import FORBIDS_STALE, NO_CACHE
 from edgecache.rfc9111.storing import with_date
+from edgecache.rfc9111.targeted import SURROGATE_CONTROL, SURROGATE_NAME
 from edgecache.rfc9111.vary import choose_encoding, is_selected
 
 if TYPE_CHECKING:
@@ -169,6 +170,8 @@ class Service:
             headers = headers.without((b"accept-encoding",))
             if chosen is not None:
                 headers = headers.replacing(b"accept-encoding", chosen)
+        if SURROGATE_CONTROL in asked.rules.target_list:
+            headers = _with_capability(headers)
         request = asked.request
         return Headers.of_lower(
             self._forwarder.request_fields(
@@ -515,6 +518,13 @@ class Service:
             lambda: trailer_lines(answer.trailers),
             exchange.minor,
         )
+
+
+def _with_capability(headers: Headers) -> Headers:
+    """Return a section that asks for Surrogate-Control (Edge Architecture Specification, 2.2)."""
+    own = SURROGATE_NAME + b'="Surrogate/1.0"'
+    others = headers.combined(b"surrogate-capability")
+    return headers.replacing(b"surrogate-capability", own if not others else others + b", " + own)
 
 
 def _one_hop_less(headers: Headers) -> Headers:

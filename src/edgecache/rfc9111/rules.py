@@ -38,7 +38,9 @@ class Rules:
     """The choices of a shared cache; immutable, checked when made.
 
     Args:
-        target_list: Targeted fields in lower case, the most applicable first (RFC 9213).
+        target_list: Targeted fields in lower case, the most applicable first (RFC 9213). With
+            `surrogate-control` among them that field is obeyed, asked for and removed (Edge
+            Architecture Specification).
         set_cookie: `shared` stores a response with Set-Cookie only if `public`, `s-maxage` or a
             targeted field says that it is for everybody; `rfc` does not look at Set-Cookie.
         cookie: What a Cookie in the request means, since the answer may be one person's page.
@@ -126,6 +128,7 @@ SAFE = Rules()
 """The default: the RFC, and the stricter side where its letter is unsafe in practice."""
 
 LETTER = Rules(
+    target_list=(b"cdn-cache-control", b"surrogate-control"),
     set_cookie=SET_COOKIE_RFC,
     cookie=COOKIE_RFC,
     heuristic_statuses=HEURISTIC_STATUSES,
@@ -133,4 +136,4 @@ LETTER = Rules(
     forwards_conditions=True,
     sorts_languages=True,
 )
-"""`profile: rfc`: what the RFC permits."""
+"""`profile: rfc`: what the RFC permits, and what specifications for gateways have besides it."""

@@ -42,7 +42,7 @@ from edgecache.rfc9111.stored import (
     StoredResponse,
     make_stored,
 )
-from edgecache.rfc9111.targeted import Applicable, applicable_directives
+from edgecache.rfc9111.targeted import Applicable, applicable_directives, consumed_names
 from edgecache.rfc9111.vary import VARY_NAMES_MAX, selecting, vary_names
 
 HEADER_BYTES_MAX = 48 * 1024
@@ -316,6 +316,7 @@ def assess(
         return Assessment("header-size")
     policy = _policy(exchange, applicable, rules, life, content)
     kept = storable_fields(with_date(response, date_s), applicable.directives)
+    kept = kept.without(consumed_names(rules))
     if content is not None:  # both are made anew for every range that is served
         kept = kept.without((b"content-range", b"content-length"))
     try:
