@@ -201,6 +201,18 @@ VARY: dict[str, Case] = {
         validated(unchanged({"Cache-Control": FRESH, **TAG}), {"Foo": "2"}, body=b"2"),
         hit({"Foo": "2"}, body=b"2"), hit({"Foo": "1"}, body=b"1"),
     ),
+    "a default response without Vary does not take the place of the others": (
+        asked(ok(FRESH, {"Vary": "Foo"}, body=b"1"), {"Foo": "1"}),
+        asked(ok(FRESH, body=b"default")),
+        hit({"Foo": "1"}, body=b"1"), hit(body=b"default"),
+        asked(ok(FRESH, body=b"default"), {"Foo": "2"}),
+        hit({"Foo": "2"}, body=b"default"),
+    ),
+    "without a fresh one that varies it does": (
+        asked(ok("max-age=0", {"Vary": "Foo", **TAG}, body=b"1"), {"Foo": "1"}),
+        asked(ok(FRESH, body=b"default")),
+        hit({"Foo": "1"}, body=b"default"), hit({"Foo": "2"}, body=b"default"),
+    ),
     "Accept-Encoding": (
         asked(varies("Accept-Encoding"), {"Accept-Encoding": "gzip, br"}),
         hit({"Accept-Encoding": "gzip, br"}),

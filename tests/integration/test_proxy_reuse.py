@@ -482,7 +482,12 @@ async def test_an_answer_that_begins_or_stops_to_vary_takes_the_place_of_the_oth
         assert answer.body == b"foo 1"
         assert (await world.get("/x", Foo="1")).body == b"foo 1"
         assert (await world.get("/x", Foo="2")).body == b"all again"
+        # It leaves out Vary, but a fresh response says that the URI varies (RFC 9111, 4.1).
+        assert (await world.get("/x", Foo="1")).body == b"foo 1"
+        await world.age("/x", 1000)
+        assert (await world.get("/x", Foo="2")).body == b"all again"
         assert (await world.get("/x", Foo="1")).body == b"all again"
+        assert world.origin.count() == 4
 
 
 @looped

@@ -40,7 +40,7 @@ from edgecache.rfc9111.stored import (
     encode_stored,
 )
 from edgecache.rfc9111.tags import cache_groups, surrogate_tags
-from edgecache.rfc9111.vary import is_selected, most_recent
+from edgecache.rfc9111.vary import inherited, is_selected, most_recent
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
@@ -311,6 +311,29 @@ class Library:
             for variance in dropped:
                 await self.remove(uri + b"\0" + known.generation + variance)
         return uri + b"\0" + known.generation + variance_of(stored.selecting)
+
+    async def inheriting(
+        self, uri: bytes, stored: StoredResponse, request: Headers, rules: Rules
+    ) -> StoredResponse:
+        """Return what to store; without Vary, beside fresh ones that have it, it varies, too.
+
+        Origins exist that leave out Vary where a request has nothing that they vary by. What they
+        answer then must not answer everybody (RFC 9111, section 4.1).
+        """
+        if stored.selecting:
+            return stored
+        known = await self._list(uri)
+        if known is None:
+            return stored
+        now = now_us()
+        pairs = []
+        for variance in known.hashes():
+            entry = await self.load(uri + b"\0" + known.generation + variance)
+            if entry is None or entry.policy.fresh_until_us <= now:
+                continue
+            if b"vary" in entry.stored.headers:  # its own: else nothing would ever end it
+                pairs.append((entry.policy, entry.stored.selecting))
+        return stored._replace(selecting=inherited((), pairs, request, rules))
 
     async def settle(self, uri: bytes, key: bytes, stored: StoredResponse) -> None:
         """Remove what a response that was just saved takes the place of."""

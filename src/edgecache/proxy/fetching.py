@@ -26,6 +26,7 @@ from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.hop import end_to_end
 from edgecache.rfc9111.stored import NO_CACHE, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import Assessment, assess, with_date
+from edgecache.rfc9111.targeted import consumed_names
 from edgecache.rfc9111.validation import OF_THE_REQUEST, conditional, freshen, identified
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ class Fetcher:
             response=Headers.of_lower(answer.fields),
             request_us=request_us,
             response_us=now_us(),
+            minor=answer.minor,
         )
         return answer, exchange
 
@@ -261,7 +263,7 @@ class Fetcher:
         headers = end_to_end(with_date(exchange.response, exchange.response_us // SECOND_US))
         filled = Filled(
             answer.status,
-            headers.without((b"content-length",)),
+            headers.without((b"content-length", *consumed_names(asked.rules))),
             exchange,
             stored,
             verdict.reason,
@@ -272,6 +274,8 @@ class Fetcher:
         if stored is None:
             self.recordings.discard(recording)
             return filled
+        stored = await self._library.inheriting(asked.uri, stored, exchange.request, asked.rules)
+        filled.stored = stored
         filled.is_shared = is_worth_sharing(stored)
         tags = tags_of(exchange.response, asked.uri)
         data, is_complete = answer.take_ready()

@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 NO_ROUTE = Route(upstream="none", cache=False)
 METHOD = Reuse(Action.BYPASS, FWD_METHOD)
 SAFE_METHODS = (b"GET", b"HEAD")
+# What only a browser or another proxy sends.
+_FOR_OTHERS = frozenset(
+    (b"origin", b"sec-fetch-site", b"via", b"forwarded", b"x-forwarded-for", b"x-real-ip")
+)
 
 
 class Proxy:
@@ -258,7 +262,10 @@ class Proxy:
     def _purge(self, asked: Asked) -> Response | Awaitable[Response]:
         access = self.config.purge
         is_allowed = is_within(asked.request.peer, access.networks)
-        if is_allowed and access.token is not None:
+        if is_allowed and access.token is None:
+            # The address is that of a browser or of another proxy, not of who wants the purge.
+            is_allowed = _FOR_OTHERS.isdisjoint(asked.headers.first)
+        elif is_allowed and access.token is not None:
             given = asked.headers.get(b"authorization") or b""
             wanted = b"Bearer " + access.token.encode()
             is_allowed = hmac.compare_digest(given, wanted)

@@ -29,7 +29,7 @@ from edgecache.rfc9111.ranges import (
     parse_range,
 )
 from edgecache.rfc9111.reuse import Reuse
-from edgecache.rfc9111.stored import StoredPolicy
+from edgecache.rfc9111.stored import OLD_VERSION, StoredPolicy
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -97,11 +97,11 @@ class Renderer:
         self._name = config.name.encode()
         self.count = count
 
-    def dress(self, headers: Headers) -> Dressed:
-        """Render a header section."""
+    def dress(self, headers: Headers, flags: int = 0) -> Dressed:
+        """Render a header section; the flags are those of its policy."""
         via = b""
         if self._config.adds_via:
-            own = b"1.1 " + self._name
+            own = (b"1.0 " if flags & OLD_VERSION else b"1.1 ") + self._name
             value = headers.combined(b"via")
             via = b"Via: " + (own if value is None else value + b", " + own) + b"\r\n"
         elif b"via" in headers:
@@ -146,9 +146,10 @@ class Renderer:
         reuse: Reuse,
         note: Note = NO_NOTE,
         trailers: Callable[[], bytes] | None = None,
+        minor: int = 1,
     ) -> Response:
-        """Return an answer as the origin gave it."""
-        dressed = self.dress(headers)
+        """Return an answer as the origin gave it, by HTTP/1.minor."""
+        dressed = self.dress(headers, 0 if minor else OLD_VERSION)
         added = self.added(asked, dressed, reuse, note)
         age = headers.get(b"age")
         if age is not None:
@@ -175,7 +176,7 @@ class Renderer:
             content.close()
             headers = not_modified_fields(headers)
             content = BytesContent(b"")
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = self.added(asked, dressed, reuse, note)
         if not note.is_first_hand:
             tail = b"Age: %d\r\n" % age_s + tail
@@ -211,7 +212,7 @@ class Renderer:
         age_s = age_us_of(policy, now_us()) // SECOND_US
         if status == 304:
             headers = not_modified_fields(headers)
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
         if status == 304:
             content.close()
