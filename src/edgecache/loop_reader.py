@@ -83,9 +83,7 @@ class LoopReader:
             self._watch(loop, future)
         return future
 
-    def _watch(
-        self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[bytes | None]
-    ) -> None:
+    def _watch(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[bytes | None]) -> None:
         """Give the read up when its time is over. One timer for all."""
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()
