@@ -1,7 +1,7 @@
 """Single transfers with a deadline (see _io_lanes.pxd)."""
 
 from libc.errno cimport EBUSY, ESHUTDOWN, ETIMEDOUT
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from edgecache._io cimport (

@@ -28,9 +28,9 @@ from libc.stdlib cimport calloc, free
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_CHANNEL_EVENT_FD, IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest, io_begin, io_file_acquire,
-    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
-    io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
+    IO_CHANNEL_EVENT_FD, IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest,
+    io_begin, io_file_acquire, io_file_at, io_file_perform, io_file_release, io_file_system_close,
+    io_file_system_free, io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
 )
 from edgecache._io_tree cimport io_tree_ops
 from edgecache._sync cimport (
