@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from edgecache._segment cimport Append, LogStore
 from edgecache._status cimport Status
-
-# Wait until a buffer or region came free; helps by flushing, and with `write_timeout_ns` leaves what
+# Wait until a buffer or region came free; helps by flushing, and with `write_timeout_ns` leaves
+# what it flushes to a device that does not answer by then. False when `deadline_ns` passed.
 # it flushes to a device that does not answer by then. False when `deadline_ns` passed.
 cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil
 # Close the active buffers and write everything closed so far from this thread.
