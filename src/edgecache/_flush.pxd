@@ -12,7 +12,6 @@ from edgecache._segment cimport Append, LogStore
 from edgecache._status cimport Status
 # Wait until a buffer or region came free; helps by flushing, and with `write_timeout_ns` leaves
 # what it flushes to a device that does not answer by then. False when `deadline_ns` passed.
-# it flushes to a device that does not answer by then. False when `deadline_ns` passed.
 cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil
 # Close the active buffers and write everything closed so far from this thread.
 cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil
