@@ -86,6 +86,7 @@ cdef struct UringChannel:
     bint has_ring
     bint has_files
     bint has_buffers
+    bint is_lazy                # reap submits, too: one system call for both
     int event_fd
     int tombstone
     uint32_t free_count

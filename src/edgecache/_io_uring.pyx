@@ -28,9 +28,9 @@ from libc.string cimport memset
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_SYNC, IoChannel, IoEngine, IoFile, IoRequest, io_advance, io_begin, io_file_acquire,
-    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
-    io_file_system_open, io_file_system_ops, io_forked,
+    IO_CHANNEL_ANY_THREAD, IO_CHANNEL_EVENT_FD, IO_SYNC, IoChannel, IoEngine, IoFile, IoRequest,
+    io_advance, io_begin, io_file_acquire, io_file_at, io_file_perform, io_file_release,
+    io_file_system_close, io_file_system_free, io_file_system_open, io_file_system_ops, io_forked,
 )
 from edgecache._io_tree cimport io_tree_ops
 from edgecache._liburing cimport (
@@ -318,7 +318,7 @@ cdef int requests_submit(UringState* state, UringChannel* channel, IoRequest** r
             continue
         request.next = aside
         aside = request
-    if channel.free_count < first:
+    if channel.free_count < first and not channel.is_lazy:
         result = ring_enter(state, channel, 0, 0)
     if result < 0:
         # Nothing of this call reached the kernel; the caller keeps it (contract, 3).
@@ -432,7 +432,7 @@ cdef int uring_event_fd(IoChannel* base) noexcept nogil:
 
 # ---- opening and closing of channels -------------------------------------------------------------
 
-cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
+cdef int uring_channel_open(void* engine, uint32_t depth, uint32_t flags,
                             IoChannel** out) noexcept nogil:
     cdef UringState* state = <UringState*>engine
     cdef UringChannel* channel
@@ -450,8 +450,14 @@ cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
     channel.base.depth = depth if depth > 0 else state.queue_depth
     channel.event_fd = -1
     channel.tombstone = -1
-    # A polling ring finds completions only when asked, so a descriptor could not tell of them.
-    channel.mode = state.mode & ~<uint32_t>(URING_SETUP_IOPOLL if want_event_fd else 0)
+    channel.mode = state.mode
+    if flags & IO_CHANNEL_EVENT_FD:
+        # A polling ring finds completions only when asked, so a descriptor could not tell of them.
+        channel.mode &= ~<uint32_t>URING_SETUP_IOPOLL
+    if flags & IO_CHANNEL_ANY_THREAD:
+        channel.mode = MODE_COOPERATIVE if channel.mode == MODE_DEFER else channel.mode
+        # One system call for both; a kernel thread that polls the queue needs none.
+        channel.is_lazy = not channel.mode & URING_SETUP_SQPOLL
     channel.slots = <IoRequest**>calloc(channel.base.depth, sizeof(IoRequest*))
     channel.free_slots = <uint32_t*>calloc(channel.base.depth, sizeof(uint32_t))
     if channel.slots == NULL or channel.free_slots == NULL:
@@ -460,7 +466,7 @@ cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
         channel.free_count = channel.base.depth
         for index in range(channel.base.depth):
             channel.free_slots[index] = index
-        if want_event_fd:
+        if flags & IO_CHANNEL_EVENT_FD:
             channel.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
             result = -errno if channel.event_fd < 0 else 0
     if result == 0:

@@ -20,6 +20,10 @@ SLOW_BPS = 512  # a write of a buffer takes minutes
 OFF = 0
 
 
+def can_throttle() -> bool:
+    return os.access(CONTROLLER / "blkio.throttle.write_bps_device", os.W_OK)
+
+
 class Throttle:
     """Holds what processes of one group ask of one device."""
 
@@ -41,7 +45,7 @@ class Throttle:
 @contextmanager
 def throttle(mount_point: Path) -> Iterator[Throttle]:
     """A group whose requests to the device of a mounted file system can be held."""
-    if not (CONTROLLER / "blkio.throttle.write_bps_device").exists():
+    if not can_throttle():
         raise CannotRunError("there is no blkio controller (cgroup v1) with throttling")
     number = os.stat(mount_point).st_dev
     group = CONTROLLER / f"edgecache-{os.getpid()}"
