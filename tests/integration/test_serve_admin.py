@@ -289,6 +289,21 @@ def test_pages_of_other_sites_cannot_use_an_open_listener(
     assert post(served, "/api/purge", {"key": "nothing"}, **fields).status == status
 
 
+def test_metrics_come_in_three_formats_on_every_listener(served: Served) -> None:
+    for base in (served.admin, served.metrics, served.url):
+        for accept, kind in (
+            ("application/json", "application/json"),
+            ("application/json;q=0.1, text/plain", "text/plain"),
+            ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text"),
+            ("*/*", "text/plain"),
+        ):
+            reply = exchange(base, "/metrics", Accept=accept)
+            assert reply.fields["content-type"].startswith(kind)
+            assert reply.fields["vary"] == "Accept"
+    families = exchange(served.admin, "/metrics", Accept="application/json").json()["metrics"]
+    assert families["edge_cache_http_connections"]["samples"][0]["value"] >= 0
+
+
 def test_latencies_are_there_by_door(served: Served) -> None:
     put(served, "timed")
     served.get("/slow")
@@ -302,6 +317,16 @@ def test_latencies_are_there_by_door(served: Served) -> None:
     text = exchange(served.admin, "/metrics").body.decode()
     assert 'edge_cache_http_answer_seconds_count{door="cache",kind="at_once"}' in text
     assert 'edge_cache_http_answer_seconds_bucket{door="proxy",kind="waited",le="+Inf"}' in text
+
+
+def test_a_form_of_a_web_page_is_no_order(served: Served) -> None:
+    """What a browser sends without asking first: text/plain, or a form."""
+    put(served, "formed")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        for body in ('{"key": "formed"}', '{"everything": true}', "everything=true"):
+            reply = exchange(served.admin, "/api/purge", "POST", body, Content_Type=kind)
+            assert reply.status == 422, (kind, body)
+    assert served.get("/cache/formed").status == 200
 
 
 # Commands

@@ -25,12 +25,12 @@ from urllib.parse import unquote_to_bytes
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgecache._version import __version__
 from edgecache.api.control import Control, PurgeOrder
 from edgecache.errors import EdgeCacheError, StoreClosedError
+from edgecache.metrics.rendering import render
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
@@ -254,15 +254,14 @@ def _add_health(application: FastAPI, control: Control) -> None:
 def _add_metrics(application: FastAPI, control: Control) -> None:
     @application.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Return all metrics; OpenMetrics where the client asks for it."""
+        """Return all metrics as Prometheus text, OpenMetrics or JSON, by Accept."""
         body, content_type = render_metrics(control, request.headers.get("accept", ""))
-        return Response(body, media_type=content_type)
+        return Response(body, media_type=content_type, headers={"Vary": "Accept"})
 
 
 def render_metrics(control: Control, accept: str) -> tuple[bytes, str]:
     """Return the metrics of the process and their content type."""
-    encode, content_type = choose_encoder(accept)
-    return encode(control.registry), content_type
+    return render(control.registry, accept)
 
 
 def _opened(control: Control) -> AsyncStorage:

@@ -13,7 +13,6 @@ from prometheus_client.core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
 )
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from edgecache.errors import EdgeCacheError
@@ -23,6 +22,7 @@ from edgecache.http.response import Response, json_response, text_response
 from edgecache.http.statistics import HttpStatistics
 from edgecache.metrics import EdgeCacheCollector
 from edgecache.metrics.histogram import cumulative_buckets
+from edgecache.metrics.rendering import prefers_json, render
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -171,11 +171,10 @@ class ObserveDoor:
 
     def _metrics(self, request: Request) -> Response:
         accept = (request.get(b"accept") or b"").decode("latin-1")
-        if accept.partition(";")[0].strip().lower() == "application/json":
+        if prefers_json(accept):
             return json_response(200, self._counts(), (("Vary", "Accept"),))
-        encode, content_type = choose_encoder(accept)
-        fields = (("Content-Type", content_type), ("Vary", "Accept"))
-        return Response(200, fields, encode(self._registry))
+        body, content_type = render(self._registry, accept)
+        return Response(200, (("Content-Type", content_type), ("Vary", "Accept")), body)
 
     def _health(self, request: Request) -> Response:
         report = self._store.storage.health()
