@@ -117,6 +117,8 @@ class Answering:
                 return
             answer = _resolved(answer)
         self.request = request
+        if not self.shared.is_timed:
+            request.started_s = self.shared.loop.time()
         if request.minor:
             request.relay = self.relay
         if type(answer) is Deferred:
@@ -135,6 +137,8 @@ class Answering:
             )
             return
         self.task = None
+        spent_s = self.shared.loop.time() - request.started_s
+        self.statistics.latencies.add_waited(request.target, spent_s)
         if not self.transport.is_closing():
             self._emit(request, response)
             self.repeat = None  # belongs to bytes that were received earlier
@@ -165,6 +169,8 @@ class Answering:
             if response.release is not None:
                 response.release()
         self.task = None
+        spent_s = self.shared.loop.time() - request.started_s
+        self.statistics.latencies.add_waited(request.target, spent_s)
         if self.phase == CLOSING:
             return
         self.flush()

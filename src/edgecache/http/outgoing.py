@@ -12,7 +12,7 @@ from edgecache.http._wire import Wire
 from edgecache.http.response import Response
 
 if TYPE_CHECKING:
-    from edgecache.http._channel import LaneProtocol
+    from edgecache.http._channel import WireProtocol
 
 __all__ = ["Outgoing"]
 
@@ -29,12 +29,12 @@ class Outgoing:
     __slots__ = ("_wire", "lane")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        exchange = Exchange(Tally(), Response, _count_nothing, 0)
+        exchange = Exchange(Tally(), Response, _count_nothing, None, 0)
         self._wire = Wire(loop, exchange)
         # Never open: nobody's requests come in here.
         self.lane = Lane(exchange)
 
-    async def connect(self, family: int, host: str, port: int, protocol: LaneProtocol) -> None:
+    async def connect(self, family: int, host: str, port: int, protocol: WireProtocol) -> None:
         """Connect to an address, and let `protocol` have the connection.
 
         Raises:

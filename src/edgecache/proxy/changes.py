@@ -16,6 +16,7 @@ from edgecache.errors import EdgeCacheError
 from edgecache.proxy.entries import Entry, Library, meta_of, now_us, tags_of, without_length
 from edgecache.proxy.exchange import OriginAnswer
 from edgecache.proxy.recording import Recordings
+from edgecache.proxy.searching import path_of
 from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.invalidation import invalidated
@@ -66,8 +67,7 @@ class Changes:
     def forget(self, kind: str, value: bytes | None) -> None:
         """Keep what is on its way from being published, as `Announce` names it."""
         if kind == "uri" and value is not None:
-            self._recordings.purge(uri=value)
-            self._flights.purge(value)
+            self._stop(value)
             self._predictor.clear(value)
         elif kind == "prefix" and value is not None:
             self._recordings.purge(prefix=value)
@@ -97,9 +97,24 @@ class Changes:
                 errors, as far as their origin allows.
         """
         await self._forget_all("uri", uri)
-        count = await (self._library.expire(uri) if soft else self._library.purge(uri))
+        count = 0
+        for each in await self._library.same_as(uri):
+            if each != uri:
+                await self._forget_all("uri", each)
+            count += await (self._library.expire(each) if soft else self._library.purge(each))
         self._tally.purged += count
         return count
+
+    def _stop(self, uri: bytes) -> None:
+        """Keep answers for a URI that are on their way from being published.
+
+        With No-Vary-Search it is not known yet for which other queries of the path they are.
+        """
+        if self._library.search is None:
+            self._recordings.purge(uri=uri)
+        else:
+            self._recordings.purge(prefix=path_of(uri))
+        self._flights.purge(uri)
 
     async def purge_prefix(self, prefix: bytes) -> int:
         """Remove all responses whose URI begins with a prefix; how many there were.
@@ -139,7 +154,10 @@ class Changes:
         for uri in found.uris:
             if len(uri) <= KEY_BYTES_MAX - 64:
                 await self._forget_all("uri", uri)
-                count += await self._library.purge(uri)
+                for each in await self._library.same_as(uri):
+                    if each != uri:
+                        await self._forget_all("uri", each)
+                    count += await self._library.purge(each)
         for tag in found.tags:
             await self._forget_all("tag", tag.encode())
             count += await self._library.store.purge_tag(tag)

@@ -26,6 +26,7 @@ from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.hop import end_to_end
 from edgecache.rfc9111.stored import NO_CACHE, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import Assessment, assess, with_date
+from edgecache.rfc9111.targeted import consumed_names
 from edgecache.rfc9111.validation import OF_THE_REQUEST, conditional, freshen, identified
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from edgecache.proxy.tasks import Tasks
 
 OnInterim = Callable[[Head], object]
-LENGTH = frozenset((b"content-length",))
+LENGTH = (b"content-length",)
 
 
 @dataclass(slots=True)
@@ -102,7 +103,7 @@ def judge(
     headers = end_to_end(with_date(exchange.response, exchange.response_us // SECOND_US))
     return Filled(
         exchange.status,
-        headers.without(LENGTH),
+        headers.without((*LENGTH, *consumed_names(asked.rules))),
         exchange,
         stored,
         verdict.reason,
@@ -207,6 +208,7 @@ class Fetcher:
             response=Headers.of_lower(answer.fields),
             request_us=request_us,
             response_us=now_us(),
+            minor=answer.minor,
         )
         return answer, exchange
 
@@ -306,6 +308,9 @@ class Fetcher:
         if stored is None:
             self.recordings.discard(recording)
             return filled
+        stored = await self._library.inheriting(asked.uri, stored, exchange.request, asked.rules)
+        filled.stored = stored
+        filled.is_shared = is_worth_sharing(stored)
         tags = tags_of(exchange.response, asked.uri)
         data, is_complete = answer.take_ready()
         if is_complete:

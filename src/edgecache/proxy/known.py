@@ -76,7 +76,8 @@ class Known:
         request = asked.request
         peer = request.peer
         place = peer[0] if isinstance(peer, tuple) and peer else peer
-        key = (place, request.minor, asked.rules.accept_encodings, keeps_conditions)
+        rules = asked.rules
+        key = (place, request.minor, rules.accept_encodings, rules.target_list, keeps_conditions)
         found = self._lines.get(key)
         if found is None:
             headers = service.upstream_headers(asked, keeps_conditions)

@@ -34,6 +34,7 @@ from edgecache.proxy.part_service import PartService
 from edgecache.proxy.partials import Partials
 from edgecache.proxy.predictor import Predictor
 from edgecache.proxy.rendering import NO_NOTE, Note, Renderer
+from edgecache.proxy.searching import SearchIndex
 from edgecache.proxy.service import BYPASS, Service
 from edgecache.proxy.settings import UpstreamConfig
 from edgecache.proxy.statistics import ProxyReport, Tally
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 NO_ROUTE = Route(upstream="none", cache=False)
 METHOD = Reuse(Action.BYPASS, FWD_METHOD)
 SAFE_METHODS = (b"GET", b"HEAD")
+# What only a browser or another proxy sends.
+_FOR_OTHERS = frozenset(
+    (b"origin", b"sec-fetch-site", b"via", b"forwarded", b"x-forwarded-for", b"x-real-ip")
+)
 SLASH = 47  # what a target in origin form begins with
 
 
@@ -74,6 +79,8 @@ class Proxy:
 
     # What a GET or DELETE carries may mean something to the origin, so it is passed on.
     without_content = frozenset((b"TRACE",))
+    # What it is called in statistics where it is the only door.
+    door_names = ((b"/", "proxy"),)
 
     def __init__(
         self,
@@ -86,7 +93,9 @@ class Proxy:
         self._routes = (*rules, *config.routes)
         self._tally = Tally()
         self._tasks = Tasks()
-        self._library = Library(store, config.keep_stale_s, config.variants_max)
+        looks_at_search = any(config.rules_of(route).no_vary_search for route in self._routes)
+        search = SearchIndex(store) if looks_at_search else None
+        self._library = Library(store, config.keep_stale_s, config.variants_max, search)
         self._flights = Flights(config.collapsing.age_s)
         self._predictor = Predictor(config.collapsing.predicted_keys)
         self._renderer = Renderer(config, self._tally.answer)
@@ -318,7 +327,10 @@ class Proxy:
     def _purge(self, asked: Asked) -> Response | Awaitable[Response]:
         access = self.config.purge
         is_allowed = is_within(asked.request.peer, access.networks)
-        if is_allowed and access.token is not None:
+        if is_allowed and access.token is None:
+            # The address is that of a browser or of another proxy, not of who wants the purge.
+            is_allowed = _FOR_OTHERS.isdisjoint(asked.headers.first)
+        elif is_allowed and access.token is not None:
             given = asked.headers.get(b"authorization") or b""
             wanted = b"Bearer " + access.token.encode()
             is_allowed = hmac.compare_digest(given, wanted)

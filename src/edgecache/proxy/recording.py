@@ -165,7 +165,8 @@ class Recording:
                 return False
             await self._miss.finish()
             self.is_saved = True
-            await self._library.settle(self.uri, self._key)
+            assert self._stored is not None
+            await self._library.settle(self.uri, self._key, self._stored)
         except EdgeCacheError as error:
             self._give_up(error)
             await self._close()

@@ -30,7 +30,7 @@ from edgecache.rfc9111.ranges import (
     parse_range,
 )
 from edgecache.rfc9111.reuse import Reuse
-from edgecache.rfc9111.stored import StoredPolicy
+from edgecache.rfc9111.stored import OLD_VERSION, StoredPolicy
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -94,24 +94,25 @@ class Renderer:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_added", "_config", "_name", "_own_via", "_spellings", "count")
+    __slots__ = ("_added", "_config", "_name", "_old_via", "_own_via", "_spellings", "count")
 
     def __init__(self, config: ProxyConfig, count: Callable[[str], None]) -> None:
         self._config = config
         self._name = config.name.encode()
         self._own_via = b"Via: 1.1 " + self._name + b"\r\n"
+        self._old_via = b"Via: 1.0 " + self._name + b"\r\n"
         self._spellings: dict[bytes, bytes] = {}
         self._added: dict[tuple[bytes, bytes | None, Reuse, Note], tuple[bytes, str]] = {}
         self.count = count
 
-    def dress(self, headers: Headers) -> Dressed:
-        """Render a header section."""
+    def dress(self, headers: Headers, flags: int = 0) -> Dressed:
+        """Render a header section; the flags are those of its policy."""
         via = b""
         if self._config.adds_via:
-            via = self._own_via
+            via = own = self._old_via if flags & OLD_VERSION else self._own_via
             value = headers.combined(b"via")
             if value is not None:
-                via = b"Via: " + value + b", 1.1 " + self._name + b"\r\n"
+                via = b"Via: " + value + b", " + own.removeprefix(b"Via: ")
         elif b"via" in headers:
             via = b"Via: " + (headers.combined(b"via") or b"") + b"\r\n"
         status = headers.combined(b"cache-status")
@@ -173,9 +174,10 @@ class Renderer:
         reuse: Reuse,
         note: Note = NO_NOTE,
         trailers: Callable[[], bytes] | None = None,
+        minor: int = 1,
     ) -> Response:
-        """Return an answer as the origin gave it."""
-        dressed = self.dress(headers)
+        """Return an answer as the origin gave it, by HTTP/1.minor."""
+        dressed = self.dress(headers, 0 if minor else OLD_VERSION)
         added = self.added(asked, dressed, reuse, note)
         age = headers.get(b"age")
         if age is not None:
@@ -202,7 +204,7 @@ class Renderer:
             content.close()
             headers = not_modified_fields(headers)
             content = BytesContent(b"")
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = self.added(asked, dressed, reuse, note)
         if not note.is_first_hand:
             tail = b"Age: %d\r\n" % age_s + tail
@@ -238,7 +240,7 @@ class Renderer:
         age_s = age_us_of(policy, now_us()) // SECOND_US
         if status == 304:
             headers = not_modified_fields(headers)
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
         if status == 304:
             content.close()

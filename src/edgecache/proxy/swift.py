@@ -109,8 +109,10 @@ class Swift:
         facts = asked.facts
         if facts.has_range or facts.directives.only_if_cached or facts.directives.no_store:
             return None
+        if facts.is_conditional or has_variants or asked.rules.no_vary_search:
+            return None
         uri = asked.uri
-        if asked.rules.stores_partial and not has_variants:
+        if asked.rules.stores_partial:
             store, key = self._library.store.storage, partial_key(uri)
             if store.needs_disk(key) or store.exists(key):
                 return None
@@ -263,6 +265,7 @@ class Crossing:
             response=Headers.of_lower(head.fields),
             request_us=begun.request_us,
             response_us=now_us(),
+            minor=head.minor,
         )
         if self._start is None:
             self.answer.resolve(self._passing(exchange, data))
@@ -291,6 +294,7 @@ class Crossing:
             BytesContent(data),
             self._reuse,
             Note(exchange.status, False, None),
+            minor=exchange.minor,
         )
 
     async def _save(self, filled: Filled, data: bytes) -> None:

@@ -36,13 +36,14 @@ from edgecache.rfc9111.stored import (
     HEURISTIC_LIFETIME,
     IMMUTABLE,
     NO_CACHE,
+    OLD_VERSION,
     PARTIAL,
     TARGETED,
     StoredPolicy,
     StoredResponse,
     make_stored,
 )
-from edgecache.rfc9111.targeted import Applicable, applicable_directives
+from edgecache.rfc9111.targeted import Applicable, applicable_directives, consumed_names
 from edgecache.rfc9111.vary import VARY_NAMES_MAX, selecting, vary_names
 
 HEADER_BYTES_MAX = 48 * 1024
@@ -229,6 +230,7 @@ def _policy(
         | (TARGETED if applicable.is_targeted else 0)
         | (HEURISTIC_LIFETIME if life.source == HEURISTIC else 0)
         | (PARTIAL if content is not None else 0)
+        | (OLD_VERSION if exchange.minor == 0 else 0)
     )
     etag = response.get(b"etag") or b""
     refreshing_s, error_s, disconnect_s = _permissions(applicable, rules)
@@ -320,6 +322,7 @@ def assess(
         return Assessment("header-size")
     policy = _policy(exchange, applicable, rules, life, content)
     kept = storable_fields(with_date(response, date_s), applicable.directives)
+    kept = kept.without(consumed_names(rules))
     if content is not None:  # both are made anew for every range that is served
         kept = kept.without((b"content-range", b"content-length"))
     try:

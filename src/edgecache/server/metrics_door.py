@@ -35,7 +35,7 @@ class MetricsDoor:
     async def _render(self, accept: str) -> Response:
         await self._control.refresh()
         body, content_type = render_metrics(self._control, accept)
-        return Response(200, [("Content-Type", content_type)], body)
+        return Response(200, [("Content-Type", content_type), ("Vary", "Accept")], body)
 
 
 class ProxyCollector(Collector):

@@ -120,6 +120,11 @@ class ServerProcess:
         """Bring in what other processes count."""
         await self._plane.refresh()
 
+    def http(self) -> Mapping[str, Any]:
+        """Return what the data plane counts."""
+        statistics = self._plane.statistics()
+        return {} if statistics is None else statistics.as_dict()
+
     async def health(self) -> Mapping[str, Any]:
         """Judge the cache, the workers and the upstreams."""
         if self._store is None or not self._plane.is_serving:

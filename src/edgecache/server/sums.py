@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from edgecache.http.latency import LatencyHistogram
 from edgecache.http.statistics import HttpStatistics
 from edgecache.proxy.servers import ServerReport
 from edgecache.proxy.statistics import ProxyReport
 
 _PLAIN = ("connections", "accepted", "reading_pauses", "writing_pauses")
+_KINDS = ("at_once", "waited")
 _NOW = frozenset({"background_tasks"})  # of a proxy: not counted since the start
 _WORST = ("open", "half-open", "closed")
 
@@ -27,6 +29,13 @@ def http_numbers(statistics: HttpStatistics) -> dict[str, Any]:
             [method.decode("ascii"), status, count]
             for (method, status), count in statistics.answers.items()
         ],
+        "latencies": {
+            kind: {
+                door: [histogram.counts, histogram.sum_s]
+                for door, histogram in getattr(statistics.latencies, kind).items()
+            }
+            for kind in _KINDS
+        },
     }
 
 
@@ -47,6 +56,12 @@ def http_sum(numbers: Iterable[dict[str, Any]]) -> HttpStatistics:
         for method, status, count in each["answers"]:
             key = (method.encode("ascii"), status)
             total.known_answers[key] = total.known_answers.get(key, 0) + count
+        for kind in _KINDS:
+            into: dict[str, LatencyHistogram] = getattr(total.latencies, kind)
+            for door, (counts, sum_s) in each["latencies"][kind].items():
+                histogram = into.setdefault(door, LatencyHistogram())
+                histogram.counts = [a + b for a, b in zip(histogram.counts, counts, strict=True)]
+                histogram.sum_s += sum_s
     return total
 
 
