@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING
 
 from edgecache.http.response import Response
 from edgecache.proxy.asking import Asked
+from edgecache.proxy.content import BytesContent
 from edgecache.proxy.entries import Entry, Library, age_us_of
 from edgecache.proxy.rendering import NO_NOTE, Dressed, Renderer, status_line
+from edgecache.rfc9111.cache_control import NO_REQUEST_DIRECTIVES
 from edgecache.rfc9111.freshness import SECOND_US
+from edgecache.rfc9111.request import PLAIN
 from edgecache.rfc9111.reuse import Action, Reuse
 
 if TYPE_CHECKING:
@@ -107,6 +110,10 @@ class Memo:
         age_s = age_us // SECOND_US
         left_s = max(0, policy.fresh_until_us - now) // SECOND_US
         reuse = Reuse(Action.HIT, b"", age_s, left_s)
+        next_us = now + SECOND_US - age_us % SECOND_US
+        prepared.until_us = min(next_us, policy.fresh_until_us)
+        if prepared.asked.facts is not PLAIN:
+            return self._render_asked(prepared, reuse)
         added = self._renderer.added(prepared.asked, prepared.dressed, reuse, NO_NOTE)
         body = entry.body or b""
         lines = b"Age: %d\r\n" % age_s + added
@@ -117,18 +124,44 @@ class Memo:
         head = status_line(policy.status) + prepared.dressed.lines + lines
         response = Response.ready(policy.status, head, body)
         response.has_date = True
+        return self._prepared(prepared, response, head, body)
+
+    def _render_asked(self, prepared: Prepared, reuse: Reuse) -> Response:
+        """Make the answer to a request with conditions, or for a range."""
+        entry = prepared.entry
+        content = BytesContent(entry.body or b"")
+        headers = entry.stored.headers
+        response = self._renderer.stored(prepared.asked, headers, entry.policy, content, reuse)
+        body = response.body
+        if not response.has_date or not isinstance(body, bytes):
+            prepared.until_us = 0  # of an answer of our own the next one has another Date
+            prepared.response = response
+            return response
+        return self._prepared(prepared, response, response.head, body)
+
+    @staticmethod
+    def _prepared(prepared: Prepared, response: Response, head: bytes, body: bytes) -> Response:
         response.again = prepared.again
         # One piece where a copy costs less than a second buffer does.
         ending = head + b"\r\n"
         is_short = len(body) <= JOIN_BYTES_MAX
         response.wire = (ending + body,) if is_short else (ending, body)
         prepared.response = response
-        next_us = now + SECOND_US - age_us % SECOND_US
-        prepared.until_us = min(next_us, policy.fresh_until_us)
-        return prepared.response
+        return response
+
+    @staticmethod
+    def takes(asked: Asked) -> bool:
+        """Say whether the answer to a hit depends on the request's bytes and the time alone."""
+        facts = asked.facts
+        if facts is PLAIN:
+            return True
+        if facts.directives is not NO_REQUEST_DIRECTIVES:
+            return False
+        # Several ranges have a boundary between them that nobody can foresee.
+        return not facts.has_range or b"," not in (asked.headers.combined(b"range") or b"")
 
     def add(self, asked: Asked, entry: Entry) -> Response:
-        """Prepare the answer to a request that asks nothing in particular; returns it."""
+        """Prepare the answer to a request that it `takes`; returns it."""
         dressed = self._renderer.dress(entry.stored.headers, entry.policy.flags)
         cost_bytes = ENTRY_COST_BYTES + len(entry.stored.wire) * 2 + entry.size
         cost_bytes += len(asked.target) + len(asked.request.block.raw)

@@ -247,7 +247,7 @@ class Proxy:
         reuse = decide(entry.policy, asked.facts, now_us())
         if reuse.action is not Action.HIT:
             return None
-        if asked.facts is PLAIN and reuse.ttl_s > 0:
+        if reuse.ttl_s > 0 and self._memo.takes(asked):
             return self._memo.add(asked, entry)
         return self._renderer.stored(
             asked, entry.stored.headers, entry.policy, BytesContent(entry.body), reuse
