@@ -13,6 +13,7 @@ says "ready" and keeps them until its input ends.
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -77,6 +78,8 @@ async def serve(kind: str, port: int, *rest: str) -> None:
         await proxy.start()
         server = HttpServer(proxy, limits=limits)
         await server.start([listener])
+        gc.collect()
+        gc.freeze()  # as `edgecache serve` does
         await stopped.wait()
         await server.stop()
         await proxy.stop()

@@ -129,14 +129,23 @@ def tags_of(headers: Headers, uri: bytes) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*surrogate_tags(headers), *groups)))
 
 
+_LENGTH = b"Content-Length: "
+_LENGTH_INSIDE = b"\r\n" + _LENGTH
+
+
 def without_length(stored: StoredResponse | None) -> StoredResponse | None:
-    """Return a stored response without Content-Length: the size of the body is known better."""
+    """Return a stored response without Content-Length: the size of the body is known better.
+
+    Its lines are cut as bytes: names stand in their usual spelling, and no value holds CR or LF.
+    """
     if stored is None:
         return None
-    headers = stored.headers
-    if b"content-length" not in headers:
-        return stored
-    return stored._replace(wire=headers.without((b"content-length",)).to_wire())
+    wire = stored.wire
+    while True:
+        at = 0 if wire.startswith(_LENGTH) else wire.find(_LENGTH_INSIDE) + 2
+        if at == 1:  # not found
+            return stored if wire is stored.wire else stored._replace(wire=wire)
+        wire = wire[:at] + wire[wire.index(b"\r\n", at) + 2 :]
 
 
 def policy_in_force(stored: StoredResponse, meta: Meta) -> StoredPolicy:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import time
@@ -99,6 +100,9 @@ class Plane:
         except OSError as error:
             raise refused(settings.addresses[-1], "listen", error) from error
         self.server = server
+        # What there is now stays: the collector of cycles need not look at it again and again.
+        gc.collect()
+        gc.freeze()
 
     async def drain(self) -> None:
         """Let requests under way end, within the time that the settings give."""
