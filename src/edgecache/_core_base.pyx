@@ -5,17 +5,22 @@ import weakref
 
 cimport cython
 
-from libc.errno cimport EEXIST
+from libc.errno cimport EAGAIN, EEXIST
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._arena cimport (
     ARENA_HEADER_BYTES,
     ARENA_MAGIC,
+    ARENA_NEW,
+    ARENA_OPTIONS_BYTES,
+    ARENA_USED,
+    ARENA_VERSION,
     Arena,
     ArenaHeader,
+    arena_make_memfd,
     arena_plan,
 )
 from edgecache._checkpoint cimport CHECKPOINT_CLEAN
@@ -30,19 +35,34 @@ from edgecache._evict cimport (
 from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
-from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
+from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._io_align cimport IO_SECTOR_BYTES
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
     MemoryShard,
+    RamItem,
     memory_init,
     memory_private_bytes,
+)
+from edgecache._process cimport (
+    PROCESS_HOLDS,
+    PROCESS_SLOTS,
+    Hold,
+    ProcessShared,
+    ProcessSlot,
+    process_attach,
+    process_close,
+    process_detach,
+    process_live_count,
+    process_open,
+    process_shared_bytes,
 )
 from edgecache._read_buffers cimport read_buffers_close
 from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
 from edgecache._recovery cimport recovery_run
+from edgecache._repair cimport repair_is_dead, repair_reap, repair_word
 from edgecache._segment cimport (
     FOOTER_SLOTS,
     LOG_COUNT,
@@ -56,12 +76,20 @@ from edgecache._segment cimport (
     log_shared_bytes,
     log_take_file,
 )
-from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
+from edgecache._segment_format cimport FOOTER_BYTES, FORMAT_VERSION, Footer, align_up
 from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
 from edgecache._slab cimport SLAB_SPAN_BYTES
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
-from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
+from edgecache._sync cimport (
+    ec_load_u32,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+    ec_now_us,
+    robust_add,
+    robust_remove,
+)
 from edgecache._xxhash cimport xxhash_api, xxhash_is_native
 
 from edgecache import errors
@@ -92,6 +120,22 @@ def _mark_forked():
 os.register_at_fork(after_in_child=_mark_forked)
 
 
+cdef uint64_t pid_namespace() except? 0:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+cdef str differing(str theirs, str ours):
+    """The first option in which two texts of _arena_options differ."""
+    cdef str there, here
+    for there, here in zip(theirs.split("), ("), ours.split("), (")):
+        if there != here:
+            return f"{there.strip('[()]')} there, {here.strip('[()]')} here"
+    return "unknown options"
+
+
 cdef void _report_progress(void* context, uint64_t done, uint64_t total) noexcept nogil:
     if context == NULL:
         return
@@ -118,6 +162,9 @@ cdef class CoreBase:
                 write_budget_bytes, namespace, default_ttl_s, queue_depth, locked_bytes, direct,
                 progress. Sizes are bytes, times seconds.
                 With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
+                With several processes: registry, an object with the attributes `descriptor` (of the
+                registry file, locked by the caller) and `arena` (of the arena that other processes
+                have open, -1: there is none).
             io: An engine over the locked root directory; None: the cache lives in RAM, with or
                 without a lower tier.
         """
@@ -126,6 +173,9 @@ cdef class CoreBase:
         self.io = io
         self.has_disk = io is not None
         self.lower = options.get("lower")
+        self.options = options
+        self.registry = options.get("registry")
+        self.is_shared = self.registry is not None
         self._take_options(options)
         if self.has_disk:
             self._open_superblock(options["region_bytes"])
@@ -133,14 +183,24 @@ cdef class CoreBase:
             self.seed = options.get("seed") or int.from_bytes(os.urandom(8), "little")
         if self.is_composite:
             self.seed ^= KEY_COMPOSITE_SEED
-        self._lay_out(options["shards"])
+        self._plan(options["shards"])
         try:
+            self._map()
+            self._wire()
+            if not self.is_attached:
+                self._lay_out()
+            self._attach_process()
             self._limit_values()
             if self.has_disk:
-                self._open_log(options)
+                self._open_log()
+            (<ArenaHeader*>self.arena.base).state = ARENA_USED
+            if self.has_disk:
+                self._start_log()
+            self.life += 1
             self.state = STORE_OPEN
             LIVE.add(self)
         except BaseException:
+            self._detach()
             self._free()
             raise
 
@@ -148,7 +208,9 @@ cdef class CoreBase:
         self.memory_bytes = options["memory_bytes"]
         self.disk_bytes = options["disk_bytes"]
         self.policy = <uint32_t>POLICIES[options["policy"]]
-        self.policy_hits_unlocked = self.policy in (EVICT_S3FIFO, EVICT_SIEVE)
+        # Between processes nothing but the lock keeps an item where it is.
+        self.policy_hits_unlocked = not self.is_shared and \
+            self.policy in (EVICT_S3FIFO, EVICT_SIEVE)
         self.block = options["block"]
         self.block_timeout_ns = <int64_t>(options["block_timeout_s"] * 1e9)
         self.max_object_bytes = options["max_object_bytes"]
@@ -156,8 +218,6 @@ cdef class CoreBase:
         self.buffer_bytes = options["buffer_bytes"]
         self.buffer_count = options["buffer_count"]
         self.write_budget_bytes = options["write_budget_bytes"]
-        self.write_tokens = <double>self.write_budget_bytes / 24
-        self.write_tokens_ns = ec_monotonic_ns()
         self.namespace = options["namespace"]
         self.is_composite = len(self.namespace) > 0
         ttl = options["default_ttl_s"]
@@ -194,15 +254,11 @@ cdef class CoreBase:
                 raise_for_status(status, "cannot write the superblock of the cache root")
         self.seed = self.superblock.seed
 
-    cdef _lay_out(self, uint32_t shard_count):
-        """Plan the arena, map it, and lay out what lives in RAM."""
-        cdef uint64_t cursor = ARENA_HEADER_BYTES, budget, area_bytes, private_bytes, index_bytes
-        cdef uint64_t shard_offset, stride, log_offset = 0, ghost_offset = 0, buffer_offset = 0
-        cdef uint64_t private_offset, index_offset, memory_offset, memory_stride, ghosts_size = 0
-        cdef uint32_t number, region_count = 0
-        cdef ArenaHeader* header
-        cdef Shard* shard
-        cdef Status status
+    cdef _plan(self, uint32_t shard_count):
+        """Where everything lies in the arena; the same for all who open it with these options."""
+        cdef ArenaPlan* plan = &self.plan
+        cdef uint64_t cursor = ARENA_HEADER_BYTES, areas
+        memset(plan, 0, sizeof(ArenaPlan))
         if shard_count == 0:
             shard_count = 1
             while shard_count < SHARD_COUNT_MAX and \
@@ -210,70 +266,224 @@ cdef class CoreBase:
                 shard_count *= 2
         while shard_count > 1 and self.memory_bytes // shard_count < 4 * MEMORY_BUDGET_BYTES_MIN:
             shard_count //= 2
-        budget = (self.memory_bytes - min(self.front_budget_bytes, self.memory_bytes // 2)) \
+        plan.shard_count = shard_count
+        plan.budget = (self.memory_bytes - min(self.front_budget_bytes, self.memory_bytes // 2)) \
             // shard_count
-        area_bytes = align_up(budget, MEMORY_PAGE_BYTES)
+        plan.area_bytes = align_up(plan.budget, MEMORY_PAGE_BYTES)
         # Half of a shard's budget is the most that its index may take.
-        index_bytes = align_up(max(budget // 2, <uint64_t>(1 << 18)), 4096)
-        self.index_bytes = index_bytes * shard_count
-        private_bytes = align_up(memory_private_bytes(<EvictKind>self.policy, area_bytes,
-                                                      MEAN_OBJECT_BYTES), 4096)
-        stride = align_up(sizeof(Shard), 128)
-        shard_offset = arena_plan(&cursor, stride * shard_count, 4096)
-        private_offset = arena_plan(&cursor, private_bytes * shard_count, 4096)
+        plan.index_bytes = align_up(max(plan.budget // 2, <uint64_t>(1 << 18)), 4096)
+        self.index_bytes = plan.index_bytes * shard_count
+        plan.private_bytes = align_up(memory_private_bytes(
+            <EvictKind>self.policy, plan.area_bytes, MEAN_OBJECT_BYTES), 4096)
+        plan.stride = align_up(sizeof(Shard), 128)
+        plan.shard_offset = arena_plan(&cursor, plan.stride * shard_count, 4096)
+        plan.private_offset = arena_plan(&cursor, plan.private_bytes * shard_count, 4096)
         self.shards.epochs_offset = arena_plan(&cursor, SHARD_EPOCHS * sizeof(uint32_t), 4096)
-        index_offset = arena_plan(&cursor, index_bytes * shard_count, 4096)
-        # Address space costs nothing: areas that huge pages fit into begin with one.
-        memory_stride = align_up(area_bytes, SLAB_SPAN_BYTES if area_bytes >= 2 * SLAB_SPAN_BYTES
-                                 else MEMORY_PAGE_BYTES)
-        memory_offset = arena_plan(&cursor, memory_stride * shard_count, SLAB_SPAN_BYTES)
+        plan.store_offset = arena_plan(&cursor, sizeof(StoreShared), 4096)
+        if self.is_shared:
+            plan.process_offset = arena_plan(&cursor, process_shared_bytes(), 4096)
+        plan.index_offset = arena_plan(&cursor, plan.index_bytes * shard_count, 4096)
+        # Address space costs nothing: areas that huge pages fit into begin with one. Shared ones
+        # are there twice (_repair.pxd).
+        plan.memory_stride = align_up(
+            plan.area_bytes, SLAB_SPAN_BYTES if plan.area_bytes >= 2 * SLAB_SPAN_BYTES
+            else MEMORY_PAGE_BYTES)
+        areas = 2 if self.is_shared else 1
+        plan.memory_offset = arena_plan(&cursor, areas * plan.memory_stride * shard_count,
+                                        SLAB_SPAN_BYTES)
         if self.has_disk:
-            region_count = self._region_count()
-            ghosts_size = ghost_bytes(self.disk_bytes)
-            log_offset = arena_plan(&cursor, log_shared_bytes(region_count, self.buffer_count), 64)
-            ghost_offset = arena_plan(&cursor, sizeof(GhostTable) + 64 + ghosts_size, 64)
-            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
-                                       SLAB_SPAN_BYTES)
-        self.arena = Arena(align_up(cursor, 4096))
-        if self.has_disk:
-            self.arena.use_huge_pages(buffer_offset, self.buffer_bytes * self.buffer_count)
-        header = <ArenaHeader*>self.arena.base
+            plan.region_count = self._region_count()
+            self._shape_log()
+            plan.ghosts_bytes = ghost_bytes(self.disk_bytes)
+            plan.log_offset = arena_plan(
+                &cursor, log_shared_bytes(plan.region_count, self.buffer_count,
+                                          self.log.file_count), 4096)
+            plan.ghost_offset = arena_plan(&cursor, sizeof(GhostTable) + 64 + plan.ghosts_bytes,
+                                           64)
+            plan.buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
+                                            SLAB_SPAN_BYTES)
+        plan.size_bytes = align_up(cursor, 4096)
+
+    cdef _map(self):
+        """Map the arena: of its own, or what others have open."""
+        cdef int descriptor = -1
+        if self.is_shared:
+            descriptor = self.registry.arena
+            self.is_attached = descriptor >= 0
+            if self.is_attached:
+                self.registry.arena = -1
+                if os.fstat(descriptor).st_size != self.plan.size_bytes:
+                    os.close(descriptor)
+                    raise errors.SharedModeError(
+                        "the processes that share this cache use other sizes",
+                        expected=self.plan.size_bytes, hint="give all of them one configuration")
+            else:
+                descriptor = arena_make_memfd(self.plan.size_bytes)
+                if descriptor < 0:
+                    raise OSError(-descriptor, "cannot make the shared arena of the cache")
+        self.arena = Arena(self.plan.size_bytes, descriptor)
+        if self.has_disk and not self.is_shared:
+            self.arena.use_huge_pages(self.plan.buffer_offset,
+                                      self.buffer_bytes * self.buffer_count)
+        if self.is_attached:
+            self._check_header()
+        else:
+            self._fill_header()
+
+    cdef bytes _arena_options(self):
+        """Everything but the sizes of structures that must be equal for all processes."""
+        cdef list names = ["memory_bytes", "disk_bytes", "policy", "front_bytes", "buffer_bytes",
+                           "buffer_count", "namespace", "write_budget_bytes", "direct"]
+        return repr([(name, self.options[name]) for name in names] + [
+            ("shards", self.plan.shard_count), ("regions", self.plan.region_count),
+            ("region_bytes", self.log.region_bytes), ("seed", self.seed),
+            ("hash", bool(self.hash_native)),
+            ("identity", self.superblock.identity[:16].hex())]).encode()
+
+    cdef _fill_header(self):
+        cdef ArenaHeader* header = <ArenaHeader*>self.arena.base
+        cdef bytes text = self._arena_options()
         header.magic = ARENA_MAGIC
         header.abi_hash = self._abi_hash()
-        header.size_bytes = self.arena.size_bytes
-        header.shard_count = shard_count
-        header.region_count = region_count
-        header.shard_offset = shard_offset
-        header.shard_stride_bytes = stride
-        header.log_offset = log_offset
-        header.ghost_offset = ghost_offset
-        header.buffer_offset = buffer_offset
+        header.size_bytes = self.plan.size_bytes
+        header.shard_count = self.plan.shard_count
+        header.region_count = self.plan.region_count
+        header.shard_offset = self.plan.shard_offset
+        header.shard_stride_bytes = self.plan.stride
+        header.log_offset = self.plan.log_offset
+        header.ghost_offset = self.plan.ghost_offset
+        header.buffer_offset = self.plan.buffer_offset
+        header.process_offset = self.plan.process_offset
+        header.store_offset = self.plan.store_offset
+        header.user = os.geteuid()
+        header.pid_namespace = pid_namespace()
+        memcpy(header.options, <const char*>text, min(len(text), ARENA_OPTIONS_BYTES - 1))
+
+    cdef _check_header(self):
+        """Raise SharedModeError unless the arena that others use is one that this process can use.
+        """
+        cdef ArenaHeader* header = <ArenaHeader*>self.arena.base
+        cdef bytes theirs, ours
+        if header.magic != ARENA_MAGIC or header.abi_hash != self._abi_hash():
+            raise errors.SharedModeError(
+                "the processes that share this cache run another build of edgecache",
+                hint="run one version everywhere; close the others first to change it")
+        if header.user != os.geteuid():
+            raise errors.SharedModeError("the arena of this cache belongs to another user",
+                                         expected=os.geteuid(), found=header.user)
+        if header.pid_namespace != pid_namespace():
+            raise errors.SharedModeError(
+                "the processes that share this cache run in another PID namespace",
+                hint="start all of them in one container, or give each its own root")
+        theirs, ours = header.options, self._arena_options()[:ARENA_OPTIONS_BYTES - 1]
+        if theirs != ours or header.size_bytes != self.plan.size_bytes:
+            raise errors.SharedModeError(
+                "the processes that share this cache have another configuration: "
+                + differing(theirs.decode(), ours.decode()),
+                hint="give all of them one configuration; close the others first to change it")
+        if header.state == ARENA_NEW:
+            raise errors.SharedModeError("the arena of this cache was never laid out",
+                                         hint="end the processes that have it open")
+
+    cdef _wire(self):
+        """Pointers of this process into the arena."""
+        cdef ArenaPlan* plan = &self.plan
+        self.common = <StoreShared*>(self.arena.base + plan.store_offset)
         self.shards.base = self.arena.base
-        self.shards.offset = shard_offset
-        self.shards.stride_bytes = stride
-        self.shards.count = shard_count
-        for number in range(shard_count):
-            shard = shard_at(&self.shards, number)
-            shard.number = number
-            status = index_init(self.arena.base, &shard.index, index_offset + number * index_bytes,
-                                index_bytes, 0)
-            raise_for_status(status, "index layout")
-            shard.index.used_bytes_limit = index_bytes
-            status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
-                                 memory_offset + number * memory_stride, area_bytes, budget,
-                                 private_offset + number * private_bytes, private_bytes)
-            raise_for_status(status, f"RAM tier layout ({budget} bytes a shard)")
+        self.shards.offset = plan.shard_offset
+        self.shards.stride_bytes = plan.stride
+        self.shards.count = plan.shard_count
         if shard_set_open(&self.shards, self.engine.api, self.seed) != 0:
             raise MemoryError("no memory for the shard table")
         self.engine.shards = &self.shards
-        self.engine.shard_budget_bytes = budget
+        self.engine.shared = &self.common.engine
+        self.engine.shard_budget_bytes = plan.budget
         self.engine.log = NULL
+        self.maintenance.shared = &self.common.maintenance
+        self.reclaimer.shared = &self.common.maintenance.reclaim
+        self.checkpointer.shared = &self.common.maintenance.checkpoint
         if self.has_disk:
-            self.ghosts = <GhostTable*>(self.arena.base + ghost_offset)
-            ghost_init(self.arena.base, self.ghosts, align_up(ghost_offset + sizeof(GhostTable),
-                                                              64), ghosts_size)
+            self.ghosts = <GhostTable*>(self.arena.base + plan.ghost_offset)
             self.engine.ghosts = self.ghosts
-            self._lay_out_log(log_offset, buffer_offset, region_count)
+            self._wire_log()
+
+    cdef _lay_out(self):
+        """The empty store."""
+        cdef ArenaPlan* plan = &self.plan
+        cdef uint32_t number, index
+        cdef Shard* shard
+        cdef Status status
+        for number in range(plan.shard_count):
+            shard = shard_at(&self.shards, number)
+            shard.number = number
+            shard.index_offset = plan.index_offset + number * plan.index_bytes
+            shard.index_bytes = plan.index_bytes
+            shard.area_offsets[0] = plan.memory_offset + number * plan.memory_stride
+            shard.area_offsets[1] = shard.area_offsets[0] + plan.shard_count * plan.memory_stride
+            shard.area_bytes = plan.area_bytes
+            shard.budget_bytes = plan.budget
+            shard.private_offset = plan.private_offset + number * plan.private_bytes
+            shard.private_bytes = plan.private_bytes
+            shard.policy = self.policy
+            status = index_init(self.arena.base, &shard.index, shard.index_offset,
+                                plan.index_bytes, 0)
+            raise_for_status(status, "index layout")
+            shard.index.used_bytes_limit = plan.index_bytes
+            status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
+                                 shard.area_offsets[0], plan.area_bytes, plan.budget,
+                                 shard.private_offset, plan.private_bytes)
+            raise_for_status(status, f"RAM tier layout ({plan.budget} bytes a shard)")
+        self.common.write_tokens = <double>self.write_budget_bytes / 24
+        self.common.write_tokens_ns = ec_monotonic_ns()
+        self.common.reformatted = self.reformatted
+        if not self.has_disk:
+            return
+        ghost_init(self.arena.base, self.ghosts, align_up(plan.ghost_offset + sizeof(GhostTable),
+                                                          64), plan.ghosts_bytes)
+        self.log.shared.prewrite_start = NONE32
+        self.log.shared.region_count = plan.region_count
+        self.log.shared.free_count = plan.region_count
+        self.log.shared.buffer_count = self.buffer_count
+        for index in range(LOG_COUNT):
+            self.log.shared.heads[index].region = NONE32
+            self.log.shared.heads[index].buffer = NONE32
+        for index in range(self.buffer_count):
+            self.log.buffers[index].data_offset = plan.buffer_offset + index * self.buffer_bytes
+        for index in range(FOOTER_SLOTS):
+            self.log.footer_regions[index] = NONE32
+
+    cdef _attach_process(self):
+        """Take a slot among the processes, and see to those that died."""
+        cdef int result
+        if not self.is_shared:
+            return
+        process_open(&self.processes, self.arena.base, self.plan.process_offset,
+                     self.registry.descriptor)
+        self.repairs.shards = &self.shards
+        self.repairs.log = &self.log
+        self.repairs.engine = self.engine.shared
+        self.repairs.maintenance = self.maintenance.shared
+        self.repairs.processes = &self.processes
+        self.log.reap = repair_reap
+        self.log.reap_context = &self.repairs
+        self.robust = robust_add(self.arena.base, self.arena.size_bytes, repair_is_dead,
+                                 repair_word, &self.repairs)
+        if self.robust == NULL:
+            raise errors.SharedModeError("this process has too many shared caches open",
+                                         hint="close some of them")
+        with nogil:
+            repair_reap(&self.repairs)
+            result = process_attach(&self.processes)
+        if result == -EAGAIN:
+            raise errors.SharedModeError("too many processes share this cache",
+                                         expected=PROCESS_SLOTS, hint="start fewer of them")
+        if result != 0:
+            raise OSError(-result, "cannot lock the registry of the cache's processes")
+        self.shards.processes = &self.processes
+        self.engine.processes = &self.processes
+        self.log.processes = &self.processes
+        self.maintenance.processes = &self.processes
+        self.registry.enter(self.processes.number, self.arena.descriptor)
 
     cdef _limit_values(self):
         """What one entry may hold: a region takes it with all that stands around it, or a shard.
@@ -289,7 +499,7 @@ cdef class CoreBase:
                                            <uint64_t>MEMORY_PAGE_BYTES // 2)
 
     cdef uint64_t _abi_hash(self):
-        cdef uint64_t sizes[8]
+        cdef uint64_t sizes[16]
         sizes[0] = sizeof(Shard)
         sizes[1] = sizeof(IndexShard)
         sizes[2] = sizeof(MemoryShard)
@@ -298,6 +508,14 @@ cdef class CoreBase:
         sizes[5] = sizeof(WriteBuffer)
         sizes[6] = sizeof(GhostTable)
         sizes[7] = sizeof(ArenaHeader)
+        sizes[8] = sizeof(StoreShared)
+        sizes[9] = sizeof(ProcessShared)
+        sizes[10] = sizeof(ProcessSlot)
+        sizes[11] = sizeof(ArenaPlan)
+        sizes[12] = sizeof(Hold)
+        sizes[13] = sizeof(RamItem)
+        sizes[14] = FORMAT_VERSION
+        sizes[15] = ARENA_VERSION
         return self.engine.api.bits64(sizes, sizeof(sizes), 1)
 
     cdef uint32_t _region_count(self):
@@ -306,16 +524,8 @@ cdef class CoreBase:
         return <uint32_t>max(<uint64_t>4, (self.disk_bytes - self.disk_bytes // 50)
                              // region_bytes)
 
-    cdef _lay_out_log(self, uint64_t log_offset, uint64_t buffer_offset, uint32_t region_count):
+    cdef _shape_log(self):
         cdef LogStore* log = &self.log
-        cdef uint64_t offset = log_offset
-        cdef uint32_t index
-        log.base = self.arena.base
-        log.shared = <LogShared*>(log.base + offset)
-        offset += align_up(sizeof(LogShared), 64)
-        log.regions = <Region*>(log.base + offset)
-        offset += align_up(<uint64_t>region_count * sizeof(Region), 64)
-        log.buffers = <WriteBuffer*>(log.base + offset)
         log.ops = &self.io.ops
         log.engine = self.io.state
         log.api = self.engine.api
@@ -324,53 +534,66 @@ cdef class CoreBase:
         log.buffer_bytes = min(self.buffer_bytes, log.region_bytes // 4)
         log.regions_per_file = <uint32_t>max(<uint64_t>1,
                                              <uint64_t>REGIONS_PER_FILE_BYTES // log.region_bytes)
-        log.file_count = (region_count + log.regions_per_file - 1) // log.regions_per_file
+        log.file_count = (self.plan.region_count + log.regions_per_file - 1) \
+            // log.regions_per_file
         log.failure_limit = 3
-        log.prewrite_start = NONE32
-        log.shared.region_count = region_count
-        log.shared.free_count = region_count
-        log.shared.buffer_count = self.buffer_count
-        for index in range(LOG_COUNT):
-            log.shared.heads[index].region = NONE32
-            log.shared.heads[index].buffer = NONE32
-        for index in range(self.buffer_count):
-            log.buffers[index].data_offset = buffer_offset + index * self.buffer_bytes
-        log.files = <int32_t*>malloc(log.file_count * sizeof(int32_t))
-        log.dirty = <uint32_t*>calloc(log.file_count, sizeof(uint32_t))
-        log.footers = <Footer*>calloc(FOOTER_SLOTS, FOOTER_BYTES)
-        log.footer_regions = <uint32_t*>malloc(FOOTER_SLOTS * sizeof(uint32_t))
-        if log.files == NULL or log.dirty == NULL or log.footers == NULL or \
-                log.footer_regions == NULL:
-            raise MemoryError("no memory for the file table")
         # A buffered file takes any span, and a sector is as good as a byte.
         log.read_align_bytes = IO_SECTOR_BYTES
+
+    cdef _wire_log(self):
+        cdef LogStore* log = &self.log
+        cdef uint64_t offset = self.plan.log_offset
+        cdef uint32_t index
+        log.base = self.arena.base
+        log.shared = <LogShared*>(log.base + offset)
+        offset += align_up(sizeof(LogShared), 64)
+        log.regions = <Region*>(log.base + offset)
+        offset += align_up(<uint64_t>self.plan.region_count * sizeof(Region), 64)
+        log.buffers = <WriteBuffer*>(log.base + offset)
+        offset += align_up(<uint64_t>self.buffer_count * sizeof(WriteBuffer), 64)
+        log.footers = <Footer*>(log.base + offset)
+        offset += <uint64_t>FOOTER_SLOTS * FOOTER_BYTES
+        log.footer_regions = <uint32_t*>(log.base + offset)
+        offset += align_up(<uint64_t>FOOTER_SLOTS * sizeof(uint32_t), 64)
+        log.dirty = <uint32_t*>(log.base + offset)
+        log.files = <int32_t*>malloc(log.file_count * sizeof(int32_t))
+        if log.files == NULL:
+            raise MemoryError("no memory for the file table")
         for index in range(log.file_count):
             log.files[index] = -1
-        for index in range(FOOTER_SLOTS):
-            log.footer_regions[index] = NONE32
 
-    cdef _open_log(self, dict options):
+    cdef _open_files(self, uint32_t flags):
         cdef LogStore* log = &self.log
         cdef uint32_t index
         cdef int result
         cdef char name[32]
+        for index in range(log.file_count):
+            if log.files[index] >= 0:
+                continue
+            snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
+            result = log.ops.open_file(log.engine, name, flags | IO_OPEN_WRITE
+                                       | (IO_OPEN_DIRECT if log.direct else 0))
+            if result >= 0:
+                log_take_file(log, index, <uint32_t>result)
+            else:
+                log.files[index] = result       # recovery asks why
+
+    cdef _open_log(self):
+        """Open the files; unless others have, recover what they hold."""
+        cdef LogStore* log = &self.log
+        cdef int result
         cdef Status status
         cdef void* progress = <void*>self.progress if self.progress is not None else NULL
+        cdef dict options = self.options
         log.direct = options["direct"]
         log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
         result = log.ops.make_directory(log.engine, b"data")
         if result < 0 and result != -EEXIST:
             raise_for_status(Status.STATUS_IO_ERROR, "cannot make the directory `data`", -result)
-        for index in range(log.file_count):
-            snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
-            result = log.ops.open_file(log.engine, name,
-                                       IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
-            if result >= 0:
-                log_take_file(log, index, <uint32_t>result)
-            else:
-                log.files[index] = result       # recovery asks why
-        if options["locked_bytes"] == 0 or \
-                options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
+        self._open_files(0)
+        if not self.is_shared and (
+                options["locked_bytes"] == 0 or
+                options["locked_bytes"] >= self.buffer_bytes * self.buffer_count):
             log.registered = log.ops.register_buffer(
                 log.engine, log.base + log.buffers[0].data_offset,
                 self.buffer_bytes * self.buffer_count) == 0
@@ -383,20 +606,35 @@ cdef class CoreBase:
         self.reclaimer.ready_target = <uint32_t>min(8, max(2, log.shared.region_count // 16))
         self.checkpointer.log = log
         self.checkpointer.shards = &self.shards
+        if self.is_attached:
+            self.report = self.common.report
+            return
         with nogil:
             status = recovery_run(log, &self.shards, &self.checkpointer, _report_progress,
                                   progress, &self.report)
         raise_for_status(status, "recovery")
-        self.checkpointer.last_record_count = log.shared.counters.record_count
+        self.common.report = self.report
+        self.checkpointer.shared.last_record_count = log.shared.counters.record_count
+        self.maintenance.shared.last_checkpoint_ns = ec_monotonic_ns()
+        if self.is_shared:
+            # Others open them when they attach: none may come later.
+            self._open_files(IO_OPEN_CREATE)
         with nogil:
             log_prepare(log, self.reclaimer.ready_target)
+
+    cdef _start_log(self):
+        """From here on there are background threads."""
+        cdef LogStore* log = &self.log
+        cdef int result
         # In memory there is no file system that could gain.
         log.prewrite_bytes = PREWRITE_BYTES if log.direct and self.io.name != "memory" else 0
         self.maintenance.log = log
         self.maintenance.reclaimer = &self.reclaimer
         self.maintenance.checkpointer = &self.checkpointer
-        self.maintenance.checkpoint_interval_ns = <int64_t>(options["checkpoint_interval_s"] * 1e9)
-        self.maintenance.flusher_depth = min(options["queue_depth"], 16)
+        self.maintenance.checkpoint_interval_ns = <int64_t>(
+            self.options["checkpoint_interval_s"] * 1e9)
+        self.maintenance.flusher_depth = min(self.options["queue_depth"], 16)
+        log.stopping = 0
         result = maintenance_start(&self.maintenance)
         if result != 0:
             raise OSError(result, "cannot start the background threads of the cache")
@@ -414,27 +652,37 @@ cdef class CoreBase:
     cdef bint admit(self, uint64_t hash, uint64_t size_bytes, uint32_t* head) noexcept:
         """May these bytes go to disk now, and to which log? Caller holds the GIL."""
         cdef bint remembered = ghost_recall(self.log.base, self.ghosts, hash)
-        cdef int64_t now
-        cdef double full
+        cdef bint admitted
         head[0] = LOG_MAIN if remembered and ec_load_u32(&self.log.shared.ready_count) >= 3 \
             else LOG_SMALL
         if self.write_budget_bytes == 0:
             return True
-        now = ec_monotonic_ns()
-        full = <double>self.write_budget_bytes / 24
-        self.write_tokens = min(full, self.write_tokens + <double>(now - self.write_tokens_ns)
-                                * self.write_budget_bytes / 86400e9)
-        self.write_tokens_ns = now
+        if not self.is_shared:
+            return self.spend(hash, size_bytes, remembered)
+        ec_lock_acquire(&self.processes.shared.admit_lock)
+        admitted = self.spend(hash, size_bytes, remembered)
+        ec_lock_release(&self.processes.shared.admit_lock)
+        return admitted
+
+    cdef bint spend(self, uint64_t hash, uint64_t size_bytes, bint remembered) noexcept:
+        """Take the bytes out of the write budget, if they may be. Under the GIL, and its lock."""
+        cdef StoreShared* common = self.common
+        cdef int64_t now = ec_monotonic_ns()
+        cdef double full = <double>self.write_budget_bytes / 24
+        common.write_tokens = min(full, common.write_tokens
+                                  + <double>(now - common.write_tokens_ns)
+                                  * self.write_budget_bytes / 86400e9)
+        common.write_tokens_ns = now
         # In steps: half empty admits every other key, then every fourth, then only what was here
         # before; an empty bucket admits nothing.
-        self.write_level = 0 if self.write_tokens > full / 2 else \
-            (1 if self.write_tokens > full / 4 else (2 if self.write_tokens > full / 10 else 3))
-        if self.write_tokens < size_bytes or not (
-                remembered or self.write_level == 0
-                or (self.write_level < 3
-                    and (hash >> 20) & ((1 << self.write_level) - 1) == 0)):
+        common.write_level = 0 if common.write_tokens > full / 2 else \
+            (1 if common.write_tokens > full / 4 else (2 if common.write_tokens > full / 10 else 3))
+        if common.write_tokens < size_bytes or not (
+                remembered or common.write_level == 0
+                or (common.write_level < 3
+                    and (hash >> 20) & ((1 << common.write_level) - 1) == 0)):
             return False
-        self.write_tokens -= size_bytes
+        common.write_tokens -= size_bytes
         return True
 
     def checkpoint(self):
@@ -461,16 +709,40 @@ cdef class CoreBase:
         self.state = STORE_CLOSED
         LIVE.discard(self)
         if self.has_disk:
+            is_last = self.is_last()
             with nogil:
                 deadline = ec_monotonic_ns() + <int64_t>CLOSE_NS
                 log_flush(&self.log, deadline)
                 log_seal_regions(&self.log)
-                if not self.log.shared.read_only:
+                if is_last and not self.log.shared.read_only:
                     maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
+        self._detach()
         self._free()
         if self.lower is not None:
             self.lower.close()
+
+    cdef bint is_last(self) noexcept:
+        """Does no other process use the arena? The caller holds the lock of the registry."""
+        cdef uint32_t count = 1
+        if self.is_shared:
+            with nogil:
+                repair_reap(&self.repairs)
+                count = process_live_count(&self.processes)
+        return count <= 1
+
+    cdef _detach(self):
+        """Leave the slot, unless something is held beyond the store's life (a Blob)."""
+        if self.is_shared and self.processes.own != NULL and \
+                self.processes.free_count == PROCESS_HOLDS:
+            self.front_leave()
+            with nogil:
+                process_detach(&self.processes)
+            robust_remove(self.robust)
+            self.robust = NULL
+
+    cdef front_leave(self):
+        """The process gives up its part of the front budget; _core_front knows how."""
 
     def abandon(self):
         """Stop without flushing or a checkpoint, as a crash would: for tests."""
@@ -481,6 +753,7 @@ cdef class CoreBase:
         if self.has_disk:
             with nogil:
                 maintenance_stop(&self.maintenance)
+        self._detach()
         self._free()
         if self.lower is not None:
             self.lower.abandon()
@@ -507,9 +780,10 @@ cdef class CoreBase:
                     log_flush(&self.log, ec_monotonic_ns() + <int64_t>CLOSE_NS)
                     maintenance_stop(&self.maintenance)
             self._free()
+        if self.processes.own != NULL:
+            process_detach(&self.processes)
+        robust_remove(self.robust)
+        process_close(&self.processes)
         free(self.log.files)
-        free(self.log.dirty)
-        free(self.log.footers)
-        free(self.log.footer_regions)
         read_buffers_close(&self.log.read_buffers)
         shard_set_close(&self.shards)

@@ -32,8 +32,6 @@ from edgecache._memory cimport (
     item_value,
     memory_hit,
     memory_item,
-    memory_pin,
-    memory_unpin,
 )
 from edgecache._part cimport (
     PART_BAD,
@@ -52,7 +50,15 @@ from edgecache._part_format cimport part_content_hash, part_meta_bytes
 from edgecache._promote cimport promote_allocate, promote_copy, promote_publish, promote_touch
 from edgecache._segment cimport LOG_MAIN, log_block_give
 from edgecache._segment_format cimport RecordHeader
-from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
+from edgecache._shard cimport (
+    Probe,
+    Shard,
+    shard_at,
+    shard_number,
+    shard_pin,
+    shard_probe,
+    shard_unpin,
+)
 from edgecache._status cimport Status
 from edgecache._strips cimport STRIPS_MAX, strip_count, strips_hash, strips_sum
 from edgecache._sync cimport (
@@ -110,7 +116,7 @@ cdef void _note_read(Engine* engine, PartFetch* part) noexcept nogil:
     """Tell the policy of a read from disk; a whole part goes to RAM where that takes its size."""
     cdef Shard* shard = shard_at(engine.shards, shard_number(engine.shards, part.hash.high))
     cdef Fetch fetch
-    cdef uint32_t reference = 0
+    cdef uint32_t reference = 0, hold = 0
     memset(&fetch, 0, sizeof(Fetch))
     fetch.log = part.log
     fetch.shards = engine.shards
@@ -125,10 +131,10 @@ cdef void _note_read(Engine* engine, PartFetch* part) noexcept nogil:
     ec_lock_release(&shard.lock)
     if part.record != NULL and part.is_joined and part.first == 0 and \
             part.last == part.part_bytes:
-        reference = promote_allocate(engine, &fetch)
+        reference = promote_allocate(engine, &fetch, &hold)
     if reference:
         promote_copy(engine, &fetch, reference)
-        promote_publish(engine, &fetch, reference)
+        promote_publish(engine, &fetch, reference, hold)
     else:
         promote_touch(engine, &fetch)
 
@@ -445,12 +451,12 @@ cdef class CorePart(CoreWrite):
         cdef Probe probe
         cdef RamItem* item
         cdef uint64_t first = wanted[2], last = wanted[3], size = wanted[1]
-        cdef bint is_here = False
+        cdef uint32_t is_here = 0
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
         if probe.ram:
             item = memory_item(base, &shard.memory, probe.ram)
-            is_here = item.value_len == size and memory_pin(base, &shard.memory, probe.ram)
+            is_here = shard_pin(&self.shards, shard, probe.ram) if item.value_len == size else 0
             if is_here:
                 memory_hit(base, &shard.memory, probe.ram, view.hash.low)
                 shard.counters.memory_hit_count += 1
@@ -459,7 +465,7 @@ cdef class CorePart(CoreWrite):
             # Pinned items neither move nor change.
             copy_out(PyBytes_AS_STRING(target), item_value(item) + first, last - first)
             ec_lock_acquire(&shard.lock)
-            memory_unpin(base, &shard.memory, probe.ram)
+            shard_unpin(&self.shards, shard, probe.ram, is_here)
             ec_lock_release(&shard.lock)
             return True
         part_init(fetch, &self.log, &self.parts, view.hash, view.data, <uint32_t>view.size, &probe)

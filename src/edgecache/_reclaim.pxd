@@ -28,7 +28,14 @@ cdef struct GhostTable:                 # in the arena: 4-way buckets of 32-bit 
     uint64_t clock
     uint64_t offset                     # of the u32 cells, from the arena base
 
+cdef struct ReclaimShared:              # in the arena
+    uint64_t stable_generation          # see above; written by the checkpointer
+    uint64_t tombstone_bytes            # written since the last checkpoint
+    uint64_t checkpoint_bytes           # size of the last one
+    int64_t retry_after_ns              # a region could not be emptied: not before that
+
 cdef struct Reclaimer:                  # process-local
+    ReclaimShared* shared
     LogStore* log
     ShardSet* shards
     GhostTable* ghosts
@@ -36,10 +43,6 @@ cdef struct Reclaimer:                  # process-local
     double reinsert_share               # most of a region's bytes that may survive it
     uint32_t reinsert                   # 0: plain FIFO
     uint32_t ready_target
-    uint64_t stable_generation          # see above; written by the checkpointer
-    uint64_t tombstone_bytes            # written since the last checkpoint
-    uint64_t checkpoint_bytes           # size of the last one
-    int64_t retry_after_ns              # a region could not be emptied: not before that
 
 cdef uint64_t ghost_bytes(uint64_t disk_bytes) noexcept nogil
 cdef void ghost_init(char* base, GhostTable* ghosts, uint64_t offset, uint64_t size) noexcept nogil

@@ -31,6 +31,7 @@ class RootClaim:
 
     Args:
         path: The directory; it and missing parents are created with mode 0700.
+        shared: Hold it together with others that say so too (registry.py), against all who do not.
 
     Raises:
         UnsafePathError: It, or something in it, is a symbolic link, foreign, or writable by others.
@@ -42,7 +43,7 @@ class RootClaim:
 
     __slots__ = ("__weakref__", "_descriptor", "_process", "path")
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._descriptor = -1
         self._process = os.getpid()
@@ -50,7 +51,7 @@ class RootClaim:
         directory = _open_directory(self.path)
         try:
             _check_inside(directory, self.path, DEPTH_MAX)
-            self._descriptor = _lock(directory, os.path.join(self.path, LOCK_NAME))
+            self._descriptor = _lock(directory, os.path.join(self.path, LOCK_NAME), shared)
         finally:
             os.close(directory)
         _held.add(self)
@@ -164,7 +165,7 @@ def _check_inside(directory: int, path: str, depth: int) -> None:
                     os.close(below)
 
 
-def _lock(directory: int, path: str) -> int:
+def _lock(directory: int, path: str, shared: bool) -> int:
     """Open and lock the lock file, and leave this process's number in it."""
     descriptor = os.open(
         LOCK_NAME,
@@ -179,7 +180,8 @@ def _lock(directory: int, path: str) -> int:
             # Its first bytes are about to be overwritten: they must be nobody else's.
             raise UnsafePathError("the lock is not a plain file of its own", path=path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _locked(descriptor, path) from None
         with contextlib.suppress(OSError):  # a full disk must not keep a cache from opening

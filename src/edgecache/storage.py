@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -33,6 +34,7 @@ from edgecache.meta import Meta, engine_flags_of
 from edgecache.objects import Counters, FileBackend, LogBackend, ObjectFace, ObjectManager
 from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
+from edgecache.registry import Registry
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
 
@@ -94,6 +96,7 @@ class Storage(ObjectFace, Purges, Core):
         "_objects",
         "_opened_s",
         "_process",
+        "_registry",
         "_soft_purge_count",
     )
 
@@ -114,6 +117,7 @@ class Storage(ObjectFace, Purges, Core):
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._engine: IoEngine | None = None
         self._claim: RootClaim | None = None
+        self._registry: Registry | None = None
         self._lower: FileTier | None = None
         if disk is not None and self._config.io != "memory":
             raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
@@ -152,7 +156,7 @@ class Storage(ObjectFace, Purges, Core):
         if config.io == "memory":
             return open_engine("memory", disk=disk, queue_depth=config.queue_depth)
         assert config.root is not None
-        self._claim = RootClaim(config.root)
+        self._claim = RootClaim(config.root, shared=config.shared)
         return open_engine(
             config.io,
             self._claim.path,
@@ -173,7 +177,14 @@ class Storage(ObjectFace, Purges, Core):
         if self._lower is not None:
             options.update(lower=self._lower, seed=self._lower.seed)
             engine = None
-        super().__init__(options, engine)
+        if not self._config.shared:
+            super().__init__(options, engine)
+            return
+        assert self._claim is not None
+        self._registry = options["registry"] = Registry(self._claim.path)
+        with self._registry.exclusive():
+            self._registry.find_arena()
+            super().__init__(options, engine)
 
     @property
     def files(self) -> FileTier | None:
@@ -188,6 +199,8 @@ class Storage(ObjectFace, Purges, Core):
             self._engine.close()
         if self._claim is not None:
             self._claim.release()
+        # The native part has the registry too, for as long as something of it is in use.
+        self._registry = None
 
     # Life
 
@@ -220,7 +233,9 @@ class Storage(ObjectFace, Purges, Core):
                 for attachment in list(self._attachments):
                     attachment.detach()
                 self._close_objects()
-                super().close()
+                with contextlib.nullcontext() if self._registry is None \
+                        else self._registry.exclusive():
+                    super().close()
             finally:
                 self._give_back()
 
