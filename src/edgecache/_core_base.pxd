@@ -132,9 +132,11 @@ cdef class CoreBase:
     cdef uint64_t _abi_hash(self)
     cdef uint32_t _region_count(self)
     cdef int check_open(self) except -1
+    cdef forget_threads(self)
     cdef _shape_log(self)
     cdef _open_files(self, uint32_t flags)
     cdef bint is_last(self) noexcept
     cdef front_leave(self)
+    cdef front_attach(self)
     cdef bint spend(self, uint64_t hash, uint64_t size_bytes, bint remembered) noexcept
     cdef bint admit(self, uint64_t hash, uint64_t size_bytes, uint32_t* head) noexcept

@@ -52,6 +52,7 @@ from edgecache._process cimport (
     Hold,
     ProcessShared,
     ProcessSlot,
+    ProcessTable,
     process_attach,
     process_close,
     process_detach,
@@ -59,7 +60,7 @@ from edgecache._process cimport (
     process_open,
     process_shared_bytes,
 )
-from edgecache._read_buffers cimport read_buffers_close
+from edgecache._read_buffers cimport ReadBuffers, read_buffers_close
 from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
 from edgecache._recovery cimport recovery_run
 from edgecache._repair cimport repair_is_dead, repair_reap, repair_word
@@ -643,11 +644,65 @@ cdef class CoreBase:
     cdef int check_open(self) except -1:
         if self.state == STORE_OPEN:
             return 0
+        if self.state == STORE_FORKED and self.is_shared:
+            self.resume_forked()
+            return 0
         if self.state == STORE_FORKED:
             raise errors.StoreForkedError(
                 "this store was opened before fork() and cannot be used in the child",
                 hint="open a store of its own in each process, after the fork")
         raise errors.StoreClosedError("the store is closed", hint="open it again")
+
+    def resume_forked(self):
+        """In a child of fork(): attach this process; the layer that opened the store overrides it.
+        """
+        raise errors.StoreForkedError("this store cannot be used in a child of fork()")
+
+    def resume(self, IoEngine io not None, registry not None):
+        """In a child of fork(): go on with the arena of the parent, as a process of its own.
+
+        Args:
+            io: An engine over the locked root directory.
+            registry: As at opening, with the arena that other processes have open now.
+
+        Raises:
+            StoreForkedError: Nobody has the arena open any more, or it is another one now.
+        """
+        cdef int descriptor = registry.arena
+        if self.state != STORE_FORKED:
+            return
+        there = os.fstat(descriptor) if descriptor >= 0 else None
+        here = os.fstat(self.arena.descriptor)
+        if there is None or (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            raise errors.StoreForkedError(
+                "the store of the parent was closed since, and cannot be joined any more",
+                hint="open the store again in the child")
+        self.forget_threads()
+        self.registry = registry
+        self.io = io
+        self.log.ops = &io.ops
+        self.log.engine = io.state
+        for index in range(self.log.file_count):
+            self.log.files[index] = -1
+        robust_remove(self.robust)
+        self._attach_process()
+        self.front_attach()
+        self._open_files(0)
+        self._start_log()
+        self.life += 1
+        self.state = STORE_OPEN
+
+    cdef forget_threads(self):
+        """What threads of the parent may have been doing: they do not exist here."""
+        self.maintenance.running = 0
+        free(self.processes.free_holds)
+        memset(&self.processes, 0, sizeof(ProcessTable))
+        # What was read at the time of the fork is lost room, and no more.
+        memset(&self.log.read_buffers, 0, sizeof(ReadBuffers))
+        self.front_leave()
+
+    cdef front_attach(self):
+        """Watch the arena as this process; _core_front knows how."""
 
     cdef bint admit(self, uint64_t hash, uint64_t size_bytes, uint32_t* head) noexcept:
         """May these bytes go to disk now, and to which log? Caller holds the GIL."""

@@ -119,7 +119,6 @@ cdef class CoreFront(CoreBase):
     cdef bint front_look(self, FrontEntry* entry, const FrontOrigin* origin, Shard* shard,
                          KeyView* view) noexcept
     cdef _front_map(self, uint64_t entries, uint64_t hints)
-    cdef front_attach(self)
     cdef front_clear(self)
     cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept
 

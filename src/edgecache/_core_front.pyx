@@ -29,6 +29,7 @@ from edgecache._memory cimport (
 from edgecache._process cimport (
     PROCESS_PAGE_BYTES,
     PROCESS_SLOTS,
+    ProcessCells,
     process_cells_page,
     process_slot,
 )
@@ -115,8 +116,12 @@ cdef class CoreFront(CoreBase):
         self.front_epochs = shard_epoch(&self.shards, shard_at(&self.shards, 0), 0)
 
     cdef front_leave(self):
+        cdef ProcessCells unseen
+        # In a child of fork the cells are the parent's.
+        self.cells = &unseen
         self.front_clear()
         self.front_limit_bytes = 0
+        self.cells = front_cells(self) if self.front != NULL else NULL
 
     cdef front_clear(self):
         """Forget every object."""

@@ -31,6 +31,7 @@ cdef struct ReadJob:
 cdef class CorePart(CoreWrite):
     cdef object channels            # threading.local: a BatchReader per thread
     cdef object reader_references   # set of weak references to all of them
+    cdef list forked                # what a child of fork must not end: it is the parent's
     cdef JobPool jobs
     cdef PartTable parts
     cdef uint32_t part_writes       # in flight; a futex

@@ -26,7 +26,15 @@ from edgecache._core_write cimport CoreWrite
 from edgecache._fetch cimport Fetch
 from edgecache._hash cimport Hash128, XxhashApi
 from edgecache._io cimport IoChannel, IoEngine, IoRequest
-from edgecache._jobs cimport JOB_DONE, Job, job_wait, jobs_cancel, jobs_stop, jobs_submit
+from edgecache._jobs cimport (
+    JOB_DONE,
+    Job,
+    JobPool,
+    job_wait,
+    jobs_cancel,
+    jobs_stop,
+    jobs_submit,
+)
 from edgecache._memory cimport (
     RamItem,
     item_value,
@@ -244,6 +252,15 @@ cdef class CorePart(CoreWrite):
             with nogil:
                 jobs_stop(&self.jobs)
         part_table_free(&self.parts)
+
+    cdef forget_threads(self):
+        CoreWrite.forget_threads(self)
+        self.forked = [self.forked, self.channels, self.io]
+        self.forked += [reference() for reference in list(self.reader_references or ())]
+        self.channels = threading.local()
+        self.reader_references = set()
+        memset(&self.jobs, 0, sizeof(JobPool))
+        memset(&self.parts, 0, sizeof(PartTable))
 
     cdef BatchReader batch_reader(self):
         """A reader of this thread that is not in the middle of a batch."""

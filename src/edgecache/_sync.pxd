@@ -19,6 +19,7 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <linux/futex.h>
+    #include <pthread.h>
     #include <sched.h>
     #include <stdint.h>
     #include <sys/syscall.h>
@@ -29,6 +30,12 @@ cdef extern from *:
 
     /* 4 bytes of the space that the loader keeps for this model: no call to find the variable. */
     static __thread uint32_t ec_thread_id_cached __attribute__((tls_model("initial-exec")));
+
+    /* The thread that forked is another one in the child, in every extension that has this. */
+    static void ec_thread_forget(void) { ec_thread_id_cached = 0; }
+    static __attribute__((constructor)) void ec_thread_watch_forks(void) {
+        pthread_atfork(NULL, NULL, ec_thread_forget);
+    }
 
     static inline uint32_t ec_thread_id(void) {
         if (__builtin_expect(ec_thread_id_cached == 0, 0))

@@ -91,6 +91,7 @@ class Storage(ObjectFace, Purges, Core):
         "_config",
         "_engine",
         "_flights",
+        "_forked",
         "_is_closing",
         "_lower",
         "_objects",
@@ -190,6 +191,39 @@ class Storage(ObjectFace, Purges, Core):
     def files(self) -> FileTier | None:
         """The disk tier of `layout: files`; None with the other layout."""
         return self._lower
+
+    def resume_forked(self) -> None:
+        """Join the processes that share the root, in a child of fork(); the first use does it.
+
+        What the parent had unfinished (streams, ranges, flights) is the parent's.
+        """
+        with _resume_lock:
+            if self._process == os.getpid():
+                return
+            config = self._config
+            self._forked = (self._engine, self._claim, self._objects, self._attachments)
+            engine = self._open_engine(None)
+            registry = None
+            try:
+                assert self._claim is not None
+                assert engine is not None
+                registry = Registry(self._claim.path)
+                with registry.exclusive():
+                    registry.find_arena()
+                    self.resume(engine, registry)
+            except BaseException:
+                if engine is not None:
+                    engine.close()
+                if self._claim is not None:
+                    self._claim.release()
+                raise
+            self._engine, self._registry = engine, registry
+            self._close_lock = threading.RLock()
+            self._flights = Flights()
+            self._attachments = weakref.WeakSet()
+            self._objects = self._open_objects()
+            self.split_values()
+            self._process = os.getpid()
 
     def _give_back(self) -> None:
         """Close what the engine works on, then let others have the root: see invariant 1."""
@@ -494,6 +528,16 @@ def several_keys(keys: Iterable[Key]) -> Iterable[Key]:
 # Stores that are open: closed in good order when the interpreter ends, while threads and modules
 # still work.
 _live: weakref.WeakSet[Storage] = weakref.WeakSet()
+# Held while a child of fork joins; a child of the child begins with a new one.
+_resume_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _resume_lock
+    _resume_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @atexit.register
