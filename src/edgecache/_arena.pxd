@@ -5,11 +5,11 @@ mapping at another address, or in another process, means the same. Address space
 generously and touched as it is used; the kernel gives pages on first touch.
 
     ArenaHeader, 4096 bytes at offset 0
-    | magic u64 | abi_hash u64 | size_bytes u64 | state, user, mode .. | offsets .. | options, text |
+    | magic u64 | abi_hash u64 | size_bytes u64 | state, user .. | offsets .. | options, text |
 
 The ABI hash covers the sizes of all structures in the arena: a process built differently must not
-attach to it. `options` names everything else that shapes it, as text, so that a refusal can say what
-differs.
+attach to it. `options` names everything else that shapes it, as text, so that a refusal can say
+what differs.
 
 A private arena is anonymous memory; a shared one a memfd, which others open by way of /proc while
 its processes live (registry.py), or a file in /dev/shm that outlives them (`keep_warm`).

@@ -103,7 +103,7 @@ cdef struct Change:
     uint64_t expected_location      # of the record on disk, 0: it had none
     Status status
     Append append
-    char* kept_block                # KEEP_BLOCK: for log_block_give, as large as it was made
+    char* kept_block                # KEEP_BLOCK: for block_give, as large as it was made
     Probe probe
     uint64_t known[16]              # locations that were compared ...
     uint8_t known_same[16]          # ... and whether they hold this key

@@ -92,7 +92,8 @@ cdef void _take_table(LogStore* log, CheckpointHeader* header,
             log.regions[region].sequence_max > header.sequence_floor \
             else log.regions[region].written_bytes
     header.generation = log.shared.generation
-    header.ticket = log.shared.large_ticket_floor if log.shared.large_count else log.shared.closed_ticket
+    header.ticket = log.shared.large_ticket_floor if log.shared.large_count \
+        else log.shared.closed_ticket
     header.stable_generation = _stable_generation(log)
     ec_lock_release(&log.shared.lock)
 

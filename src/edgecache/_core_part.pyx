@@ -56,7 +56,8 @@ from edgecache._part cimport (
 )
 from edgecache._part_format cimport part_content_hash, part_meta_bytes
 from edgecache._promote cimport promote_allocate, promote_copy, promote_publish, promote_touch
-from edgecache._segment cimport LOG_MAIN, log_block_give
+from edgecache._segment cimport LOG_MAIN
+from edgecache._spare_blocks cimport block_give
 from edgecache._segment_format cimport RecordHeader
 from edgecache._shard cimport (
     Probe,
@@ -114,7 +115,7 @@ cdef void _run_write(Job* job) noexcept nogil:
     self.is_stored = is_stored
     self.is_over = 1
     if self.exports == 0 and self.block != NULL:
-        log_block_give(self.block, self.block_bytes)
+        block_give(self.block, self.block_bytes)
         self.block = NULL
     ec_lock_release(&self.lock)
     give_place(in_flight)
@@ -557,7 +558,7 @@ cdef class PartWrite:
     def __dealloc__(self):
         self.settle()
         if self.job.block != NULL:
-            log_block_give(self.job.block, self.job.block_bytes)
+            block_give(self.job.block, self.job.block_bytes)
 
     cdef bint settle(self):
         # In the child of a fork its thread does not exist: there is nothing to wait for.
@@ -612,7 +613,7 @@ cdef class PartWrite:
             ec_lock_acquire(&self.job.lock)
             self.job.exports -= 1
             if self.job.exports == 0 and self.job.is_over:
-                log_block_give(self.job.block, self.job.block_bytes)
+                block_give(self.job.block, self.job.block_bytes)
                 self.job.block = NULL
             ec_lock_release(&self.job.lock)
         return found

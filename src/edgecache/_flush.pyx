@@ -71,6 +71,8 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     WAIT_SLICE_NS = 20000000        # longest sleep before the state is looked at again
+    WATCH_NS = 20000000             # how often a new writer looks for them, idle or not, ...
+    WATCHES = 10                    # ... and how many times
     REAP_NS = 100000000             # how often a busy writer looks for the dead
     SKIPPED = -4096                 # beyond every errno: the block was not written
 
@@ -592,6 +594,7 @@ cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
     cdef uint32_t seen, in_flight = 0
     cdef int count, index
     cdef int64_t due, reaped_ns = 0
+    cdef uint32_t watch = WATCHES if log.processes != NULL else 0
     requests = <IoRequest*>calloc(BUFFER_COUNT_MAX, sizeof(IoRequest))
     if requests == NULL:
         return
@@ -618,6 +621,10 @@ cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
         if ec_load_u32(&log.stopping):
             break
         due = _next_due_ns(log)
+        if watch:
+            # The last writer may be dying: its threads are gone before its files are.
+            watch -= 1
+            due = WATCH_NS if due < 0 else min(due, <int64_t>WATCH_NS)
         if due != 0 and ec_futex_wait(&shared.flush_word, seen, due) == ETIMEDOUT or \
                 log.processes != NULL and ec_monotonic_ns() - reaped_ns > <int64_t>REAP_NS:
             _reap(log)

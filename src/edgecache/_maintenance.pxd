@@ -3,10 +3,10 @@
 Both sleep on futexes and are woken by work; without changes since the last checkpoint there is no
 timer, so an idle store causes no wake-ups.
 
-In shared mode every process has the flusher's thread, and one of them the writer role: it flushes by
-time, seals, reclaims and writes checkpoints, with a maintainer beside it. The others' threads sleep
-on `role_word` of the process table, a robust futex: the kernel marks it and wakes one of them when
-the thread that holds it is gone, however it went. So takeovers need no polling either.
+In shared mode every process has the flusher's thread, and one of them the writer role: it flushes
+by time, seals, reclaims and writes checkpoints, with a maintainer beside it. The others' threads
+sleep on `role_word` of the process table, a robust futex: the kernel marks it and wakes one of them
+when the thread that holds it is gone, however it went. So takeovers need no polling either.
 Source: set_robust_list(2); Documentation/locking/robust-futexes.rst of the Linux kernel.
 
 Lock order: maintenance lock, then shard lock, then log lock. The maintenance lock keeps reclaim and

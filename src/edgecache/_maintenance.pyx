@@ -94,7 +94,7 @@ cdef bint _role_take(Maintenance* self) noexcept nogil:
         if seen & EC_OWNER_MASK == 0 or seen & EC_OWNER_DIED or \
                 not process_thread_is_live(self.processes, seen & EC_OWNER_MASK):
             if ec_cas_u32(word, seen, ec_thread_id() | EC_LOCK_WAITERS):
-                if seen & EC_OWNER_MASK:
+                if seen & (EC_OWNER_MASK | EC_OWNER_DIED):
                     ec_count(&self.processes.shared.takeover_count, 1)
                 return True
         elif seen & EC_LOCK_WAITERS or ec_cas_u32(word, seen, seen | EC_LOCK_WAITERS):

@@ -9,8 +9,8 @@ Invariants (the table lies in the arena):
 2. A hold names something that belongs to the process while no lock is held: a reservation in a
    write buffer, a large block, a pinned item, an item being filled. `kind` is set last when it is
    taken and cleared first when it is given, both under the lock of what it names: so whoever dies
-   without that lock leaves holds that are exact, and whoever dies with it leaves a structure that is
-   repaired from the holds.
+   without that lock leaves holds that are exact, and whoever dies with it leaves a structure that
+   is repaired from the holds.
 3. `readers[b]` counts the copies that the process makes from write buffer b; under the log's lock.
 4. Counters in `cells` only grow, and stay when the slot goes to another process: their sums over
    all slots are those of the store.
@@ -94,8 +94,8 @@ cdef inline ProcessSlot* process_slot(const ProcessTable* self, uint32_t number)
     return <ProcessSlot*>(self.base + self.offset + PROCESS_PAGE_BYTES
                           + number * (sizeof(ProcessSlot) + PROCESS_PAGE_BYTES
                                       - sizeof(ProcessSlot) % PROCESS_PAGE_BYTES))
-# The cells end the page of ProcessShared's neighbours: one page per slot, mapped alone in front of a
-# process's table of objects (_core_front.pxd).
+# The cells of a slot end a page of their own, which a process maps in front of its table of objects
+# (_core_front.pxd).
 cdef inline uint64_t process_cells_page(const ProcessTable* self, uint32_t number) noexcept nogil:
     """Arena offset of the page whose last 128 bytes are the cells."""
     return self.offset + PROCESS_PAGE_BYTES + PROCESS_SLOTS * (

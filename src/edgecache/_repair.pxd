@@ -16,8 +16,8 @@ Invariants:
 1. Every repair may itself be cut by a death, and is then done again from its start.
 2. Memory of the RAM tier that a live process has pinned, or fills, is neither reused nor given
    back: it lies in the area that the shard left, and that area is reused only when its last hold
-   is gone (`stale_holds`). Should the shard be left again before that, it has no RAM tier until then
-   (`is_closed`), and serves from disk.
+   is gone (`stale_holds`). Should the shard be left again before that, it has no RAM tier until
+   then (`is_closed`), and serves from disk.
 3. The pages of such holds count within the budget of the shard.
 """
 

@@ -115,7 +115,8 @@ cdef int _by_start(const void* first, const void* second) noexcept nogil:
     return -1 if a < b else (1 if a > b else 0)
 
 
-cdef uint32_t _gather_holds(Repairs* self, Shard* shard, Kept* kept, uint32_t* stale) noexcept nogil:
+cdef uint32_t _gather_holds(Repairs* self, Shard* shard, Kept* kept,
+                            uint32_t* stale) noexcept nogil:
     """Holds of live processes in the shard: those in its current area, and how many older ones."""
     cdef uint32_t number, index, count = 0
     cdef ProcessSlot* slot
@@ -144,7 +145,8 @@ cdef uint32_t _gather_holds(Repairs* self, Shard* shard, Kept* kept, uint32_t* s
     return count
 
 
-cdef uint64_t _punch_between(Repairs* self, Shard* shard, Kept* kept, uint32_t count) noexcept nogil:
+cdef uint64_t _punch_between(Repairs* self, Shard* shard, Kept* kept,
+                             uint32_t count) noexcept nogil:
     """Give the area back but for the pages of these holds; how many bytes stay."""
     cdef uint64_t position = shard.area_offsets[shard.incarnation & 1], bytes = 0
     cdef uint64_t end = position + shard.area_bytes

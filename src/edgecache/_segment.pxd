@@ -238,11 +238,6 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
 # Give a large block back after it was indexed or given up; it counts as in flight until then.
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil
 
-# Page-aligned memory for large transfers, or NULL; `size` as it was taken, or less, on return: the
-# last few blocks are kept for the next ones.
-cdef char* log_block_take(uint64_t size) noexcept nogil
-cdef void log_block_give(char* block, uint64_t size) noexcept nogil
-
 cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
 # An entry leaves the index, and nothing in the log will say so (invariant 9). Called while its
 # shard is locked; wake `reclaim_word` when that lock is given back.

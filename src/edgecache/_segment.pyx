@@ -33,6 +33,7 @@ from edgecache._segment_format cimport (
     block_header_sum,
     record_void,
 )
+from edgecache._spare_blocks cimport block_give, block_take
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_add_u32,
@@ -43,58 +44,12 @@ from edgecache._sync cimport (
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
-    ec_lock_try,
     ec_monotonic_ns,
     ec_store_u32,
 )
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
-
-cdef enum:
-    SPARE_BLOCK_BYTES_MAX = 8388608
-    SPARE_BLOCKS = 4
-
-# Blocks of the last large records of the process, for the next ones: fresh memory of this size is
-# mapped each time, and its page faults cost as much as copying the record. The lock is only tried:
-# in the child of a fork nobody may be left to release it.
-cdef uint32_t spare_lock = 0
-cdef (char*)[SPARE_BLOCKS] spare_blocks
-cdef uint64_t[SPARE_BLOCKS] spare_bytes
-
-
-cdef char* log_block_take(uint64_t size) noexcept nogil:
-    cdef char* taken = NULL
-    cdef uint32_t number
-    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
-        for number in range(SPARE_BLOCKS):
-            if spare_blocks[number] != NULL and \
-                    spare_bytes[number] >= size and spare_bytes[number] <= 2 * size:
-                taken = spare_blocks[number]
-                spare_blocks[number] = NULL
-                break
-        ec_lock_release(&spare_lock)
-    if taken == NULL and posix_memalign(<void**>&taken, PAGE_BYTES, size) != 0:
-        return NULL
-    return taken
-
-
-cdef void log_block_give(char* block, uint64_t size) noexcept nogil:
-    cdef char* old = block
-    cdef uint32_t number, least = 0
-    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
-        for number in range(SPARE_BLOCKS):
-            if spare_blocks[number] == NULL:
-                least = number
-                break
-            if spare_bytes[number] < spare_bytes[least]:
-                least = number
-        if spare_blocks[least] == NULL or spare_bytes[least] <= size:
-            old = spare_blocks[least]
-            spare_blocks[least] = block
-            spare_bytes[least] = size
-        ec_lock_release(&spare_lock)
-    free(old)
 
 
 cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count,
@@ -414,7 +369,7 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     block_bytes = _block_bytes(BLOCK_HEADER_BYTES + gap + record_bytes, 1)
     if block_bytes > log.region_bytes - FOOTER_BYTES:
         return Status.STATUS_TOO_LARGE
-    out.block_base = log_block_take(block_bytes)
+    out.block_base = block_take(block_bytes)
     if out.block_base == NULL:
         return Status.STATUS_NO_MEMORY
     ec_lock_acquire(&shared.lock)
@@ -479,7 +434,7 @@ cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
     cdef bint reserved = append.block_bytes != 0
     if append.block_base != NULL:
         if reserved:
-            log_block_give(append.block_base, append.block_bytes)
+            block_give(append.block_base, append.block_bytes)
         else:
             free(append.block_base)
     append.block_base = NULL

@@ -4,11 +4,11 @@
                             64 bytes at 4096 + 64 n "pid descriptor", text: where its arena is
                             whole file              locked (flock) while somebody attaches or leaves
 
-The arena is a memfd: it has no name, and is opened as /proc/<pid>/fd/<descriptor> of any process that
-has it. When the last one is gone, so is the arena.
+The arena is a memfd: it has no name, and is opened as /proc/<pid>/fd/<descriptor> of any process
+that has it. When the last one is gone, so is the arena.
 
 A POSIX record lock goes when *any* descriptor of its file is closed by the process. So a process
-opens the file once per root, whatever the number of its stores, and closes it with the last of them.
+opens the file once per root, whatever the number of its stores, and closes it with the last one.
 Source: fcntl(2), flock(2), proc(5).
 """
 
@@ -121,7 +121,8 @@ class Registry:
         if number in self._file.own:
             return True  # the system does not tell a process of its own locks
         wanted = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-        return FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, wanted))[0] != fcntl.F_UNLCK
+        found = fcntl.fcntl(self.descriptor, fcntl.F_GETLK, wanted)
+        return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
 class _File:

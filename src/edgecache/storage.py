@@ -200,7 +200,6 @@ class Storage(ObjectFace, Purges, Core):
         with _resume_lock:
             if self._process == os.getpid():
                 return
-            config = self._config
             self._forked = (self._engine, self._claim, self._objects, self._attachments)
             engine = self._open_engine(None)
             registry = None
@@ -267,8 +266,11 @@ class Storage(ObjectFace, Purges, Core):
                 for attachment in list(self._attachments):
                     attachment.detach()
                 self._close_objects()
-                with contextlib.nullcontext() if self._registry is None \
-                        else self._registry.exclusive():
+                with (
+                    contextlib.nullcontext()
+                    if self._registry is None
+                    else self._registry.exclusive()
+                ):
                     super().close()
             finally:
                 self._give_back()

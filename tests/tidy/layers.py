@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs", "_process")),
+    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs", "_process", "_spare_blocks")),
     ("sums of strips", ("_strips",)),
     ("formats", ("_meta", "_segment_format", "_files_format", "_evict", "_evict_*")),
     ("formats of parts", ("_part_format",)),
