@@ -139,10 +139,9 @@ cdef class CoreArena:
         """Map the arena: of its own, or what others have open."""
         cdef int descriptor = -1
         if self.is_shared:
-            descriptor = self.registry.arena
+            descriptor = self.options["arena"]
             self.is_attached = descriptor >= 0
             if self.is_attached:
-                self.registry.arena = -1
                 if os.fstat(descriptor).st_size != self.plan.size_bytes:
                     os.close(descriptor)
                     raise errors.SharedModeError(

@@ -18,6 +18,7 @@ from edgecache._evict cimport EVICT_ARC, EVICT_LRU, EVICT_S3FIFO, EVICT_SIEVE, E
 from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
+from edgecache._io_lanes cimport lanes_close, lanes_open
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport MEMORY_PAGE_BYTES
 from edgecache._process cimport (
@@ -28,10 +29,10 @@ from edgecache._process cimport (
     process_live_count,
 )
 from edgecache._read_buffers cimport ReadBuffers, read_buffers_close
-from edgecache._reclaim cimport ghost_recall
+from edgecache._reclaim cimport ghost_recall, reclaim_prepare
 from edgecache._recovery cimport recovery_run
 from edgecache._repair cimport repair_reap
-from edgecache._segment cimport LOG_MAIN, LOG_SMALL, LogStore, log_prepare, log_take_file
+from edgecache._segment cimport LOG_MAIN, LOG_SMALL, LogStore, log_take_file
 from edgecache._segment_format cimport FOOTER_BYTES
 from edgecache._shard cimport shard_set_close
 from edgecache._status cimport Status, raise_for_status
@@ -94,11 +95,12 @@ cdef class CoreBase(CoreArena):
                 policy, front_bytes, buffer_bytes, buffer_count, flush_interval_s, block,
                 block_timeout_s, max_object_bytes, checkpoint_interval_s, small_share, reinsert,
                 write_budget_bytes, namespace, default_ttl_s, queue_depth, locked_bytes, direct,
-                progress. Sizes are bytes, times seconds.
+                progress. Sizes are bytes, times seconds. Not required: read_timeout_s and
+                write_timeout_s, of one transfer that a get or put waits for (0: no limit).
                 With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
-                With several processes: registry, an object with the attributes `descriptor` (of the
-                registry file, locked by the caller) and `arena` (of the arena that other processes
-                have open, -1: there is none).
+                With several processes: registry (registry.py, locked by the caller; the store
+                releases it in the end), and arena: a descriptor of the arena that other processes
+                have open, which the store takes over; -1: there is none.
             io: An engine over the locked root directory; None: the cache lives in RAM, with or
                 without a lower tier.
         """
@@ -226,6 +228,11 @@ cdef class CoreBase(CoreArena):
         cdef dict options = self.options
         log.direct = options["direct"]
         log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
+        log.read_timeout_ns = <int64_t>(options.get("read_timeout_s", 0) * 1e9)
+        # In shared mode nothing that is being written stays behind in a ring (see log_flusher_run).
+        log.write_timeout_ns = 0 if self.is_shared \
+            else <int64_t>(options.get("write_timeout_s", 0) * 1e9)
+        lanes_open(&log.lanes, log.ops, log.engine)
         result = log.ops.make_directory(log.engine, b"data")
         if result < 0 and result != -EEXIST:
             raise_for_status(Status.STATUS_IO_ERROR, "cannot make the directory `data`", -result)
@@ -242,7 +249,6 @@ cdef class CoreBase(CoreArena):
         self.reclaimer.small_share = options["small_share"]
         self.reclaimer.reinsert = options["reinsert"]
         self.reclaimer.reinsert_share = 0.5
-        self.reclaimer.ready_target = <uint32_t>min(8, max(2, log.shared.region_count // 16))
         self.checkpointer.log = log
         self.checkpointer.shards = &self.shards
         if self.is_attached:
@@ -259,7 +265,7 @@ cdef class CoreBase(CoreArena):
             # Others open them when they attach: none may come later.
             self._open_files(IO_OPEN_CREATE)
         with nogil:
-            log_prepare(log, self.reclaimer.ready_target)
+            reclaim_prepare(&self.reclaimer)
 
     cdef _start_log(self):
         """From here on there are background threads."""
@@ -296,21 +302,23 @@ cdef class CoreBase(CoreArena):
         """
         raise errors.StoreForkedError("this store cannot be used in a child of fork()")
 
-    def resume(self, IoEngine io not None, registry not None):
+    def resume(self, IoEngine io not None, registry not None, int descriptor):
         """In a child of fork(): go on with the arena of the parent, as a process of its own.
 
         Args:
             io: An engine over the locked root directory.
-            registry: As at opening, with the arena that other processes have open now.
+            registry: As at opening.
+            descriptor: Of the arena that other processes have open now, or -1.
 
         Raises:
             StoreForkedError: Nobody has the arena open any more, or it is another one now.
         """
-        cdef int descriptor = registry.arena
         if self.state != STORE_FORKED:
             return
         there = os.fstat(descriptor) if descriptor >= 0 else None
         here = os.fstat(self.arena.descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         if there is None or (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
             raise errors.StoreForkedError(
                 "the store of the parent was closed since, and cannot be joined any more",
@@ -457,6 +465,9 @@ cdef class CoreBase(CoreArena):
         """Give back process-local memory and files; the arena goes with its last user."""
         cdef uint32_t index
         self.state = STORE_CLOSED
+        with nogil:
+            # What the device still has of it lies in memory that goes with this object.
+            lanes_close(&self.log.lanes)
         # Another thread may still be inside a call: the tables stay until the object goes, and a
         # closed file only fails.
         if self.log.files != NULL:
@@ -478,6 +489,8 @@ cdef class CoreBase(CoreArena):
         if self.processes.own != NULL:
             process_detach(&self.processes)
             self.registry.leave(self.processes.number)
+        if self.registry is not None:
+            self.registry.release()
         robust_remove(self.robust)
         process_close(&self.processes)
         free(self.log.files)

@@ -35,36 +35,59 @@ FLOCK = struct.Struct("@hhqqi4x")
 
 
 class Registry:
-    """The registry file of one root, as one store of this process uses it.
+    """The registry file of one root, as all stores of this process use it; see `of`.
 
     Attributes:
         descriptor: Of the file; the native part locks bytes of it.
-        arena: Of the arena that other processes have open, for the native part to take over; -1:
-            there is none.
 
-    *Thread-safety*: `exclusive` serialises all stores of all processes.
+    *Thread-safety*: any thread; `exclusive` serialises all stores of all processes.
     """
 
-    __slots__ = ("_file", "_is_released", "arena", "descriptor")
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._users = 0
+        self._lock = threading.RLock()
+        self._own: set[int] = set()
+        self.descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
+        )
+        try:
+            _check(os.fstat(self.descriptor), path)
+        except UnsafePathError:
+            os.close(self.descriptor)
+            raise
 
-    def __init__(self, root: str) -> None:
-        self._is_released = False
-        self.arena = -1
-        self._file = _File.of(root)
-        self.descriptor = self._file.descriptor
+    @classmethod
+    def of(cls, root: str) -> Registry:
+        """Return the registry of the directory, for one user more; each ends with `release`."""
+        path = os.path.join(root, NAME)
+        with _registries_lock:
+            registry = _registries.get(path)
+            if registry is None:
+                registry = _registries[path] = cls(path)
+            registry._users += 1
+            return registry
+
+    def release(self) -> None:
+        """One user less; the file is closed with the last. Not in a child of fork()."""
+        with _registries_lock:
+            self._users -= 1
+            if self._users == 0 and _registries.get(self._path) is self:
+                del _registries[self._path]
+                os.close(self.descriptor)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other stores from attaching to the root and from leaving it."""
-        with self._file.lock:
+        with self._lock:
             fcntl.flock(self.descriptor, fcntl.LOCK_EX)
             try:
                 yield
             finally:
                 fcntl.flock(self.descriptor, fcntl.LOCK_UN)
 
-    def find_arena(self) -> None:
-        """Open the arena of a process that lives. Under `exclusive`.
+    def find_arena(self) -> int:
+        """Open the arena of a process that lives; -1: there is none. Under `exclusive`.
 
         Raises:
             SharedModeError: There are such processes, and none of them gives its arena.
@@ -79,10 +102,8 @@ class Registry:
                 continue
             path = f"/proc/{int(fields[0])}/fd/{int(fields[1])}"
             try:
-                if not os.readlink(path).startswith("/memfd:edgecache"):
-                    continue
-                self.arena = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                return
+                if os.readlink(path).startswith("/memfd:edgecache"):
+                    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # it is about to end: its lock goes in a moment
             except OSError as error:
@@ -92,6 +113,7 @@ class Registry:
                 f"the arena of this cache cannot be opened: {refused}",
                 hint="run all processes as one user, in one container",
             )
+        return -1
 
     def enter(self, number: int, arena: int) -> None:
         """Say that this process, in slot `number`, has the arena open. Under `exclusive`."""
@@ -101,78 +123,39 @@ class Registry:
             record.ljust(RECORD_BYTES, b"\0"),
             RECORDS_OFFSET + RECORD_BYTES * number,
         )
-        self._file.own.add(number)
+        self._own.add(number)
 
     def leave(self, number: int) -> None:
         """The slot is given up."""
-        self._file.own.discard(number)
-
-    def release(self) -> None:
-        """Let the file go; it is closed with the last store. Idempotent."""
-        if not self._is_released:
-            self._is_released = True
-            self._file.release()
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", None) is not None:
-            self.release()
+        self._own.discard(number)
 
     def _is_held(self, number: int) -> bool:
-        if number in self._file.own:
+        if number in self._own:
             return True  # the system does not tell a process of its own locks
         wanted = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
         found = fcntl.fcntl(self.descriptor, fcntl.F_GETLK, wanted)
         return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
 
 
-class _File:
-    """The one descriptor of a registry file in this process."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.users = 0
-        self.lock = threading.RLock()
-        self.own: set[int] = set()
-        self.descriptor = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600
-        )
-        status = os.fstat(self.descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            os.close(self.descriptor)
-            raise UnsafePathError("the registry is not a plain file of its own", path=path)
-        if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            os.close(self.descriptor)
-            raise UnsafePathError("others may write to the registry of the processes", path=path)
-
-    @classmethod
-    def of(cls, root: str) -> _File:
-        path = os.path.join(root, NAME)
-        with _files_lock:
-            file = _files.get(path)
-            if file is None:
-                file = _files[path] = cls(path)
-            file.users += 1
-            return file
-
-    def release(self) -> None:
-        with _files_lock:
-            self.users -= 1
-            if self.users == 0 and _files.get(self.path) is self:
-                del _files[self.path]
-                os.close(self.descriptor)
+def _check(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        raise UnsafePathError("the registry is not a plain file of its own", path=path)
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnsafePathError("others may write to the registry of the processes", path=path)
 
 
-_files: dict[str, _File] = {}
-_files_lock = threading.Lock()
+# Reachable from here, so the collector never takes one apart before the store that uses it.
+_registries: dict[str, Registry] = {}
+_registries_lock = threading.Lock()
 
 
 def _forget_in_child() -> None:
     """A child of fork holds no locks; with its parent's descriptors it would share theirs."""
-    global _files_lock
-    _files_lock = threading.Lock()
-    for file in _files.values():
-        os.close(file.descriptor)
-    _files.clear()
+    global _registries_lock
+    _registries_lock = threading.Lock()
+    for registry in _registries.values():
+        os.close(registry.descriptor)
+    _registries.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -31,7 +31,14 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import Counters, FileBackend, LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import (
+    Counters,
+    FileBackend,
+    LogBackend,
+    ObjectFace,
+    ObjectManager,
+    Sharing,
+)
 from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
 from edgecache.registry import Registry
@@ -136,10 +143,12 @@ class Storage(ObjectFace, Purges, Core):
         config = self._config
         counters = Counters()
         tier = self._lower
+        backend = LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier)
         return ObjectManager(
-            LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier),
+            backend,
             counters,
             chunk_bytes=config.chunk_size,
+            first_bytes=config.first_chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.
             capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
             object_bytes_max=config.max_object_size,
@@ -148,7 +157,17 @@ class Storage(ObjectFace, Purges, Core):
             quota_bytes=config.partial_quota,
             partial_ttl_s=config.partial_ttl,
             is_atomic=config.atomic_publish,
+            sharing=Sharing(
+                backend,
+                counters,
+                self._sync_entries,
+                is_enabled=config.share_chunks,
+                is_complete=not self.counters()["objects"],
+            ),
         )
+
+    def _sync_entries(self) -> None:
+        super().sync()
 
     def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
         config = self._config
@@ -166,14 +185,15 @@ class Storage(ObjectFace, Purges, Core):
             direct=config.direct,
             sqpoll=config.sqpoll,
             iopoll=config.iopoll,
+            lock_fd=self._claim.descriptor,
         )
 
     def _open_core(self, progress: Progress | None) -> None:
         """Open the native part, over a region log, over a tree of files, or in RAM only."""
         engine = self._engine
-        options = core_options(self._config, progress)
+        root = None if self._claim is None else self._claim.path
+        options = core_options(self._config, progress, root)
         if engine is not None:
-            root = None if self._claim is None else self._claim.path
             self._lower = open_lower(self._config, engine, root, progress)
         if self._lower is not None:
             options.update(lower=self._lower, seed=self._lower.seed)
@@ -182,9 +202,15 @@ class Storage(ObjectFace, Purges, Core):
             super().__init__(options, engine)
             return
         assert self._claim is not None
-        self._registry = options["registry"] = Registry(self._claim.path)
-        with self._registry.exclusive():
-            self._registry.find_arena()
+        registry = Registry.of(self._claim.path)
+        with registry.exclusive():
+            try:
+                options.update(registry=registry, arena=registry.find_arena())
+            except BaseException:
+                registry.release()
+                raise
+            # From here on it is the native part that releases it.
+            self._registry = registry
             super().__init__(options, engine)
 
     @property
@@ -202,19 +228,16 @@ class Storage(ObjectFace, Purges, Core):
                 return
             self._forked = (self._engine, self._claim, self._objects, self._attachments)
             engine = self._open_engine(None)
-            registry = None
+            assert self._claim is not None
+            assert engine is not None
+            registry = Registry.of(self._claim.path)
             try:
-                assert self._claim is not None
-                assert engine is not None
-                registry = Registry(self._claim.path)
                 with registry.exclusive():
-                    registry.find_arena()
-                    self.resume(engine, registry)
+                    self.resume(engine, registry, registry.find_arena())
             except BaseException:
-                if engine is not None:
-                    engine.close()
-                if self._claim is not None:
-                    self._claim.release()
+                registry.release()
+                engine.close()
+                self._claim.release()
                 raise
             self._engine, self._registry = engine, registry
             self._close_lock = threading.RLock()
@@ -232,7 +255,6 @@ class Storage(ObjectFace, Purges, Core):
             self._engine.close()
         if self._claim is not None:
             self._claim.release()
-        # The native part has the registry too, for as long as something of it is in use.
         self._registry = None
 
     # Life

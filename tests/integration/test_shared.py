@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -271,6 +272,7 @@ def test_a_pinned_value_outlives_its_store_and_every_change(store: Storage, root
     assert blob.tobytes() == value
     assert store.counters()["processes"] == 2  # its pin keeps the slot
     del blob, other
+    gc.collect()
     assert store.counters()["processes"] == 1
 
 
