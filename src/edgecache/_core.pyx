@@ -200,16 +200,16 @@ cdef class Core(CorePart):
         if not self.has_disk:
             return
         with nogil:
-            ec_lock_acquire(&self.maintenance.lock)
+            ec_lock_acquire(&self.maintenance.shared.lock)
             status = log_flush(&self.log, ec_monotonic_ns() + <int64_t>WALK_FLUSH_NS)
         if status == Status.STATUS_TIMEOUT:
-            ec_lock_release(&self.maintenance.lock)
+            ec_lock_release(&self.maintenance.shared.lock)
             raise_for_status(status, "flush before a walk")
 
     def walk_end(self):
         """Let reclaim and checkpoints go on."""
         if self.has_disk:
-            ec_lock_release(&self.maintenance.lock)
+            ec_lock_release(&self.maintenance.shared.lock)
 
     cdef object stored_key(self, const char* data, Py_ssize_t size):
         """The caller's part of a key as it is stored."""
@@ -325,10 +325,10 @@ cdef class Core(CorePart):
             return
         with nogil:
             if self.has_disk:
-                ec_lock_acquire(&self.maintenance.lock)
+                ec_lock_acquire(&self.maintenance.shared.lock)
             walk_clear(&self.engine, &self.checkpointer)
             if self.has_disk:
-                ec_lock_release(&self.maintenance.lock)
+                ec_lock_release(&self.maintenance.shared.lock)
         if not self.has_disk:
             return
         self.checkpoint()

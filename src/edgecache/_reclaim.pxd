@@ -28,7 +28,14 @@ cdef struct GhostTable:                 # in the arena: 4-way buckets of 32-bit 
     uint64_t clock
     uint64_t offset                     # of the u32 cells, from the arena base
 
+cdef struct ReclaimShared:              # in the arena
+    uint64_t stable_generation          # see above; written by the checkpointer
+    uint64_t tombstone_bytes            # written since the last checkpoint
+    uint64_t checkpoint_bytes           # size of the last one
+    int64_t retry_after_ns              # a region could not be emptied: not before that
+
 cdef struct Reclaimer:                  # process-local
+    ReclaimShared* shared
     LogStore* log
     ShardSet* shards
     GhostTable* ghosts
@@ -37,10 +44,6 @@ cdef struct Reclaimer:                  # process-local
     uint32_t reinsert                   # 0: plain FIFO
     uint32_t usable_count               # regions that there is file space for, as far as is known
     uint32_t ready_target               # of which so many are kept ready
-    uint64_t stable_generation          # see above; written by the checkpointer
-    uint64_t tombstone_bytes            # written since the last checkpoint
-    uint64_t checkpoint_bytes           # size of the last one
-    int64_t retry_after_ns              # a region could not be emptied: not before that
     int64_t prepare_after_ns            # the disk gave no space: not before that
 
 cdef uint64_t ghost_bytes(uint64_t disk_bytes) noexcept nogil

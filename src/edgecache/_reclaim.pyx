@@ -230,7 +230,7 @@ cdef bint _put_tombstone(Pass* work, uint64_t hash_low, uint64_t hash_high, cons
         carried.location = birth
         return scan_list_push(&work.carried, &carried) == Status.STATUS_OK
     work.appended = 1
-    work.reclaimer.tombstone_bytes += record_bytes(key_len, 0, 0) + INDEX_ENTRY_BYTES
+    work.reclaimer.shared.tombstone_bytes += record_bytes(key_len, 0, 0) + INDEX_ENTRY_BYTES
     return reclaim_tombstone(work.reclaimer.log, LOG_MAIN, hash_low, hash_high, key, key_len,
                              sequence, birth) == Status.STATUS_OK
 
@@ -244,7 +244,7 @@ cdef bint _carry(Pass* work, const ScanEntry* entry) noexcept nogil:
         return _put_tombstone(work, entry.hash_low, entry.hash_high, NULL, 0, _sequence(entry),
                               work.generation_last)
     birth = <uint64_t>record.expiry_us
-    if birth < work.reclaimer.stable_generation:
+    if birth < work.reclaimer.shared.stable_generation:
         return True
     return _put_tombstone(work, entry.hash_low, entry.hash_high, record_key(record),
                           record.key_len, record.sequence, birth)
@@ -349,7 +349,7 @@ cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noex
 cdef uint32_t _retired_for_long(LogStore* log) noexcept nogil:
     """A retired region that may be erased: the device writes, and a checkpoint knows of it."""
     cdef uint32_t region
-    if log.shared.read_only or log.retired_settled != log.shared.counters.retired_count:
+    if log.shared.read_only or log.shared.retired_settled != log.shared.counters.retired_count:
         return NONE32
     for region in range(log.shared.region_count):
         if log.regions[region].state == REGION_RETIRED and log.regions[region].in_flight == 0 and \
@@ -473,7 +473,7 @@ cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil:
     else:
         _give_up(&work, info.failed_count != 0)
         status = Status.STATUS_AGAIN
-        reclaimer.retry_after_ns = ec_monotonic_ns() + <int64_t>RETRY_NS
+        reclaimer.shared.retry_after_ns = ec_monotonic_ns() + <int64_t>RETRY_NS
     free(work.window.bytes)
     scan_list_free(&work.drops)
     scan_list_free(&work.carried)
@@ -486,8 +486,8 @@ cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil:
     # Tombstones are dropped when two checkpoints know that they can be: where they pile up faster
     # than checkpoints come, the log would fill with them. An eighth of it is the most.
     cdef LogStore* log = reclaimer.log
-    return reclaimer.tombstone_bytes > log.region_bytes // 4 and \
-        reclaimer.tombstone_bytes > min(reclaimer.checkpoint_bytes,
+    return reclaimer.shared.tombstone_bytes > log.region_bytes // 4 and \
+        reclaimer.shared.tombstone_bytes > min(reclaimer.shared.checkpoint_bytes,
                                         log.shared.region_count * log.region_bytes // 8)
 
 
@@ -520,7 +520,7 @@ cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
     reclaim_prepare(reclaimer)
     while ec_load_u32(&log.shared.ready_count) < reclaimer.ready_target and \
             not ec_load_u32(&log.stopping) and not reclaim_needs_checkpoint(reclaimer) and \
-            ec_monotonic_ns() >= reclaimer.retry_after_ns:
+            ec_monotonic_ns() >= reclaimer.shared.retry_after_ns:
         if reclaim_one(reclaimer, False) != Status.STATUS_OK:
             break
         freed += 1
@@ -529,4 +529,4 @@ cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
 
 cdef bint reclaim_is_stuck(Reclaimer* reclaimer) noexcept nogil:
     return ec_load_u32(&reclaimer.log.shared.ready_count) == 0 and \
-        ec_monotonic_ns() < reclaimer.retry_after_ns and not reclaimer.log.shared.read_only
+        ec_monotonic_ns() < reclaimer.shared.retry_after_ns and not reclaimer.log.shared.read_only

@@ -265,9 +265,9 @@ cdef bint _write_checkpoint(LogStore* log, Checkpointer* checkpointer) noexcept 
     """One that reflects everything logged so far; False where it could not be had."""
     cdef uint64_t stable = 0, sequence
     log_note_unlogged(log)
-    sequence = ec_load_u64(&log.unlogged_sequence)
+    sequence = ec_load_u64(&log.shared.unlogged_sequence)
     return checkpoint_write(checkpointer, 0, &stable) == Status.STATUS_OK and \
-        ec_load_u64(&log.settled_sequence) >= sequence
+        ec_load_u64(&log.shared.settled_sequence) >= sequence
 
 
 cdef void walk_clear(Engine* engine, Checkpointer* checkpointer) noexcept nogil:

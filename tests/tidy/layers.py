@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs")),
+    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs", "_process", "_spare_blocks")),
     ("sums of strips", ("_strips",)),
     ("formats", ("_meta", "_segment_format", "_files_format", "_evict", "_evict_*")),
     ("formats of parts", ("_part_format",)),
@@ -35,9 +35,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("joints", ("_shard", "_flush", "_prewrite", "_scan")),
     ("paths", ("_fetch", "_part", "_reclaim", "_checkpoint", "_recovery")),
     ("changes", ("_change", "_maintenance")),
-    ("walks", ("_promote", "_walk")),
+    ("walks", ("_promote", "_walk", "_repair")),
     ("root", ("_core", "_core_*")),
-    ("values", ("config", "meta", "metrics", "root")),
+    ("values", ("config", "meta", "metrics", "root", "registry")),
     ("disk tiers", ("files",)),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),
@@ -87,7 +87,7 @@ NATIVE_USERS: dict[str, frozenset[str]] = {
 }
 
 # Kernels: whole functions in a header, no module of their own.
-KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans", "_strips")
+KERNELS = ("_bytes", "_hash", "_list", "_debug", "_spans", "_strips")
 
 # `_testing_*` modules give tests access to internals: they may see anything, nothing sees them.
 TESTING = "_testing*"

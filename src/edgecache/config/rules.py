@@ -34,7 +34,7 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         Problem: The first rule that does not hold.
     """
-    _check_reserved(values)
+    _check_shared(values)
     _check_layout(values)
     _check_objects(values)
     _check_disk(values)
@@ -42,11 +42,19 @@ def check(values: Mapping[str, Any]) -> None:
     _check_io(values)
 
 
-def _check_reserved(values: Mapping[str, Any]) -> None:
-    if values["shared"]:
+def _check_shared(values: Mapping[str, Any]) -> None:
+    if not values["shared"]:
+        return
+    if values["layout"] != "log":
         raise Problem(
-            "a cache shared by several processes is not available in this version",
-            hint="use shared: false and one root per process",
+            "several processes can share the region log only",
+            hint="use layout: log, or one root per process",
+            field="shared",
+        )
+    if values["disk"] == 0 or values["root"] is None or values["io"] == "memory":
+        raise Problem(
+            "processes find a shared cache by its root, and need its disk tier to outlive them",
+            hint="set root and disk, with io: auto, uring or threads",
             field="shared",
         )
 
