@@ -69,7 +69,10 @@ def test_settings_that_cannot_be_used_name_key_and_remedy(tmp_path: Path) -> Non
         ({"log": {"access": "/nowhere/x"}}, ("log.access", "/nowhere/x")),
         ({"listen": ["systemd"]}, ("listen", "socket unit")),
         ({"pid_file": "/nowhere/pid"}, ("pid_file", "/nowhere/pid")),
-        ({"workers": 2}, ("workers", "line=", "use workers: 1")),
+        (
+            {"workers": 2, "cache": {"memory": "16MiB", "disk": 0}},
+            ("workers", "line=", "use workers: 1", "set root and disk"),
+        ),
     )
     for sections, words in cases:
         line = refused(2, "-c", write(tmp_path, **sections))

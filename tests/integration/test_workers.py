@@ -268,3 +268,87 @@ def test_a_worker_that_cannot_start_ends_the_start(tmp_path: Path) -> None:
         pass
     with pytest.raises(AssertionError, match="the worker cannot serve"):
         server.__enter__()
+
+
+# One cache
+
+
+class Sharing(Crewed):
+    """`edgecache serve` with two workers, as users start it."""
+
+    def __init__(self, folder: Path, config: dict[str, Any] | None = None) -> None:
+        cache = {"root": str(folder / "root"), "memory": "16MiB", "disk": "64MiB"}
+        super().__init__(folder, {"cache": cache, "workers": 2, **(config or {})})
+        serve = ("-m", "edgecache", "serve", "-c", str(self.path))
+        self._command = [self._command[0], *serve]
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sharing]:
+    with Sharing(tmp_path_factory.mktemp("sharing")) as server:
+        yield server
+        assert server.stop() == 0, server.log
+
+
+def test_what_one_worker_fetched_is_a_hit_in_the_other(sharing: Sharing) -> None:
+    one, other = links_to_both(sharing)
+    assert ask(one, "/page").fields["x-cache-status"] == "miss"
+    assert ask(other, "/page").fields["x-cache-status"] == "hit"
+    assert ask(one, "/page").fields["x-cache-status"] == "hit"
+    one.close()
+    other.close()
+
+
+def test_a_put_and_a_delete_are_seen_by_all_at_once(sharing: Sharing) -> None:
+    one, other = links_to_both(sharing)
+    for value in (b"first", b"second"):
+        assert ask(one, "/cache/key", "PUT", value).status in (201, 204)
+        assert {ask(link, "/cache/key").body for link in (one, other)} == {value}
+        # Prepared answers end with the version that they are of.
+        assert {ask(link, "/cache/key").body for link in (one, other)} == {value}
+    assert ask(other, "/cache/key", "DELETE").status == 204
+    assert {ask(link, "/cache/key").status for link in (one, other)} == {404}
+    one.close()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("target", "fields", "count"),
+    [
+        ("/tagged", {}, b"1"),
+        ("/tagged", {"X_Purge_Tag": "demo"}, b"1"),
+        ("/", {"X_Purge": "prefix"}, b"1"),
+        ("/", {"X_Purge": "everything"}, b"1"),
+    ],
+)
+def test_a_purge_through_one_worker_is_seen_by_all_at_once(
+    sharing: Sharing, target: str, fields: dict[str, str], count: bytes
+) -> None:
+    one, other = links_to_both(sharing)
+    ask(one, "/", "PURGE", X_Purge="everything")
+    ask(one, "/tagged")
+    for link in (one, other, one, other):  # prepared in both
+        assert ask(link, "/tagged").fields["x-cache-status"] == "hit"
+    assert ask(other, target, "PURGE", **fields).body == b"purged " + count + b"\n"
+    assert ask(one, "/tagged").fields["x-cache-status"] == "miss"
+    assert ask(other, "/tagged").fields["x-cache-status"] == "hit"
+    one.close()
+    other.close()
+
+
+def test_a_purge_of_the_admin_plane_counts_once(sharing: Sharing) -> None:
+    sharing.get("/page")
+    body = json.dumps({"url": f"{sharing.url}/page"})
+    answer = exchange(sharing.admin, "/api/purge", "POST", body, Content_Type="application/json")
+    assert answer.json()["purged"] == 1
+
+
+def test_the_cache_outlives_a_worker(tmp_path: Path) -> None:
+    with Sharing(tmp_path) as server:
+        assert server.get("/page").fields["x-cache-status"] == "miss"
+        for victim in server.workers():
+            os.kill(victim, signal.SIGKILL)
+            until_gone(victim)
+        assert server.get("/page").fields["x-cache-status"] == "hit"
+        server.until_up()
+        assert server.stop() == 0, server.log
