@@ -18,7 +18,7 @@ from edgecache._evict cimport EVICT_ARC, EVICT_LRU, EVICT_S3FIFO, EVICT_SIEVE, E
 from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
-from edgecache._io_lanes cimport lanes_close, lanes_open
+from edgecache._io_lanes cimport Lanes, lanes_close, lanes_open
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport MEMORY_PAGE_BYTES
 from edgecache._process cimport (
@@ -328,6 +328,8 @@ cdef class CoreBase(CoreArena):
         self.io = io
         self.log.ops = &io.ops
         self.log.engine = io.state
+        memset(&self.log.lanes, 0, sizeof(Lanes))
+        lanes_open(&self.log.lanes, self.log.ops, self.log.engine)
         for index in range(self.log.file_count):
             self.log.files[index] = -1
         robust_remove(self.robust)
@@ -486,7 +488,7 @@ cdef class CoreBase(CoreArena):
                     log_flush(&self.log, ec_monotonic_ns() + <int64_t>CLOSE_NS)
                     maintenance_stop(&self.maintenance)
             self._free()
-        if self.processes.own != NULL:
+        if self.processes.own != NULL and self.processes.pid == <uint32_t>os.getpid():
             process_detach(&self.processes)
             self.registry.leave(self.processes.number)
         if self.registry is not None:

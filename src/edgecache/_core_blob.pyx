@@ -57,6 +57,9 @@ from edgecache._core_front cimport (
 )
 from edgecache._core_read cimport LARGE_COPY_BYTES, CoreRead, copy_pinned, meta_is_stale
 
+cdef extern from "unistd.h" nogil:
+    int getpid()
+
 cdef extern from "Python.h":
     # As a plain pointer: under a lock nothing may leave by way of an exception.
     PyObject* bytes_or_null "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
@@ -333,7 +336,8 @@ cdef class Pin:
 
     def __dealloc__(self):
         cdef Shard* shard = shard_at(&self.core.shards, self.shard)
-        if self.life != self.core.life:
+        if self.life != self.core.life or \
+                self.core.is_shared and self.core.processes.pid != <uint32_t>getpid():
             # Of the process that this one was forked from, or of a store that has closed since.
             return
         ec_lock_acquire(&shard.lock)

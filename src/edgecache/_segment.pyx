@@ -348,6 +348,26 @@ cdef void log_abandon(LogStore* log, Append* append) noexcept nogil:
     log_commit(log, append)
 
 
+cdef Status _begin_region_locked(LogStore* log, uint32_t head) noexcept nogil:
+    """A block of a filler, written by way of a buffer, in front of a region's first large block.
+
+    A recovery knows a region by its first page. The large block may never be written, if its
+    process dies; blocks behind it may be durable by then, and a sync that covered them covered this
+    one.
+    """
+    cdef WriteBuffer* buffer
+    cdef Status status = _open_buffer_locked(log, head, PAGE_BYTES)
+    if status != Status.STATUS_OK:
+        return status
+    buffer = &log.buffers[log.shared.heads[head].buffer]
+    record_void(log.api, log.seed, buffer.generation,
+                <RecordHeader*>(log.base + buffer.data_offset + buffer.fill), UNIT_BYTES)
+    ec_store_u32(&buffer.record_count, 1)
+    ec_store_u32(&buffer.fill, buffer.fill + UNIT_BYTES)
+    log_close_buffer_locked(log, head)
+    return status
+
+
 cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                             uint64_t head_bytes, Append* out) noexcept nogil:
     """Reserve a block of its own in the region of `head` and memory to build it in."""
@@ -375,6 +395,9 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                 _region_room(log, index) < block_bytes:
             status = _open_region_locked(log, head)
             index = shared.heads[head].region
+    if status == Status.STATUS_OK and log.regions[index].written_bytes == 0 and \
+            PAGE_BYTES + block_bytes <= _region_room(log, index):
+        status = _begin_region_locked(log, head)
     if status == Status.STATUS_OK and \
             log.regions[index].written_bytes + block_bytes > log_place_limit(log, index):
         status = Status.STATUS_AGAIN

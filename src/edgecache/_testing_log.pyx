@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from edgecache._core_base cimport CoreBase
 from edgecache._maintenance cimport maintenance_prewrite
-from edgecache._segment cimport LOG_SMALL, NONE32, log_wake
+from edgecache._segment cimport LOG_SMALL, NONE32, Append, log_large_begin, log_wake
 from edgecache._sync cimport (
     ec_add_u32,
     ec_futex_wake,
@@ -55,3 +55,9 @@ def sync_end(CoreBase core):
 
 def sync_waiting(CoreBase core):
     return ec_load_u32(&core.log.shared.sync_waiting)
+
+
+def reserve_large(CoreBase core, uint64_t record_bytes):
+    """As a put of a large value that goes no further: its process dies before it writes."""
+    cdef Append append
+    return <int>log_large_begin(&core.log, LOG_SMALL, record_bytes, 64, &append)

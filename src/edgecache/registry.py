@@ -147,6 +147,7 @@ def _check(status: os.stat_result, path: str) -> None:
 # Reachable from here, so the collector never takes one apart before the store that uses it.
 _registries: dict[str, Registry] = {}
 _registries_lock = threading.Lock()
+_parents: list[Registry] = []
 
 
 def _forget_in_child() -> None:
@@ -155,6 +156,7 @@ def _forget_in_child() -> None:
     _registries_lock = threading.Lock()
     for registry in _registries.values():
         os.close(registry.descriptor)
+    _parents.extend(_registries.values())  # stores of the parent still refer to them
     _registries.clear()
 
 

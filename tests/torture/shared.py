@@ -249,6 +249,16 @@ class Book:
         last = next((i for i, c in enumerate(changes) if c[0] > end), len(changes))
         return changes[max(0, first - 2) : last + 1]
 
+    def seen(self, key: bytes) -> str:
+        """What was read of the key, and for how long, in short."""
+        runs: list[list[Any]] = []
+        for _, begin, _, found in sorted(r for r in self.reads if r[0] == key):
+            if runs and runs[-1][0] == found:
+                runs[-1][2:] = [begin, runs[-1][3] + 1]
+            else:
+                runs.append([found, begin, begin, 1])
+        return " ".join(f"{r[0]}x{r[3]}@{r[1]:.3f}-{r[2]:.3f}" for r in runs[:12])
+
     def judge(self, may_miss: bool) -> int:
         """Check every read; how many hits."""
         hits = 0
@@ -258,7 +268,8 @@ class Book:
                 continue
             if not self.allows(key, begin, end, found):
                 raise BrokenPromiseError(
-                    f"{key!r}: {found} from {begin} to {end}, of {self.around(key, begin, end)}"
+                    f"{key!r}: {found} from {begin} to {end}, of {self.around(key, begin, end)}; "
+                    f"all reads: {self.seen(key)}"
                 )
         self.reads.clear()
         return hits

@@ -238,7 +238,7 @@ class Config:
     shared: bool = field(
         default=False,
         metadata=_about(
-            Flag(), "share the cache between processes; reserved and refused when true"
+            Flag(), "share the cache between processes (docs/concurrency.md)"
         ),
     )
     namespace: str = field(
