@@ -76,6 +76,19 @@ cdef inline bint strips_copy_verified(const XxhashApi* api, char* target, const 
     return True
 
 
+# As that, of bytes in their place: strips of [base, last) of the chunk, at `data`.
+cdef inline bint strips_hold(const XxhashApi* api, const char* data, uint64_t base, uint64_t size,
+                             uint64_t last, const uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = base, end
+    while start < last:
+        end = min(start + strip, size)
+        if checksum_range(api, data + (start - base), <size_t>(end - start)) != \
+                sums[start // strip]:
+            return False
+        start = end
+    return True
+
+
 cdef inline Hash128 strips_hash(const XxhashApi* api, const uint64_t* sums,
                                 uint32_t count) noexcept nogil:
     return api.bits128(sums, <size_t>count * 8, 0)

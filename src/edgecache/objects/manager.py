@@ -494,7 +494,10 @@ class ObjectManager:
 
     def update_meta(self, key: bytes, meta: Meta) -> bool:
         """Replace the meta; False when there is nothing, or it was shed."""
-        meta.encode()
+        plain, is_tagged = meta.encode(), bool(meta.tags)
+        done = self.backend.relabel(key, lambda _, expiry_us: (plain, expiry_us, is_tagged))
+        if done is not None:
+            return done
         for _ in range(REPLACE_TRIES):
             stored = self.backend.get_head(key)
             if stored is None:
