@@ -120,7 +120,8 @@ cdef inline bint file_head_check(const XxhashApi* api, uint64_t seed, FileHead* 
     cdef uint64_t found
     cdef bint holds
     if size_bytes < FILE_HEAD_BYTES or head.magic != FILE_MAGIC or \
-            not FILE_VERSION_WHOLE <= head.version <= FILE_VERSION or not 0 < head.key_len <= FILE_KEY_BYTES_MAX or \
+            not FILE_VERSION_WHOLE <= head.version <= FILE_VERSION or \
+            not 0 < head.key_len <= FILE_KEY_BYTES_MAX or \
             head.meta_len > FILE_META_BYTES_MAX or head.flags & ~<int>FILE_FLAGS_ALL or \
             head.chunk_bytes == 0 or head.body_file_bytes % head.chunk_bytes != 0 or \
             head.body_file_bytes == 0 or head.chunk_count > FILE_CHUNKS_MAX or \
