@@ -14,7 +14,7 @@ import pytest
 from support.images import open_on
 from support.model import KIB, MIB, options
 
-from edgecache import Meta, Storage
+from edgecache import Config, Meta, Storage
 from edgecache import _testing_io as io
 from edgecache._core import Core
 from edgecache._core_async import AsyncReader
