@@ -25,6 +25,7 @@ cdef class KnownHead:
 
     cdef FileHead* head
     cdef bytes key
+    cdef bytes meta                 # None: not read yet
 
 cdef class ObjectFiles:
     """The files of objects below the root of one engine.
@@ -40,6 +41,7 @@ cdef class ObjectFiles:
     cdef uint64_t heads_bytes
 
     cdef object take_head(self, const FileHead* head)
+    cdef object know_head(self, bytes name, uint64_t sequence)
     cdef int keep_head(self, KnownHead known) except -1
 
 cdef class FileSyncer:

@@ -54,6 +54,9 @@ class ObjectFiles:
     def read_range(
         self, name: bytes, offset: int, length: int, sequence: int = 0
     ) -> tuple[int, bytes, bytes, int] | int: ...
+    def read_facts(
+        self, name: bytes, sequence: int = 0
+    ) -> tuple[bytes, bytes, int, bytes, int, int, int] | int: ...
     def link_object(
         self,
         name: bytes,

@@ -263,19 +263,12 @@ cdef class ObjectFiles:
         """
         cdef const char* directory = name
         cdef char* target
-        cdef int64_t result = 0
-        cdef object found
-        cdef KnownHead known = self.heads.get(sequence) if sequence else None
-        if known is None:
-            known = KnownHead.__new__(KnownHead)
-            with nogil:
-                result = tree_load_head(&self.tree, directory, &known.head)
-                if result == 0:
-                    result = tree_check_body_size(&self.tree, directory, known.head)
-            if result < 0:
-                return result
-            known.key = PyBytes_FromStringAndSize(file_head_key(known.head), known.head.key_len)
-            self.keep_head(known)
+        cdef int64_t result
+        cdef object found, looked = self.know_head(name, sequence)
+        cdef KnownHead known
+        if not isinstance(looked, KnownHead):
+            return looked
+        known = looked
         offset = min(offset, known.head.body_len)
         length = min(length, known.head.body_len - offset)
         found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
@@ -288,8 +281,58 @@ cdef class ObjectFiles:
                 return result
         return known.head.sequence, known.key, found, body_sequence_of(known.head)
 
+    def read_facts(self, bytes name not None, uint64_t sequence=0):
+        """As `read_head` and `read_meta` together.
+
+        Args:
+            sequence: Of the version that is expected there; then it need not be read again.
+
+        Returns:
+            (hash, key, sequence, meta, body size, expiry_us, sequence of the body), or a negative
+            errno.
+        """
+        cdef const char* directory = name
+        cdef char* data
+        cdef int64_t result
+        cdef object looked = self.know_head(name, sequence)
+        cdef bytes meta
+        cdef KnownHead known
+        if not isinstance(looked, KnownHead):
+            return looked
+        known = looked
+        if known.meta is None:
+            meta = PyBytes_FromStringAndSize(NULL, known.head.meta_len)
+            data = PyBytes_AS_STRING(meta)
+            with nogil:
+                result = tree_read_meta(&self.tree, directory, known.head, data)
+            if result < 0:
+                return result
+            known.meta = meta
+        return (hash_bytes(known.head.hash_low, known.head.hash_high), known.key,
+                known.head.sequence, known.meta, known.head.body_len, known.head.expiry_us,
+                body_sequence_of(known.head))
+
+    cdef object know_head(self, bytes name, uint64_t sequence):
+        """A `KnownHead`, or a negative errno."""
+        cdef const char* directory = name
+        cdef int64_t result
+        cdef KnownHead known = self.heads.get(sequence) if sequence else None
+        if known is not None:
+            return known
+        known = KnownHead.__new__(KnownHead)
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &known.head)
+            if result == 0:
+                result = tree_check_body_size(&self.tree, directory, known.head)
+        if result < 0:
+            return result
+        known.key = PyBytes_FromStringAndSize(file_head_key(known.head), known.head.key_len)
+        self.keep_head(known)
+        return known
+
     cdef int keep_head(self, KnownHead known) except -1:
         cdef uint64_t size = file_head_bytes(known.head.key_len, known.head.chunk_count)
+        size += known.head.meta_len
         if size > HEAD_KEPT_BYTES:
             return 0
         if len(self.heads) >= HEADS_KEPT or self.heads_bytes + size > HEADS_KEPT_BYTES:

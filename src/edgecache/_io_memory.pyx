@@ -31,7 +31,8 @@ from edgecache._io_memory_state cimport (
 )
 from edgecache._io_memory_tree cimport (
     directory_commit, directory_find, entry_create, entry_find, exchange_locked, journal_forget,
-    link_locked, make_directory_locked, node_drop_live, node_new, path_find, rename_locked, unlink_locked,
+    link_locked, make_directory_locked, node_drop_live, node_new, path_find, rename_locked,
+    unlink_locked,
 )
 from edgecache._io_memory_transfer cimport memory_channel_close, memory_transfer_ops
 

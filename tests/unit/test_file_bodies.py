@@ -105,8 +105,7 @@ def test_rot_costs_the_ranges_that_touch_it(tmp_path: Path) -> None:
             5 * MIB + STRIP_BYTES : 5 * MIB + STRIP_BYTES + 65536
         ]  # fmt: skip
         assert store.read_range("k", 5 * MIB - 65536, 65536) == value[5 * MIB - 65536 : 5 * MIB]
-        with pytest.raises(errors.EdgeCacheError):
-            store.read_range("k", 5 * MIB - 10, 20)
+        assert store.read_range("k", 5 * MIB - 10, 20) is None
         assert store.get("k") is None
 
 
@@ -119,8 +118,7 @@ def test_rotten_sums_never_let_wrong_bytes_pass(tmp_path: Path) -> None:
         # Whole chunks are verified without them.
         with store.lookup("k") as hit:  # type: ignore[union-attr]
             assert b"".join(hit) == value
-        with pytest.raises(errors.EdgeCacheError):
-            store.read_range("k", 5 * MIB, 100)
+        assert store.read_range("k", 5 * MIB, 100) is None
         assert store.stats()["errors"]["corruption"]["record"] == 1
 
 
@@ -449,7 +447,7 @@ def test_what_lies_in_no_file_of_its_own_is_not_given_out(tmp_path: Path) -> Non
     with Storage(config_of(tmp_path / "files")) as store:
         miss = store.get_miss_handler("k")
         miss.write(value)
-        with store.lookup_streaming_write("k", miss.streaming_write_tag) as hit:  # type: ignore[union-attr]
+        with store.lookup_streaming_write("k", miss.streaming_write_tag) as hit:  # type: ignore
             assert hit.file_range() is None
         miss.finish()
         store.put("short", b"short")

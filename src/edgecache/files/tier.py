@@ -211,19 +211,19 @@ class FileTier:
         entry = self.state.index.get(hash16)
         if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
             return None
-        found = self._read(hash16, key, lambda name, _: self._meta(name, hash16))
+        found = self._read(hash16, key, self._files.read_facts)
         if found is None or found[4] <= size:
             return None
         return found[6], found[4], found[3], found[5]
 
-    def _meta(self, name: bytes, hash16: bytes) -> Any:
-        head = self._files.read_head(name)
-        found = head if isinstance(head, int) else self._files.read_meta(name)
-        if isinstance(found, int) or isinstance(head, int):
-            return found
-        if found[0] != head[2]:
-            return -errno.EAGAIN
-        return (hash16, found[1], found[0], found[2], head[5], head[3], head[7])
+    def read_large(
+        self, hash16: bytes, key: bytes, size: int, offset: int, length: int
+    ) -> bytes | None:
+        """As `read_range`, of what `find_large` finds only."""
+        entry = self.state.index.get(hash16)
+        if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
+            return None
+        return self.read_range(hash16, key, offset, length)
 
     def read_part(
         self, hash16: bytes, key: bytes, body_sequence: int, offset: int, length: int
@@ -403,7 +403,7 @@ class FileTier:
         entry = self.state.index.get(hash16)
         if entry is None or entry[3] <= RELABEL_BYTES_MIN or entry[5] & (FLAG_PART | FLAG_OBJECT):
             return None
-        found = self._read(hash16, key, lambda name, _: self._meta(name, hash16))
+        found = self._read(hash16, key, self._files.read_facts)
         if found is None:
             return None
         change = relabelling(found[3], found[5])

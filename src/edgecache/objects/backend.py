@@ -127,6 +127,10 @@ class Backend(Protocol):
         None: `get_head` finds it, if there is anything.
         """
 
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
+        """A range of what `find_large` finds, clipped at its end; None: that finds nothing, or it
+        cannot be read."""
+
     def entry_version(self, stored: Stored) -> int:
         """The version of an ordinary entry, the same as long as nobody puts the key again."""
 
@@ -240,6 +244,9 @@ class LogBackend:
         """Nothing is kept by object."""
 
     def find_large(self, key: bytes, size: int) -> Large | None:
+        return None
+
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
         return None
 
     def entry_version(self, stored: Stored) -> int:

@@ -70,6 +70,9 @@ class Tier(Protocol):
     def find_large(
         self, hash16: bytes, key: bytes, size: int
     ) -> tuple[int, int, bytes, int] | None: ...
+    def read_large(
+        self, hash16: bytes, key: bytes, size: int, offset: int, length: int
+    ) -> bytes | None: ...
     def read_range(self, hash16: bytes, key: bytes, offset: int, length: int) -> bytes | None: ...
     def read_part(
         self, hash16: bytes, key: bytes, body_sequence: int, offset: int, length: int
@@ -156,6 +159,13 @@ class FileBackend(WholeParts, LogBackend):
         with self._lock:
             self._placed[object_id] = Placed(hash16, stored, sequence, body_bytes, CHUNK_BYTES)
         return Large(object_id, body_bytes, CHUNK_BYTES, meta, sequence, expiry_us)
+
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
+        engine = self._file_engine()
+        if not engine.needs_disk(key):
+            return None
+        hash16, stored, _ = engine.lower_key(key)
+        return self._tier.read_large(hash16, stored, size, offset, length)
 
     def version_of(self, object_id: bytes) -> int | None:
         placed = self._placed.get(object_id)

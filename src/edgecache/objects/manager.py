@@ -538,6 +538,11 @@ class ObjectManager:
             unfinished = self.sparse.find(key)
             if unfinished is not None:
                 return unfinished.read(offset, length)
+        if length <= GATHER_CHUNKS * self.chunk_bytes:
+            part = self.backend.read_large(key, self.chunk_bytes, offset, length)
+            if part is not None:
+                self.counters.add("large_hits")
+                return part
         large = self.backend.find_large(key, self.chunk_bytes)
         stored = self.backend.get_head(key) if large is None else None
         if stored is not None and engine_flags_of(stored.meta) & ENGINE_OBJECT:
