@@ -181,7 +181,7 @@ cdef class Core(CorePart):
         """Read the (position, key) pairs from disk into `found`."""
         cdef KeyView view
         cdef object _owner, value
-        self.batch_reader().read(self, found, waiting)
+        self.read_batch(found, waiting)
         for position, key in waiting:
             value = found[position]
             if type(value) is ObjectHead:

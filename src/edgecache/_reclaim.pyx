@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from edgecache._flush cimport log_erase, log_sync_quiet, log_wait
 from edgecache._index cimport size_class_of
+from edgecache._log_space cimport log_prepare
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
@@ -31,7 +32,6 @@ from edgecache._segment cimport (
     log_abandon,
     log_commit,
     log_is_large,
-    log_prepare,
     log_release_region,
     log_reserve,
     log_retire_region,
@@ -75,6 +75,9 @@ cdef enum:
     SYNC_PATIENCE_NS = 60000000000
     UNREADABLE_MAX = 3
     RETIRED_NS = 500000000              # how long a region stays retired at least
+    READY_MIN = 2                       # one for each log
+    READY_MAX = 8
+    SPACE_RETRY_NS = 250000000          # before a disk that was full is asked again
     RETRY_NS = 50000000                 # before a region that could not be emptied is tried again
 
 cdef enum Kept:
@@ -368,7 +371,7 @@ cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     small = _oldest_sealed(log, LOG_SMALL, &small_count)
     main = _oldest_sealed(log, LOG_MAIN, &main_count)
     if small != NONE32 and (main == NONE32 or
-                            small_count > reclaimer.small_share * log.shared.region_count):
+                            small_count > reclaimer.small_share * reclaimer.usable_count):
         choice = small
     else:
         choice = main
@@ -488,10 +491,33 @@ cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil:
                                         log.shared.region_count * log.region_bytes // 8)
 
 
+cdef inline uint32_t ready_target_of(uint32_t region_count) noexcept nogil:
+    return min(<uint32_t>READY_MAX, max(<uint32_t>READY_MIN, region_count // 16))
+
+
+cdef void reclaim_prepare(Reclaimer* reclaimer) noexcept nogil:
+    cdef LogStore* log = reclaimer.log
+    cdef uint32_t region
+    cdef int64_t now = ec_monotonic_ns()
+    if now < reclaimer.prepare_after_ns:
+        return
+    reclaimer.usable_count = log.shared.region_count
+    reclaimer.ready_target = ready_target_of(reclaimer.usable_count)
+    if log_prepare(log, reclaimer.ready_target) == 0:
+        return
+    # Shares are of what there is: on a full disk the budget says how large the cache may be, not
+    # how large it is.
+    reclaimer.usable_count = 0
+    for region in range(log.shared.region_count):
+        reclaimer.usable_count += log.regions[region].state != REGION_FREE
+    reclaimer.ready_target = ready_target_of(reclaimer.usable_count)
+    reclaimer.prepare_after_ns = now + <int64_t>SPACE_RETRY_NS
+
+
 cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
     cdef LogStore* log = reclaimer.log
     cdef uint32_t freed = 0
-    log_prepare(log, reclaimer.ready_target)
+    reclaim_prepare(reclaimer)
     while ec_load_u32(&log.shared.ready_count) < reclaimer.ready_target and \
             not ec_load_u32(&log.stopping) and not reclaim_needs_checkpoint(reclaimer) and \
             ec_monotonic_ns() >= reclaimer.retry_after_ns:

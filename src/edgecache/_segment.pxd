@@ -29,6 +29,7 @@ Lock order: shard lock, then log lock. The log lock is never held across I/O or 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
+from edgecache._io_lanes cimport Lanes
 from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._spans cimport SpanHints
@@ -182,6 +183,7 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t prewrite_wanted    # the maintenance thread has been asked
     uint32_t prewrite_region    # being prewritten ...
     uint32_t prewrite_start     # ... from here on; NONE32: nothing is
+    uint32_t space_is_short     # a reservation of file space was refused
     uint32_t seal_lock          # held while footers are written: a sleeping lock
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
@@ -189,6 +191,9 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t registered         # buffers are registered memory
     uint32_t read_align_bytes   # of offset and length of a read: 512 to 4096
     ReadBuffers read_buffers
+    Lanes lanes                 # transfers that a caller waits for, but not for ever
+    int64_t read_timeout_ns     # 0: for ever
+    int64_t write_timeout_ns    # of a put's thread; 0: for ever
     SpanHints spans             # of records, by size class
     int64_t flush_interval_ns
     int64_t probe_after_ns      # when read-only: next attempt
@@ -254,12 +259,6 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                             uint64_t* available) noexcept nogil
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
 
-# The footer page that says that every block of the region up to its generation is dead. 0 or a
-# negative errno; durable after a sync.
-cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil
-# Reserve file space for free regions, and erase them, until `wanted` are READY; 0 or a negative
-# errno.
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
 cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_wake(uint32_t* word) noexcept nogil

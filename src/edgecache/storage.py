@@ -180,14 +180,15 @@ class Storage(ObjectFace, Purges, Core):
             direct=config.direct,
             sqpoll=config.sqpoll,
             iopoll=config.iopoll,
+            lock_fd=self._claim.descriptor,
         )
 
     def _open_core(self, progress: Progress | None) -> None:
         """Open the native part, over a region log, over a tree of files, or in RAM only."""
         engine = self._engine
-        options = core_options(self._config, progress)
+        root = None if self._claim is None else self._claim.path
+        options = core_options(self._config, progress, root)
         if engine is not None:
-            root = None if self._claim is None else self._claim.path
             self._lower = open_lower(self._config, engine, root, progress)
         if self._lower is not None:
             options.update(lower=self._lower, seed=self._lower.seed)

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_arena",
             *("_index", "_index_*"),
             *("_memory", "_slab", "_slab_*"),
-            *("_segment", "_log*"),
+            *("_segment", "_log_*"),
             *("_files", "_files_index", "_files_tree"),
             "_superblock",
         ),
@@ -68,6 +68,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "_files_index",
         "_files_tree",
     ),  # objects of the file layout, and the calls that write them
+    ("_segment", "_log_*"),  # the region log, and its file space
     ("migrate", "migrate_entry"),  # a migration, and each of its entries
     ("_memory", "_slab", "_slab_*"),  # the RAM tier and its allocator
     ("_recovery", "_checkpoint"),  # opening starts from a checkpoint

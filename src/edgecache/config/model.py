@@ -156,6 +156,21 @@ class Config:
             Duration(maximum=3600), "longest wait of a put for a write buffer; then it is shed"
         ),
     )
+    read_timeout: float = field(
+        default=0.0,
+        metadata=_about(
+            Duration(maximum=3600),
+            "longest wait of a get for the disk, then it is a miss; 0: as long as the disk takes",
+        ),
+    )
+    write_timeout: float = field(
+        default=5.0,
+        metadata=_about(
+            Duration(maximum=3600),
+            "longest wait of a put for the write of its own large value, then it is shed; 0: puts "
+            "wait for a disk that hangs, whatever block_timeout says",
+        ),
+    )
     write_budget: int = field(
         default=0,
         metadata=_about(

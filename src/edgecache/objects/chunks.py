@@ -3,10 +3,14 @@
 What is wanted of a cold chunk is the range that was asked for. Where reads follow each other the
 window doubles with each, up to the whole chunk, and the next chunks are read ahead by the engine's
 threads while the consumer works. Chunks in RAM are copied as asked, never ahead.
+
+A reader that stalls holds what it has read. So all readers of a process share `READERS_BYTES_MAX`:
+where they are many, windows stay small and nothing is read ahead.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -19,9 +23,15 @@ from edgecache.objects.ranges import Range
 from edgecache.objects.table import HashTable
 
 READ_AHEAD_CHUNKS = 2
+READERS_BYTES_MAX = 128 << 20
+"""What the cold windows of all readers may hold together, as far as `WINDOW_BYTES_MIN` allows."""
+WINDOW_BYTES_MIN = 131072
 # Small chunks are read by the event loop itself, larger ones in threads.
 LOOP_READ_BYTES_MAX = 262144
 Piece = bytes | memoryview
+
+# Everything that is being read in this process.
+_readers: weakref.WeakSet[Chunks] = weakref.WeakSet()
 
 
 class Chunks:
@@ -33,8 +43,8 @@ class Chunks:
     """
 
     __slots__ = (
-        "_ahead", "_backend", "_counters", "_held", "_is_current", "_next", "_object_id",
-        "_on_close", "_place", "_table", "_window", "grid",
+        "__weakref__", "_ahead", "_backend", "_counters", "_held", "_is_current", "_next",
+        "_object_id", "_on_close", "_place", "_table", "_window", "grid",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +70,7 @@ class Chunks:
         self._window = 0
         self._ahead: dict[int, tuple[Want, Reading]] = {}
         self.grid = grid
+        _readers.add(self)
 
     def take(self, position: int, size: int, end: int) -> Piece | None:
         """Bytes of what is held; `end` is that of the last stored byte."""
@@ -101,7 +112,10 @@ class Chunks:
         window = size
         if is_cold and position == self._next and self._window:
             window = max(size, 2 * self._window)
-        if 2 * window >= chunk_bytes:
+        share = READERS_BYTES_MAX // max(1, len(_readers))
+        if is_cold and share < (1 + READ_AHEAD_CHUNKS) * chunk_bytes:
+            window = min(window, max(share, WINDOW_BYTES_MIN), chunk_bytes - 1)
+        elif 2 * window >= chunk_bytes:
             window = chunk_bytes
         self._window = window
         chunk_end = min(until - self.grid.start(number), chunk_bytes)
