@@ -9,6 +9,9 @@
     ranges      random ranges of 64 KiB of an object of `--large` bytes, each chunk met about once;
                 O_DIRECT pread of as many ranges of the same data files
     hot-ranges  the same ranges in the first 1 GiB of it, whose heads are known by then
+    file-ranges, file-hot-ranges    as these, with `layout: files` and against pread of its body;
+                both sides through a page cache that has nothing of it
+    file-write, file-read           as `write-fio` and `read-fio`, with `layout: files`
     tail        100 readers in 4 threads that follow one writer, RAM only; a file: 100 reads of it
 
 The sides take turns, each round starting with another one. Ratios are per round, the median and the
@@ -47,8 +50,8 @@ READER_THREADS = 4
 
 # Bytes read from the device over bytes asked for, of each round of ranges.
 RANGES_READ: list[float] = []
-NEEDS_FIO = ("write-fio", "read-fio")
-LARGE = ("ranges", "hot-ranges")
+NEEDS_FIO = ("write-fio", "read-fio", "file-write", "file-read")
+LARGE = ("ranges", "hot-ranges", "file-ranges", "file-hot-ranges")
 
 Round = Callable[[], Stopwatch]
 
@@ -67,12 +70,14 @@ def aligned(content: bytes) -> mmap.mmap:
     return buffer
 
 
-def write_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+def write_pair(
+    directory: Path, total: int, piece: bytes, layout: str = "log"
+) -> tuple[Round, Round]:
     source = aligned(piece)
 
     def ours() -> Stopwatch:
         watch = Stopwatch()
-        with open_store(directory / "store", total) as store:
+        with open_store(directory / "store", total, layout=layout) as store:
             with watch, store.get_miss_handler("object") as miss:
                 for _ in range(total // len(piece)):
                     miss.write(piece)
@@ -94,10 +99,12 @@ def write_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]
     return ours, theirs
 
 
-def read_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+def read_pair(
+    directory: Path, total: int, piece: bytes, layout: str = "log"
+) -> tuple[Round, Round]:
     write_file(directory / "file", total, piece)
     with (
-        open_store(directory / "store", total) as store,
+        open_store(directory / "store", total, layout=layout) as store,
         store.get_miss_handler("object") as miss,
     ):
         for _ in range(total // len(piece)):
@@ -106,7 +113,8 @@ def read_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
 
     def ours() -> Stopwatch:
         watch = Stopwatch()
-        with open_store(directory / "store", total) as store:
+        with open_store(directory / "store", total, layout=layout) as store:
+            drop_cache(directory / "store")
             hit = store.lookup("object")
             assert hit is not None
             with watch, hit:
@@ -125,6 +133,23 @@ def read_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
         return watch
 
     return ours, theirs
+
+
+def drop_cache(root: Path) -> None:
+    """Have the page cache forget the files below a directory."""
+    for path in root.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def device_bytes() -> int:
+    """What this process had the device read, through the page cache or around it."""
+    for line in Path("/proc/self/io").read_text("ascii").splitlines():
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    raise OSError("no read_bytes in /proc/self/io")
 
 
 def write_file(path: Path, total: int, piece: bytes) -> None:
@@ -160,24 +185,39 @@ def read_fio_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Rou
     return ours, lambda: fio(directory / "file", "read", total)
 
 
-def large_store(directory: Path, total: int, piece: bytes) -> list[Path]:
+def file_write_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    ours, _ = write_pair(directory, total, piece, "files")
+    return ours, lambda: fio(directory / "fio", "write", total)
+
+
+def file_read_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    ours, _ = read_pair(directory, total, piece, "files")
+    return ours, lambda: fio(directory / "file", "read", total)
+
+
+def large_store(directory: Path, total: int, piece: bytes, layout: str) -> list[Path]:
     """A store with an object of `total` bytes; its data files."""
     root = directory / "store"
     with (
-        edgecache.open(root, memory="64MiB", disk=total * 3 // 2) as store,
+        edgecache.open(root, memory="64MiB", disk=total * 3 // 2, layout=layout) as store,
         store.get_miss_handler("object") as miss,
     ):
         for _ in range(total // len(piece)):
             miss.write(piece)
         miss.finish()
-    return sorted((root / "data").iterdir())
+    return sorted((root / "data").iterdir() if layout == "log" else root.rglob("body.bin"))
 
 
 def range_pair(
-    directory: Path, total: int, piece: bytes, span: int | None = None
+    directory: Path, total: int, piece: bytes, span: int | None = None, layout: str = "log"
 ) -> tuple[Round, Round]:
     """Both sides read ranges of the same bytes of the same files, ours by the object's key."""
-    files = [direct_file(path, os.O_RDONLY) for path in large_store(directory, total, piece)]
+    paths = large_store(directory, total, piece, layout)
+    files = [
+        direct_file(path, os.O_RDONLY) if layout == "log" else os.open(path, os.O_RDONLY)
+        for path in paths
+    ]
+    file_bytes = GIB if layout == "log" else total
     span = total if span is None else min(span, total)
     rng = random.Random(1)
     RANGES_READ.clear()
@@ -188,23 +228,27 @@ def range_pair(
     def ours() -> Stopwatch:
         watch = Stopwatch()
         offsets = draw()
-        with edgecache.open(directory / "store", memory="64MiB", disk=total * 3 // 2) as store:
+        with edgecache.open(
+            directory / "store", memory="64MiB", disk=total * 3 // 2, layout=layout
+        ) as store:
+            drop_cache(directory / "store")
             if span < total:
                 for offset in range(0, span, PIECE_BYTES):
                     store.read_range("object", offset, 1)
-            before = store.counters()["disk_read_bytes"]
+            before = device_bytes()
             with watch:
                 for offset in offsets:
                     found = store.read_range("object", offset, RANGE_BYTES)
                     assert found is not None
                     assert len(found) == RANGE_BYTES
-            read = store.counters()["disk_read_bytes"] - before
+            read = device_bytes() - before
         RANGES_READ.append(read / (RANGE_COUNT * RANGE_BYTES))
         return watch
 
     def theirs() -> Stopwatch:
         target = mmap.mmap(-1, RANGE_BYTES)
-        places = [divmod(offset, GIB) for offset in draw()]
+        places = [divmod(offset, file_bytes) for offset in draw()]
+        drop_cache(directory / "store")
         watch = Stopwatch()
         with watch:
             for number, offset in places:
@@ -216,6 +260,14 @@ def range_pair(
 
 def hot_range_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
     return range_pair(directory, total, piece, HOT_BYTES)
+
+
+def file_range_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    return range_pair(directory, total, piece, layout="files")
+
+
+def file_hot_range_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
+    return range_pair(directory, total, piece, HOT_BYTES, "files")
 
 
 def tail_pair(directory: Path, total: int, piece: bytes) -> tuple[Round, Round]:
@@ -276,6 +328,10 @@ WORKLOADS = {
     "read-fio": read_fio_pair,
     "ranges": range_pair,
     "hot-ranges": hot_range_pair,
+    "file-ranges": file_range_pair,
+    "file-hot-ranges": file_hot_range_pair,
+    "file-write": file_write_pair,
+    "file-read": file_read_pair,
     "tail": tail_pair,
 }
 

@@ -80,9 +80,23 @@ cdef object copy_pinned(const char* data, uint64_t size):
     return value
 
 
-cdef tuple whole_entry(object value, RamItem* item):
-    return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
-            item_expiry_us(item), item.version, item_disk_location(item))
+cdef struct EntryFacts:
+    int64_t expiry_us
+    uint64_t disk_location
+    uint32_t version
+
+
+cdef bytes take_facts(RamItem* item, EntryFacts* facts):
+    """The meta of an item, and what else `whole_entry` wants. The caller holds the shard's lock:
+    nothing that the collector counts is made here, for it could run code that needs the lock."""
+    facts.expiry_us = item_expiry_us(item)
+    facts.disk_location = item_disk_location(item)
+    facts.version = item.version
+    return PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
+
+
+cdef tuple whole_entry(object value, bytes meta, const EntryFacts* facts):
+    return (value, meta, facts.expiry_us, facts.version, facts.disk_location)
 
 
 cdef class ObjectHead:
@@ -114,6 +128,8 @@ cdef class CoreRead(CoreFront):
         cdef uint32_t reference
         cdef uint32_t hold = 0, epoch
         cdef bint fronted
+        cdef bytes meta = None
+        cdef EntryFacts facts
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
         reference = probe.ram
@@ -137,27 +153,28 @@ cdef class CoreRead(CoreFront):
         result[0] = LOOKUP_HIT
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
+        if whole or is_object:
+            meta = take_facts(item, &facts)
         if item.value_len > LARGE_COPY_BYTES:
             hold = shard_pin(&self.shards, shard, reference)
         if hold == 0:
             # Making an object of bytes runs no Python code, so it may happen under the lock.
             value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
-            if whole or is_object:
-                value = whole_entry(value, item)
             fronted = not item_has_meta(item)
             epoch = shard_epoch(&self.shards, shard, view.hash.low)[0]
             ec_lock_release(&shard.lock)
+            if whole or is_object:
+                value = whole_entry(value, meta, &facts)
             if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, epoch, value)
             return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
         value = copy_pinned(item_value(item), item.value_len)
-        if whole or is_object:
-            # Pinned items neither move nor change.
-            value = whole_entry(value, item)
         ec_lock_acquire(&shard.lock)
         shard_unpin(&self.shards, shard, reference, hold)
         ec_lock_release(&shard.lock)
+        if whole or is_object:
+            value = whole_entry(value, meta, &facts)
         return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):

@@ -3,22 +3,28 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EBADMSG, EEXIST, EIO, ENOMEM, EOPNOTSUPP, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EBADMSG, EEXIST, EIO, ENOMEM, EOPNOTSUPP, errno
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._files_format cimport (
     BODY_FILE_BYTES,
     FILE_CHUNK_BYTES,
+    FILE_CHUNK_STRIPS,
+    FILE_STRIP_BYTES,
+    FILE_STRIPS_BODY_MIN,
     FILE_SUM_BYTES,
+    FILE_VERSION,
     FileHead,
-    file_chunk_count,
     file_chunk_sum,
+    file_has_strips,
+    file_head_bytes,
     file_head_key,
     file_head_sums,
 )
 from edgecache._files_tree cimport (
+    strip_table_free,
     tree_check_body_size,
     tree_load,
     tree_load_head,
@@ -26,6 +32,8 @@ from edgecache._files_tree cimport (
     tree_read,
     tree_read_chunks,
     tree_read_meta,
+    tree_read_part,
+    tree_strip_sums,
     tree_unlink_object,
     tree_write,
     tree_write_metas,
@@ -65,6 +73,8 @@ def _kernel_version():
 SYNCFS_REPORTS = _kernel_version() >= (5, 8)
 
 CORRUPT = -EBADMSG
+STRIP_BYTES = FILE_STRIP_BYTES
+STRIPS_BODY_MIN = FILE_STRIPS_BODY_MIN
 CHUNK_BYTES = FILE_CHUNK_BYTES
 KEEP_BODY_FILE_BYTES = BODY_FILE_BYTES
 
@@ -72,6 +82,10 @@ cdef enum:
     SYNC_DEPTH = 64
     LIST_ROOM_BYTES = 65536
     LIST_TRIES = 8
+    # Heads of objects that were read by range: 4 MiB at most, none above 1 MiB (256 GiB of body).
+    HEADS_KEPT = 64
+    HEAD_KEPT_BYTES = 1048576
+    HEADS_KEPT_BYTES = 4194304
 
 
 cdef bytes hash_bytes(uint64_t low, uint64_t high):
@@ -90,6 +104,18 @@ cdef int place_hash(FileHead* head, bytes hash16) except -1:
     return 0
 
 
+cdef uint64_t body_sequence_of(const FileHead* head) noexcept nogil:
+    return head.body_sequence if head.body_sequence else head.sequence
+
+
+@cython.final
+@cython.no_gc
+cdef class KnownHead:
+
+    def __dealloc__(self):
+        free(self.head)
+
+
 @cython.final
 cdef class ObjectFiles:
 
@@ -99,6 +125,10 @@ cdef class ObjectFiles:
         self.tree.engine = engine.state
         self.tree.api = xxhash_api()
         self.tree.seed = seed
+        self.heads = {}
+
+    def __dealloc__(self):
+        strip_table_free(&self.strips)
 
     cdef object take_head(self, const FileHead* head):
         return (hash_bytes(head.hash_low, head.hash_high),
@@ -134,7 +164,7 @@ cdef class ObjectFiles:
                 head = tree_new_head(&self.tree, key_data, key_len, <uint64_t>source.len, meta_data,
                                      meta_len)
                 if head != NULL:
-                    head.sequence = sequence
+                    head.sequence = head.body_sequence = sequence
                     head.expiry_us = expiry_us
                     head.created_us = created_us
                     head.flags = <unsigned short>flags
@@ -173,6 +203,7 @@ cdef class ObjectFiles:
         head.expiry_us = expiry_us
         head.created_us = created_us
         head.flags = <unsigned short>flags
+        head.body_sequence = sequence
         head.body_file_bytes = body_file_bytes
         place_hash(head, hash16)
         memcpy(file_head_sums(head), PyBytes_AS_STRING(sums), <size_t>PyBytes_GET_SIZE(sums))
@@ -216,50 +247,163 @@ cdef class ObjectFiles:
         finally:
             free(head)
 
-    def read_range(self, bytes name not None, uint64_t offset, uint64_t length):
-        """Read and verify a part of a body: (sequence, key, bytes), or a negative errno.
+    def read_range(self, bytes name not None, uint64_t offset, uint64_t length,
+                   uint64_t sequence=0):
+        """Read and verify a part of a body.
 
-        Clipped at the end of the body. *Cost*: reads whole chunks, one at a time.
+        Args:
+            sequence: Of the version that is expected there; its head need not be read again.
+
+        Returns:
+            (sequence, key, bytes, sequence of the body), or a negative errno. Clipped at the end of
+            the body.
+
+        *Cost*: reads whole chunks where they are wanted whole, else the strips that cover the part;
+        of a body of 64 KiB and less all of it.
+        """
+        cdef const char* directory = name
+        cdef char* target
+        cdef int64_t result
+        cdef object found, looked = self.know_head(name, sequence)
+        cdef KnownHead known
+        if not isinstance(looked, KnownHead):
+            return looked
+        known = looked
+        offset = min(offset, known.head.body_len)
+        length = min(length, known.head.body_len - offset)
+        found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+        target = PyBytes_AS_STRING(found)
+        if length:
+            with nogil:
+                result = tree_read_part(&self.tree, directory, known.head, &self.strips, offset,
+                                        length, target)
+            if result < 0:
+                return result
+        return known.head.sequence, known.key, found, body_sequence_of(known.head)
+
+    def read_facts(self, bytes name not None, uint64_t sequence=0):
+        """As `read_head` and `read_meta` together.
+
+        Args:
+            sequence: Of the version that is expected there; then it need not be read again.
+
+        Returns:
+            (hash, key, sequence, meta, body size, expiry_us, sequence of the body), or a negative
+            errno.
+        """
+        cdef const char* directory = name
+        cdef char* data
+        cdef int64_t result
+        cdef object looked = self.know_head(name, sequence)
+        cdef bytes meta
+        cdef KnownHead known
+        if not isinstance(looked, KnownHead):
+            return looked
+        known = looked
+        if known.meta is None:
+            meta = PyBytes_FromStringAndSize(NULL, known.head.meta_len)
+            data = PyBytes_AS_STRING(meta)
+            with nogil:
+                result = tree_read_meta(&self.tree, directory, known.head, data)
+            if result < 0:
+                return result
+            known.meta = meta
+        return (hash_bytes(known.head.hash_low, known.head.hash_high), known.key,
+                known.head.sequence, known.meta, known.head.body_len, known.head.expiry_us,
+                body_sequence_of(known.head))
+
+    cdef object know_head(self, bytes name, uint64_t sequence):
+        """A `KnownHead`, or a negative errno."""
+        cdef const char* directory = name
+        cdef int64_t result
+        cdef KnownHead known = self.heads.get(sequence) if sequence else None
+        if known is not None:
+            return known
+        known = KnownHead.__new__(KnownHead)
+        with nogil:
+            result = tree_load_head(&self.tree, directory, &known.head)
+            if result == 0:
+                result = tree_check_body_size(&self.tree, directory, known.head)
+        if result < 0:
+            return result
+        known.key = PyBytes_FromStringAndSize(file_head_key(known.head), known.head.key_len)
+        self.keep_head(known)
+        return known
+
+    cdef int keep_head(self, KnownHead known) except -1:
+        cdef uint64_t size = file_head_bytes(known.head.key_len, known.head.chunk_count)
+        size += known.head.meta_len
+        if size > HEAD_KEPT_BYTES:
+            return 0
+        if len(self.heads) >= HEADS_KEPT or self.heads_bytes + size > HEADS_KEPT_BYTES:
+            self.heads.clear()
+            self.heads_bytes = 0
+        self.heads[known.head.sequence] = known
+        self.heads_bytes += size
+        return 0
+
+    def link_object(self, bytes name not None, bytes target not None, uint64_t expected,
+                    bytes meta not None, uint64_t sequence, int64_t expiry_us, uint32_t flags):
+        """Make a new directory `target` with the body of an object, and another head and meta.
+
+        Args:
+            expected: The sequence that the object must have.
+
+        Returns:
+            (space of head and meta, space of the linked files, names of the latter), or a negative
+            errno: -EOPNOTSUPP where there are no links, or the object is of version 1; -EAGAIN: it
+            is another version. Nothing is left behind then.
         """
         cdef FileHead* head = NULL
+        cdef FileHead* other
         cdef const char* directory = name
-        cdef char* chunk = NULL
-        cdef char* target
-        cdef uint64_t first, number, begin, end
-        cdef int64_t result
-        cdef object found
+        cdef const char* there = target
+        cdef const char* meta_data = meta
+        cdef int64_t result, space
+        cdef uint64_t number
+        cdef list leaves = []
         with nogil:
             result = tree_load_head(&self.tree, directory, &head)
-            if result == 0:
-                result = tree_check_body_size(&self.tree, directory, head)
         try:
             if result < 0:
                 return result
-            offset = min(offset, head.body_len)
-            length = min(length, head.body_len - offset)
-            found = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
-            target = PyBytes_AS_STRING(found)
-            with nogil:
-                chunk = <char*>malloc(head.chunk_bytes)
-                result = -ENOMEM if chunk == NULL else 0
-                first = offset // head.chunk_bytes
-                for number in range(first, file_chunk_count(offset + length, head.chunk_bytes)
-                                    if length else first):
-                    if result < 0:
-                        break
-                    result = tree_read_chunks(&self.tree, directory, head, number, number + 1,
-                                              chunk)
-                    begin = max(offset, number * head.chunk_bytes)
-                    end = min(offset + length, (number + 1) * <uint64_t>head.chunk_bytes)
-                    if result == 0:
-                        memcpy(target + (begin - offset), chunk + (begin - number
-                                                                   * head.chunk_bytes),
-                               end - begin)
-                free(chunk)
+            if head.sequence != expected:
+                return -EAGAIN
+            if head.version != FILE_VERSION:
+                return -EOPNOTSUPP
+            leaves = [b"body.bin" if number == 0 else b"body.bin.%d" % number for number in range(
+                max(1, (head.body_len + head.body_file_bytes - 1) // head.body_file_bytes))]
+            if file_has_strips(head):
+                leaves.append(b"body.sums")
+            other = tree_new_head(&self.tree, file_head_key(head), head.key_len, head.body_len,
+                                  meta_data, <uint32_t>PyBytes_GET_SIZE(meta))
+            if other == NULL:
+                return -ENOMEM
+            memcpy(file_head_sums(other), file_head_sums(head), head.chunk_count * FILE_SUM_BYTES)
+            other.hash_low, other.hash_high = head.hash_low, head.hash_high
+            other.body_file_bytes = head.body_file_bytes
+            other.created_us, other.body_sequence = head.created_us, head.body_sequence
+            other.sequence, other.expiry_us, other.flags = sequence, expiry_us, <uint16_t>flags
+            free(head)
+            head = other
+            result = self.make_directory(target)
             if result < 0:
                 return result
-            return (head.sequence, PyBytes_FromStringAndSize(file_head_key(head), head.key_len),
-                    found)
+            space = 0
+            for leaf in leaves:
+                result = self.link(b"%b/%b" % (name, leaf), b"%b/%b" % (target, leaf))
+                if result == 0:
+                    result = self.space_of(b"%b/%b" % (target, leaf))
+                if result < 0:
+                    break
+                space += result
+            if result >= 0:
+                with nogil:
+                    result = tree_write_metas(&self.tree, there, head, meta_data)
+            if result < 0:
+                self.unlink_object(target)
+                return result
+            return result, space, tuple(leaves)
         finally:
             free(head)
 
@@ -267,7 +411,8 @@ cdef class ObjectFiles:
         """Read and verify a head, and the sizes of the body's files.
 
         Returns:
-            (hash, key, sequence, expiry_us, created_us, body size, flags), or a negative errno.
+            (hash, key, sequence, expiry_us, created_us, body size, flags, sequence of the body), or
+            a negative errno.
         """
         cdef FileHead* head = NULL
         cdef const char* directory = name
@@ -277,7 +422,7 @@ cdef class ObjectFiles:
             if result == 0:
                 result = tree_check_body_size(&self.tree, directory, head)
         try:
-            return result if result < 0 else self.take_head(head)
+            return result if result < 0 else (*self.take_head(head), body_sequence_of(head))
         finally:
             free(head)
 
@@ -377,8 +522,27 @@ cdef class ObjectFiles:
                 self.tree.ops.close_file(self.tree.engine, <uint32_t>file)
         return result
 
+    def strips_of(self, data):
+        """The sums of the strips that bytes at a strip's begin have, 8 bytes each."""
+        cdef Py_buffer source
+        cdef uint64_t[FILE_CHUNK_STRIPS] sums
+        cdef uint32_t count
+        cdef uint64_t start
+        cdef list found = []
+        PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
+        try:
+            for start in range(0, <uint64_t>source.len, FILE_CHUNK_BYTES):
+                with nogil:
+                    count = tree_strip_sums(&self.tree, <const char*>source.buf + start,
+                                            min(<uint64_t>FILE_CHUNK_BYTES,
+                                                <uint64_t>source.len - start), sums)
+                found.append(PyBytes_FromStringAndSize(<char*>sums, <Py_ssize_t>count * 8))
+        finally:
+            PyBuffer_Release(&source)
+        return b"".join(found)
+
     def sum_of(self, data):
-        """The 16 bytes that verify a chunk."""
+        """The 16 bytes that verify these: a file, or the sums of the strips of a chunk."""
         cdef Py_buffer source
         cdef char out[FILE_SUM_BYTES]
         PyObject_GetBuffer(data, &source, PyBUF_SIMPLE)
@@ -415,6 +579,15 @@ cdef class ObjectFiles:
         cdef int result
         with nogil:
             result = self.tree.ops.rename(self.tree.engine, first, second)
+        return result
+
+    def link(self, bytes source not None, bytes target not None):
+        """Give a file another name."""
+        cdef const char* first = source
+        cdef const char* second = target
+        cdef int result
+        with nogil:
+            result = self.tree.ops.link(self.tree.engine, first, second)
         return result
 
     def exchange(self, bytes source not None, bytes target not None):

@@ -8,13 +8,14 @@ All integers are little-endian.
     | magic u64  | version   | flags   | chunk_bytes  | hash_low    | hash_high  | sequence u64  |
     | 40             48 | 48            56 | 56       64 | 64                72 | 72         80 |
     | expiry_us i64     | created_us i64   | body_len    | body_file_bytes u64  | meta_sum u64  |
-    | 80       84 | 84        88 | 88           96 | 96                    120 | 120      128 |
-    | key_len u32 | meta_len u32 | chunk_count u64 | zero                      | sum u64      |
+    | 80       84 | 84        88 | 88           96 | 96               104 | 104  120 | 120   128 |
+    | key_len u32 | meta_len u32 | chunk_count u64 | body_sequence u64    | zero     | sum u64   |
 
     then the key, zeros up to a multiple of 8, and chunk_count sums of 16 bytes (XXH3-128, low half
     first). sum is XXH3-64 of the whole file, with the field itself as zero.
 
-Sums are seeded with the root's seed, so that files of another root never verify.
+Sums are seeded with the root's seed, so that files of another root never verify. That of a chunk is
+of its strip sums (_strips.pxd); version 1 has no body_sequence and sums chunks as they are.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
@@ -24,11 +25,16 @@ from edgecache._xxhash cimport Hash128, XxhashApi
 
 cdef enum:
     FILE_HEAD_BYTES = 128
-    FILE_VERSION = 1
+    FILE_VERSION = 2
+    FILE_VERSION_WHOLE = 1              # chunks are summed whole, and there are no strips
     FILE_KEY_BYTES_MAX = 16384          # 8 KiB of key, and what a namespace adds to it
     FILE_META_BYTES_MAX = 65535
     FILE_CHUNK_BYTES = 4194304
     FILE_SUM_BYTES = 16
+    FILE_STRIP_BYTES = 16384            # STRIP_BYTES_MIN of _strips.pxd, whatever the chunk has
+    FILE_CHUNK_STRIPS = 256
+    # Longer bodies have a file with the sums of all strips; shorter ones are read whole.
+    FILE_STRIPS_BODY_MIN = 65536
     # A head with more would not fit a read of 32 bits; 64 TiB of body stay far below.
     FILE_CHUNKS_MAX = 0x8000000
 
@@ -55,10 +61,11 @@ cdef extern from *:
         int64_t expiry_us, created_us;
         uint64_t body_len, body_file_bytes, meta_sum;
         uint32_t key_len, meta_len;
-        uint64_t chunk_count, zero[3], sum;
+        uint64_t chunk_count, body_sequence, zero[2], sum;
     } ec_file_head;
     _Static_assert(sizeof(ec_file_head) == 128, "FileHead");
     _Static_assert(offsetof(ec_file_head, key_len) == 80, "FileHead.key_len");
+    _Static_assert(offsetof(ec_file_head, body_sequence) == 96, "FileHead.body_sequence");
     _Static_assert(offsetof(ec_file_head, sum) == 120, "FileHead.sum");
     """
     ctypedef struct FileHead "ec_file_head":
@@ -77,7 +84,8 @@ cdef extern from *:
         uint32_t key_len
         uint32_t meta_len
         uint64_t chunk_count
-        uint64_t[3] zero
+        uint64_t body_sequence
+        uint64_t[2] zero
         uint64_t sum
     const uint64_t FILE_MAGIC "EC_FILE_MAGIC"
     const uint64_t BODY_FILE_BYTES "EC_BODY_FILE_BYTES"
@@ -112,7 +120,8 @@ cdef inline bint file_head_check(const XxhashApi* api, uint64_t seed, FileHead* 
     cdef uint64_t found
     cdef bint holds
     if size_bytes < FILE_HEAD_BYTES or head.magic != FILE_MAGIC or \
-            head.version != FILE_VERSION or not 0 < head.key_len <= FILE_KEY_BYTES_MAX or \
+            not FILE_VERSION_WHOLE <= head.version <= FILE_VERSION or \
+            not 0 < head.key_len <= FILE_KEY_BYTES_MAX or \
             head.meta_len > FILE_META_BYTES_MAX or head.flags & ~<int>FILE_FLAGS_ALL or \
             head.chunk_bytes == 0 or head.body_file_bytes % head.chunk_bytes != 0 or \
             head.body_file_bytes == 0 or head.chunk_count > FILE_CHUNKS_MAX or \
@@ -123,7 +132,16 @@ cdef inline bint file_head_check(const XxhashApi* api, uint64_t seed, FileHead* 
     head.sum = 0
     holds = api.bits64(head, size_bytes, seed) == found
     head.sum = found
-    return holds and head.zero[0] == 0 and head.zero[1] == 0 and head.zero[2] == 0
+    if head.version == FILE_VERSION_WHOLE and head.body_sequence != 0 or \
+            head.version == FILE_VERSION and head.chunk_bytes != FILE_CHUNK_BYTES or \
+            head.body_sequence > head.sequence:
+        return False
+    return holds and head.zero[0] == 0 and head.zero[1] == 0
+
+
+cdef inline bint file_has_strips(const FileHead* head) noexcept nogil:
+    """Is there a file with the sums of its strips?"""
+    return head.version == FILE_VERSION and head.body_len > FILE_STRIPS_BODY_MIN
 
 
 cdef inline void file_chunk_sum(const XxhashApi* api, uint64_t seed, const char* data,

@@ -107,6 +107,8 @@ cdef struct IoEngineOps:
     # Swap two names atomically, files or directories; both must exist. -EOPNOTSUPP: the file
     # system or the kernel has no such call.
     int (*exchange)(void* engine, const char* source, const char* target) noexcept nogil
+    # Another name for a file. -EOPNOTSUPP: the file system has none, or no more for this one.
+    int (*link)(void* engine, const char* source, const char* target) noexcept nogil
     int (*make_directory)(void* engine, const char* name) noexcept nogil      # 0700
     int (*sync_directory)(void* engine, const char* name) noexcept nogil      # "" is the root
     # Fill `out` with NUL-terminated names, one after the other and in no particular order; returns

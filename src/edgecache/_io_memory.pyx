@@ -31,7 +31,8 @@ from edgecache._io_memory_state cimport (
 )
 from edgecache._io_memory_tree cimport (
     directory_commit, directory_find, entry_create, entry_find, exchange_locked, journal_forget,
-    make_directory_locked, node_drop_live, node_new, path_find, rename_locked, unlink_locked,
+    link_locked, make_directory_locked, node_drop_live, node_new, path_find, rename_locked,
+    unlink_locked,
 )
 from edgecache._io_memory_transfer cimport memory_channel_close, memory_transfer_ops
 
@@ -211,6 +212,13 @@ cdef int memory_exchange(void* engine, const char* source, const char* target) n
         state, exchange_locked(state.image, source, target))
 
 
+cdef int memory_link(void* engine, const char* source, const char* target) noexcept nogil:
+    cdef MemoryState* state = <MemoryState*>engine
+    cdef int result = engine_enter(state, FAULT_RENAME)
+    return result if result < 0 else <int>engine_leave(
+        state, link_locked(state.image, source, target))
+
+
 cdef int memory_make_directory(void* engine, const char* name) noexcept nogil:
     cdef MemoryState* state = <MemoryState*>engine
     cdef int result = engine_enter(state, FAULT_MAKE_DIRECTORY)
@@ -365,6 +373,7 @@ def open_memory(object disk, int queue_depth):
     engine.ops.unlink = memory_unlink
     engine.ops.rename = memory_rename
     engine.ops.exchange = memory_exchange
+    engine.ops.link = memory_link
     engine.ops.allocated_bytes = memory_allocated_bytes
     engine.ops.make_directory = memory_make_directory
     engine.ops.sync_directory = memory_sync_directory

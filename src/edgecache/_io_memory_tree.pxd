@@ -3,7 +3,9 @@
 See `_io_memory_pages` for the invariants.
 """
 
-from libc.errno cimport EEXIST, EINVAL, EISDIR, ENOENT, ENOMEM, ENOTDIR, ENOTEMPTY
+from libc.errno cimport (
+    EEXIST, EINVAL, EISDIR, ENOENT, ENOMEM, ENOTDIR, ENOTEMPTY, EOPNOTSUPP,
+)
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset, strcmp, strlen
@@ -298,7 +300,7 @@ cdef inline void nodes_release(Image* image) noexcept nogil:
 
 cdef inline int entry_create(Image* image, Node* parent, const char* leaf,
                              Node* node) noexcept nogil:
-    """Enter a new node; without memory the node is freed again."""
+    """Enter a node; a new one is freed again without memory."""
     cdef int result
     node.references += 1
     result = journal_add(image, JOURNAL_LINK, parent, leaf, node, parent, b"")
@@ -394,6 +396,26 @@ cdef inline int exchange_locked(Image* image, const char* source,
     if result == 0:
         first.node, second.node = second.node, first.node
     return result
+
+cdef inline int link_locked(Image* image, const char* source, const char* target) noexcept nogil:
+    cdef Node* parent = NULL
+    cdef Node* target_parent = NULL
+    cdef const char* leaf = NULL
+    cdef const char* target_leaf = NULL
+    cdef Entry* entry
+    cdef int result = path_find(image, source, &parent, &leaf)
+    if result == 0:
+        result = path_find(image, target, &target_parent, &target_leaf)
+    if result < 0:
+        return result
+    entry = entry_find(&parent.entries, leaf)[0]
+    if entry == NULL:
+        return -ENOENT
+    if entry.node.is_directory:
+        return -EOPNOTSUPP
+    if entry_find(&target_parent.entries, target_leaf)[0] != NULL:
+        return -EEXIST
+    return entry_create(image, target_parent, target_leaf, entry.node)
 
 cdef inline int make_directory_locked(Image* image, const char* name) noexcept nogil:
     cdef Node* parent = NULL

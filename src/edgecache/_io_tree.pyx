@@ -4,7 +4,7 @@ Source: renameat2(2) for RENAME_EXCHANGE and where it is missing; stat(2) for st
 512 bytes each whatever the block size is; readdir(3).
 """
 
-from libc.errno cimport EBADF, ECHILD, EINVAL, EISDIR, ENOSYS, EOPNOTSUPP, errno
+from libc.errno cimport EBADF, ECHILD, EINVAL, EISDIR, EMLINK, ENOSYS, EOPNOTSUPP, EPERM, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
 
@@ -55,6 +55,8 @@ cdef extern from *:
     int c_unlinkat "unlinkat"(int directory, const char* name, int flags) noexcept nogil
     int c_renameat "renameat"(int source_directory, const char* source, int target_directory,
                               const char* target) noexcept nogil
+    int c_linkat "linkat"(int source_directory, const char* source, int target_directory,
+                          const char* target, int flags) noexcept nogil
     int c_mkdirat "mkdirat"(int directory, const char* name, int mode) noexcept nogil
     DIR* c_fdopendir "fdopendir"(int fd) noexcept nogil
     dirent_t* c_readdir "readdir"(DIR* directory) noexcept nogil
@@ -193,6 +195,27 @@ cdef int name_exchange(void* engine, const char* source, const char* target) noe
     return result
 
 
+cdef int name_link(void* engine, const char* source, const char* target) noexcept nogil:
+    cdef IoFileSystem* fs = <IoFileSystem*>engine
+    cdef const char* source_leaf = NULL
+    cdef const char* target_leaf = NULL
+    cdef int source_parent, target_parent, result
+    source_parent = io_parent_open(fs, source, &source_leaf)
+    if source_parent < 0:
+        return source_parent
+    target_parent = io_parent_open(fs, target, &target_leaf)
+    if target_parent < 0:
+        io_parent_close(fs, source_parent)
+        return target_parent
+    result = 0
+    if c_linkat(source_parent, source_leaf, target_parent, target_leaf, 0) != 0:
+        # Source: link(2): EPERM where the file system has no links, EMLINK where it has no more.
+        result = -EOPNOTSUPP if errno in (EPERM, EMLINK, ENOSYS) else -errno
+    io_parent_close(fs, source_parent)
+    io_parent_close(fs, target_parent)
+    return result
+
+
 cdef int64_t file_allocated(void* engine, uint32_t index) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
     cdef IoFile* file
@@ -213,6 +236,7 @@ cdef void io_tree_ops(IoEngineOps* ops) noexcept nogil:
     ops.unlink = name_unlink
     ops.rename = name_rename
     ops.exchange = name_exchange
+    ops.link = name_link
     ops.make_directory = name_make_directory
     ops.sync_directory = name_sync_directory
     ops.list_directory = name_list_directory

@@ -37,11 +37,13 @@ from edgecache._segment_format cimport (
     record_strips_sum,
 )
 from edgecache._strips cimport (
+    PAST_CACHE_BYTES,
     STRIPS_MAX,
     strip_bytes,
     strip_count,
     strips_copy_and_sum,
     strips_hash,
+    strips_sum_and_copy_past_cache,
 )
 from edgecache._xxhash cimport Hash128, XxhashApi
 
@@ -65,7 +67,11 @@ cdef inline void part_fill(const XxhashApi* api, uint64_t seed, RecordHeader* re
     cdef MetaFixed fixed
     block.strip_bytes = <uint32_t>strip_bytes(record.body_len)
     block.strip_count = strip_count(record.body_len)
-    strips_copy_and_sum(api, record_body(record), value, record.body_len, block.sums)
+    if record.body_len >= PAST_CACHE_BYTES:
+        strips_sum_and_copy_past_cache(api, record_body(record), value, record.body_len,
+                                       block.sums)
+    else:
+        strips_copy_and_sum(api, record_body(record), value, record.body_len, block.sums)
     memset(&block.sums[block.strip_count], 0, UNIT_BYTES)
     memset(&fixed, 0, sizeof(fixed))
     fixed.flags = META_FLAG_PART

@@ -45,6 +45,64 @@ cdef inline void strips_sum(const XxhashApi* api, const char* data, uint64_t siz
         number += 1
 
 
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <string.h>
+    #if defined(__SSE2__)
+    #include <emmintrin.h>
+    /* Around the cache, whose lines the target would be read into first; the device reads it from
+       memory. Source: Intel 64 and IA-32 Optimization Reference Manual, "Non-temporal Stores". */
+    static inline void ec_copy_past_cache(char *target, const char *source, size_t size) {
+        size_t at = 0;
+        if (((uintptr_t)target & 15) != 0) {
+            memcpy(target, source, size);
+            return;
+        }
+        for (; at + 64 <= size; at += 64) {
+            __m128i a = _mm_loadu_si128((const __m128i *)(source + at));
+            __m128i b = _mm_loadu_si128((const __m128i *)(source + at + 16));
+            __m128i c = _mm_loadu_si128((const __m128i *)(source + at + 32));
+            __m128i d = _mm_loadu_si128((const __m128i *)(source + at + 48));
+            _mm_stream_si128((__m128i *)(target + at), a);
+            _mm_stream_si128((__m128i *)(target + at + 16), b);
+            _mm_stream_si128((__m128i *)(target + at + 32), c);
+            _mm_stream_si128((__m128i *)(target + at + 48), d);
+        }
+        memcpy(target + at, source + at, size - at);
+    }
+    static inline void ec_copy_past_cache_end(void) { _mm_sfence(); }
+    #else
+    static inline void ec_copy_past_cache(char *target, const char *source, size_t size) {
+        memcpy(target, source, size);
+    }
+    static inline void ec_copy_past_cache_end(void) {}
+    #endif
+    """
+    void ec_copy_past_cache(char* target, const char* source, size_t size) noexcept nogil
+    void ec_copy_past_cache_end() noexcept nogil
+
+
+cdef enum:
+    PAST_CACHE_BYTES = 262144       # less is likely to be read again before it leaves the cache
+
+
+# For what the device takes next: each strip is summed where it is, then copied past the cache.
+# The source must not change meanwhile, or the sums are of other bytes than the copy.
+cdef inline void strips_sum_and_copy_past_cache(const XxhashApi* api, char* target,
+                                                const char* source, uint64_t size,
+                                                uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = 0, length
+    cdef uint32_t number = 0
+    while start < size:
+        length = min(strip, size - start)
+        sums[number] = checksum_range(api, source + start, <size_t>length)
+        ec_copy_past_cache(target + start, source + start, length)
+        start += strip
+        number += 1
+    ec_copy_past_cache_end()
+
+
 # One pass over memory: each strip is summed where the copy left it in the cache.
 cdef inline void strips_copy_and_sum(const XxhashApi* api, char* target, const char* source,
                                      uint64_t size, uint64_t* sums) noexcept nogil:
@@ -72,6 +130,19 @@ cdef inline bint strips_copy_verified(const XxhashApi* api, char* target, const 
             return False
         low = max(first, start)
         memcpy(target + (low - first), data + (low - start), min(last, end) - low)
+        start = end
+    return True
+
+
+# As that, of bytes in their place: strips of [base, last) of the chunk, at `data`.
+cdef inline bint strips_hold(const XxhashApi* api, const char* data, uint64_t base, uint64_t size,
+                             uint64_t last, const uint64_t* sums) noexcept nogil:
+    cdef uint64_t strip = strip_bytes(size), start = base, end
+    while start < last:
+        end = min(start + strip, size)
+        if checksum_range(api, data + (start - base), <size_t>(end - start)) != \
+                sums[start // strip]:
+            return False
         start = end
     return True
 

@@ -80,6 +80,9 @@ cdef class Driver:
     def exchange(self, bytes source, bytes target):
         return self.engine.ops.exchange(self.engine.state, source, target)
 
+    def link(self, bytes source, bytes target):
+        return self.engine.ops.link(self.engine.state, source, target)
+
     def allocated_bytes(self, uint32_t file):
         return self.engine.ops.allocated_bytes(self.engine.state, file)
 

@@ -103,16 +103,23 @@ class Purges:
         return self._make_stale(key, None)
 
     def _make_stale(self: Host, key: Key, tag: str | None) -> bool:
+        def relabelling(encoded: bytes, expiry_us: int) -> tuple[bytes, int, bool] | None:
+            meta = _stale_meta(encoded, tag)
+            return None if meta is None else (meta.encode(), expiry_us, bool(meta.tags))
+
+        done = self._objects.backend.relabel(key, relabelling)
+        if done is not None:
+            self._soft_purge_count += done
+            return done
         for _ in range(REPLACE_TRIES):
             found = self.read_entry(key)
-            if found is None or (tag is not None and not found[1]):
+            if found is None:
                 return False
             value, encoded, expiry_us, version, location = found
-            now_us = time.time_ns() // 1000
-            meta = Meta.decode(encoded) if encoded else Meta(created=now_us, updated=now_us)
-            if (tag is not None and tag not in meta.tags) or not meta.is_fresh(now_us):
-                return False  # replaced by one without the tag, or stale already
-            stale = meta.with_fresh_until(now_us).encode_as(engine_flags_of(encoded))
+            meta = _stale_meta(encoded, tag)
+            if meta is None:
+                return False
+            stale = meta.encode_as(engine_flags_of(encoded))
             replaced = self.replace(key, value, stale, expiry_us, version, location)
             if replaced is not None:
                 if not replaced:
@@ -149,6 +156,15 @@ class Purges:
         report = scrub_regions(self, progress)
         self._objects.sweep(lambda prefix, flag: find_keys(self, prefix, None, None, flag))
         return report
+
+
+def _stale_meta(encoded: bytes, tag: str | None) -> Meta | None:
+    """That meta, stale from now on; None: it has not the tag (any more), or is stale already."""
+    now_us = time.time_ns() // 1000
+    meta = Meta.decode(encoded) if encoded else Meta(created=now_us, updated=now_us)
+    if (tag is not None and tag not in meta.tags) or not meta.is_fresh(now_us):
+        return None
+    return meta.with_fresh_until(now_us)
 
 
 def _text(value: Key, what: str) -> bytes:

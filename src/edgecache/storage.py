@@ -364,7 +364,8 @@ class Storage(ObjectFace, Purges, Core):
         """Give an entry another lifetime, from now; whether there was one.
 
         Its meta and tags stay. It is read and put again, over that very version: a put or delete of
-        the same key that comes in between wins.
+        the same key that comes in between wins. With `layout: files` a body above 64 KiB is neither
+        read nor written.
 
         Args:
             key: The entry.
@@ -374,6 +375,11 @@ class Storage(ObjectFace, Purges, Core):
             False also when the put was shed.
         """
         expiry_us = self.expiry_at(ttl)
+        done = self._objects.backend.relabel(
+            key, lambda meta, _: (meta, expiry_us, bool(meta and Meta.decode(meta).tags))
+        )
+        if done is not None:
+            return done
         for _ in range(REPLACE_TRIES):
             found = self.read_entry(key)
             if found is None:

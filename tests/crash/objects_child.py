@@ -49,6 +49,7 @@ def main() -> None:
     store = edgecache.open(root, **options(layout))  # type: ignore[arg-type]
     name = f"sparse{life}"
     store.create_sparse(name, SPARSE_CHUNKS * CHUNK)
+    store.sync()
     say("open")
     while True:
         key = rng.choice(KEYS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -157,6 +159,41 @@ def test_a_dead_writer_is_an_error_and_never_an_end(config: Config) -> None:
             for reader in readers:
                 with pytest.raises(errors.StreamAbortedError):
                     reader.result(60)
+
+
+def test_a_writer_whose_thread_dies_is_a_dead_writer(config: Config) -> None:
+    value = content(MIB)
+    with Storage(config) as store, ThreadPoolExecutor(1) as pool:
+        tags: SimpleQueue[bytes] = SimpleQueue()
+        may_die = threading.Event()
+
+        def dying() -> None:
+            miss = store.get_miss_handler("k")
+            tags.put(miss.streaming_write_tag)
+            miss.write(value)
+            may_die.wait(60)
+            raise KeyError  # nobody else has the writer
+
+        def write() -> None:
+            with contextlib.suppress(KeyError):
+                dying()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        hit = store.lookup_streaming_write("k", tags.get(timeout=60))
+        assert hit is not None
+
+        def drain() -> None:
+            got = b""
+            while len(got) < len(value):
+                got += hit.read()
+            may_die.set()
+            hit.read()
+
+        with pytest.raises(errors.StreamAbortedError):
+            pool.submit(drain).result(60)
+        writer.join()
+        assert store.get("k") is None
 
 
 def test_readers_outlive_replacement_and_purge_of_what_they_followed(config: Config) -> None:

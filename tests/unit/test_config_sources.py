@@ -364,6 +364,7 @@ def test_every_field_has_a_variable() -> None:
         small_ratio=0.2, reinsert=False, namespace="n", default_ttl=60,
         locked_memory="1MiB", max_partial_writes=4, max_in_mem_partial_bytes=4096,
         atomic_publish=False, chunk_size="1MiB", partial_quota="1GiB", partial_ttl=60,
+        first_chunk_size="64KiB", share_chunks=True,
     )  # fmt: skip
     same = {"layout", "max_key", "shared", "sqpoll", "iopoll"}
     for name, value in config.to_dict().items():

@@ -215,6 +215,24 @@ def test_exchange_swaps_two_names_whatever_they_are(driver: Any) -> None:
     assert driver.list_directory() == [b"d", b"e", b"file"]
 
 
+def test_a_linked_file_has_its_content_under_both_names_until_the_last_goes(driver: Any) -> None:
+    for name in (b"d", b"e"):
+        assert driver.make_directory(name) == 0
+    file = driver.open_file(b"d/f", CREATE)
+    assert driver.write(file, 0, b"content") == 7
+    assert driver.link(b"d/f", b"e/g") == 0
+    assert driver.link(b"d/f", b"e/g") == -errno.EEXIST
+    assert driver.link(b"d/absent", b"e/h") == -errno.ENOENT
+    assert driver.link(b"d", b"h") == -errno.EOPNOTSUPP
+    assert driver.link(b"../x", b"h") == -errno.EINVAL
+    assert driver.write(file, 0, b"CON") == 3
+    assert driver.unlink(b"d/f") == 0
+    assert driver.list_directory(b"d") == []
+    assert driver.read(driver.open_file(b"e/g"), 0, 9) == b"CONtent"
+    assert driver.unlink(b"e/g") == 0
+    assert driver.read(file, 0, 9) == b"CONtent"
+
+
 def test_space_counts_what_is_written_and_not_the_holes(driver: Any) -> None:
     file = driver.open_file(b"f", CREATE)
     assert driver.allocated_bytes(file) == 0

@@ -215,6 +215,40 @@ def test_20_tb_take_seconds_and_megabytes(tmp_path: Path, layout: str) -> None:
     assert peak < 64 * MIB
 
 
+def test_ranges_all_over_an_object_take_no_more_memory_than_is_allowed(
+    tmp_path: Path, layout: str
+) -> None:
+    """Chunks that are being filled go to the disk, not beyond `max_in_mem_partial_bytes`."""
+    limit = 2 * MIB
+    config = disk_config(
+        tmp_path / "r", layout=layout, max_in_mem_partial_bytes=limit, chunk_size="256KiB"
+    )
+    expected = bytearray(32 * MIB)
+    tracemalloc.start()
+    try:
+        with Storage(config) as store:
+            store.create_sparse("k", len(expected))
+            base = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            for number in range(256):
+                # Every chunk again and again, none of them whole.
+                start = number * 37 % 128 * 256 * 1024 + number * 100
+                data = content(5000, number)
+                assert store.write_range("k", start, data)
+                expected[start : start + len(data)] = data
+                assert 0 < store.stats()["objects"]["memory_bytes"] <= limit
+            peak = tracemalloc.get_traced_memory()[1] - base
+        with Storage(config) as store:
+            available = store.availability("k")
+            assert available is not None
+            for start, end in available.ranges:
+                assert store.read_range("k", start, end - start) == expected[start:end]
+    finally:
+        tracemalloc.stop()
+    # What is on its way to the disk and the tables come on top.
+    assert peak < limit + 3 * MIB
+
+
 def test_what_was_stored_survives_a_restart_and_can_be_completed(
     tmp_path: Path, layout: str
 ) -> None:

@@ -14,6 +14,7 @@ import pytest
 from support.images import open_on
 from support.model import KIB, MIB, options
 
+from edgecache import Config, Meta, Storage
 from edgecache import _testing_io as io
 from edgecache._core import Core
 from edgecache._core_async import AsyncReader
@@ -259,3 +260,34 @@ def test_a_large_view_pins_until_its_release() -> None:
     del blob
     assert core.counters()["memory_pinned_bytes"] == 0
     core.close()
+
+
+class Trap:
+    """Garbage that reads the store when the collector finds it."""
+
+    def __init__(self, store: Storage, seen: list[object]) -> None:
+        self.store = store
+        self.seen = seen
+        self.me = self
+
+    def __del__(self) -> None:
+        self.seen.append(self.store.get_entry("k"))
+
+
+def test_a_collection_in_the_middle_of_a_read_may_read_the_same_shard() -> None:
+    """It deadlocked: the tuple of an entry was made, and the collector run, under the lock."""
+    with Storage(Config(memory="4MiB", shards=1)) as store:
+        assert store.put("k", b"value", meta=Meta(created=1, updated=2, fresh_until=1 << 61))
+        seen: list[object] = []
+        before = gc.get_threshold()
+        try:
+            for _ in range(50):
+                Trap(store, seen)
+                gc.set_threshold(1)
+                found = store.read_entry("k")
+                gc.set_threshold(*before)
+                assert found is not None
+        finally:
+            gc.set_threshold(*before)
+        gc.collect()
+        assert len(seen) == 50

@@ -19,6 +19,7 @@ OBJECT = re.compile(rb"[0-9a-f]{32}\Z")
 BODY = b"body.bin"
 HEAD = b"meta_internal.bin"
 META = b"meta_header.bin"
+SUMS = b"body.sums"
 
 # What an object costs besides the blocks of its files. Source: the inode size of XFS; ext4 has 256.
 INODE_BYTES = 512
@@ -65,9 +66,9 @@ def is_temporary(name: bytes) -> bool:
     return name.startswith(TEMPORARY + b"/")
 
 
-def overhead_bytes(has_meta: bool) -> int:
+def overhead_bytes(has_meta: bool, has_sums: bool) -> int:
     """Return what an object costs besides the blocks of its files: directory and inodes."""
-    return DIRECTORY_BYTES + INODE_BYTES * (4 if has_meta else 3)
+    return DIRECTORY_BYTES + INODE_BYTES * (3 + has_meta + has_sums)
 
 
 def blocks(size_bytes: int) -> int:

@@ -127,7 +127,7 @@ def _look_at(state: TierState, name: bytes, found: list[Found]) -> None:
         else:
             state.report.unreadable += 1
         return
-    hash16, key, sequence, expiry_us, _, body_len, flags = head
+    hash16, key, sequence, expiry_us, _, body_len, flags, _ = head
     is_composite = bool(flags & FLAG_COMPOSITE)
     if name[6:] != hash16.hex().encode() or state.files.hash_of(key, is_composite) != hash16:
         _discard(state, name)
@@ -142,13 +142,14 @@ def _look_at(state: TierState, name: bytes, found: list[Found]) -> None:
 def space_of(state: TierState, name: bytes) -> int:
     """Return what an object takes on the device."""
     total = 0
-    has_meta = False
+    has_meta = has_sums = False
     listed = state.files.list_directory(name)
     for leaf in [] if isinstance(listed, int) else listed:
         space = state.files.space_of(b"%b/%b" % (name, leaf))
         total += max(space, 0)
         has_meta = has_meta or leaf == names.META
-    return total + names.overhead_bytes(has_meta)
+        has_sums = has_sums or leaf == names.SUMS
+    return total + names.overhead_bytes(has_meta, has_sums)
 
 
 def _enter(state: TierState, found: list[Found]) -> None:

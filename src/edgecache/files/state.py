@@ -182,23 +182,24 @@ class TierState:
 
     def change_to(
         self, hash16: bytes, place: int, sequence: int, space: int, leaves: tuple[bytes, ...],
-        old_space: int, old_place: int,
+        old_space: int, old_place: int, linked: int = 0,
     ) -> None:  # fmt: skip
         """Have a version published (place 0: removed) instead of the one that the index had.
 
         Args:
             old_space, old_place: Of that one; (0, 0): there was none.
+            linked: Of its space, what the new version has as well.
         """
         with self.mutex:
             before = self.changes.get(hash16)
             if before is None:
-                published = old_space if old_place == 0 else 0
+                published = old_space - linked if old_place == 0 else 0
                 self.trash_bytes += published
             else:
                 published = before.published
                 if before.place:
-                    self.discards.append((before.place, before.space))
-                    self.trash_bytes += before.space
+                    self.discards.append((before.place, before.space - linked))
+                    self.trash_bytes += before.space - linked
                 self.publishing -= bool(before.place)
             self.publishing += bool(place)
             if place or published or before is not None:

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from edgecache._files import CORRUPT, KEEP_BODY_FILE_BYTES, ObjectFiles
+from edgecache._files import CORRUPT, KEEP_BODY_FILE_BYTES, STRIPS_BODY_MIN, ObjectFiles
 from edgecache._io import IoEngine
-from edgecache.errors import EntryNotFoundError
 from edgecache.files import names
 from edgecache.files.publisher import Publisher
 from edgecache.files.report import tier_counters
 from edgecache.files.root_file import open_root
 from edgecache.files.startup import NOT_AN_OBJECT, load_tree
-from edgecache.files.state import FLAG_COMPOSITE, FLAG_OBJECT, FLAG_PART, TierState
+from edgecache.files.state import (
+    FLAG_COMPOSITE,
+    FLAG_OBJECT,
+    FLAG_PART,
+    FLAG_TAGGED,
+    TierState,
+)
 from edgecache.files.upkeep import scrub_objects, walk_keys
 from edgecache.files.writer import ObjectWriter
 
@@ -34,20 +40,24 @@ if TYPE_CHECKING:
 
 # Lookups without a lock before one with it.
 READ_TRIES = 3
+# A shorter body is put again rather than linked: it may be in RAM, where its meta is, too.
+RELABEL_BYTES_MIN = 262144
 # Evicted ahead of need, as a part of the budget: removing takes a round of the publisher.
 AHEAD_DIVISOR = 64
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Source: docs/objects.md, "Head".
 OBJECT_HEAD_BYTES = 96
 Found = tuple[bytes, bytes, int, int]
+# (meta, expiry in us) of a version -> (meta, expiry, whether it has tags) of the next; None: none.
+Relabelling = Callable[[bytes, int], tuple[bytes, int, bool] | None]
 
 
 class Ticket:
     """A version that is written and not entered yet."""
 
     __slots__ = (
-        "body_len", "expiry_us", "flags", "hash16", "is_entered", "leaves", "place", "reserved",
-        "sequence", "shed", "space",
+        "body_len", "expected", "expiry_us", "flags", "hash16", "is_entered", "leaves", "linked",
+        "place", "reserved", "sequence", "shed", "space",
     )  # fmt: skip
 
     def __init__(self, hash16: bytes, body_len: int, expiry_us: int, flags: int) -> None:
@@ -56,6 +66,8 @@ class Ticket:
         self.expiry_us = expiry_us
         self.flags = flags
         self.place = self.sequence = self.space = self.reserved = 0
+        # Of a version with the body of another one: which it must replace, and what both have.
+        self.expected = self.linked = 0
         self.leaves: tuple[bytes, ...] = ()
         self.shed = ""
         self.is_entered = False
@@ -71,7 +83,7 @@ class FileTier:
         flush_interval_s: How long a put may wait to be published.
         block_timeout_s: How long a put waits for room; 0: not at all.
         order_interval_s: Time between two writes of the order file.
-        root: The directory, for `open_range`; None: the tree is in RAM.
+        root: The directory, for `open_body`; None: the tree is in RAM.
         progress: Called with (done, total) while the tree is read.
 
     Raises:
@@ -181,50 +193,55 @@ class FileTier:
 
     def get(self, hash16: bytes, key: bytes) -> Found | None:
         """Return (value, meta, expiry_us, sequence) of a live object, fresh or stale."""
-        found = self._read(hash16, key, lambda name: self._files.read_object(name))
+        found = self._read(hash16, key, lambda name, _: self._files.read_object(name))
         return None if found is None else (found[7], found[8], found[3], found[2])
 
     def read_range(self, hash16: bytes, key: bytes, offset: int, length: int) -> bytes | None:
-        """Return a part of a body, clipped at its end. *Cost*: reads and verifies whole chunks."""
-        found = self._read(hash16, key, lambda name: self._range(name, hash16, offset, length))
+        """Return a part of a body, clipped at its end. *Cost*: see `ObjectFiles.read_range`."""
+        found = self._read(hash16, key, functools.partial(self._range, hash16, offset, length))
         return None if found is None else found[3]
 
     def find_large(
         self, hash16: bytes, key: bytes, size: int
     ) -> tuple[int, int, bytes, int] | None:
-        """Return (sequence, size, meta, expiry_us) of a live object above `size` bytes, else None.
+        """Return (body's sequence, size, meta, expiry_us) of a live object above `size` bytes.
 
         *Cost*: none for shorter ones; else its head and meta are read, nothing of the body.
         """
         entry = self.state.index.get(hash16)
         if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
             return None
-        found = self._read(hash16, key, lambda name: self._meta(name, hash16))
+        found = self._read(hash16, key, self._files.read_facts)
         if found is None or found[4] <= size:
             return None
-        return found[2], found[4], found[3], found[5]
+        return found[6], found[4], found[3], found[5]
 
-    def _meta(self, name: bytes, hash16: bytes) -> Any:
-        head = self._files.read_head(name)
-        found = head if isinstance(head, int) else self._files.read_meta(name)
-        if isinstance(found, int) or isinstance(head, int):
-            return found
-        if found[0] != head[2]:
-            return -errno.EAGAIN
-        return (hash16, found[1], found[0], found[2], head[5], head[3])
+    def read_large(
+        self, hash16: bytes, key: bytes, size: int, offset: int, length: int
+    ) -> bytes | None:
+        """As `read_range`, of what `find_large` finds only."""
+        entry = self.state.index.get(hash16)
+        if entry is None or entry[3] <= size or entry[5] & (FLAG_PART | FLAG_OBJECT):
+            return None
+        return self.read_range(hash16, key, offset, length)
 
     def read_part(
-        self, hash16: bytes, key: bytes, sequence: int, offset: int, length: int
+        self, hash16: bytes, key: bytes, body_sequence: int, offset: int, length: int
     ) -> bytes | None:
-        """As `read_range`, of this very version; None when the key has another one, or none."""
-        if self.sequence(hash16) != sequence:
-            return None
-        found = self._read(hash16, key, lambda name: self._range(name, hash16, offset, length))
-        return None if found is None or found[2] != sequence else found[3]
+        """As `read_range`, of this very body; None when the key has another one, or none."""
+        found = self._read(hash16, key, functools.partial(self._range, hash16, offset, length))
+        return None if found is None or found[4] != body_sequence else found[3]
 
-    def _range(self, name: bytes, hash16: bytes, offset: int, length: int) -> Any:
-        found = self._files.read_range(name, offset, length)
-        return found if isinstance(found, int) else (hash16, found[1], found[0], found[2])
+    def has_body(self, hash16: bytes, key: bytes, body_sequence: int) -> bool:
+        """Whether the key still has that body, perhaps with another meta. *Cost*: as `read_range`
+        of nothing."""
+        return self.read_part(hash16, key, body_sequence, 0, 0) is not None
+
+    def _range(self, hash16: bytes, offset: int, length: int, name: bytes, sequence: int) -> Any:
+        found = self._files.read_range(name, offset, length, sequence)
+        if isinstance(found, int):
+            return found
+        return (hash16, found[1], found[0], found[2], found[3])
 
     def _read(self, hash16: bytes, key: bytes, read: Any) -> Any:
         """Return what `read` of the object's directory gives, or None for a miss."""
@@ -253,7 +270,7 @@ class FileTier:
         if _is_past(entry[1]):
             self._expire(hash16, entry[0])
             return 0
-        found = read(self.state.name_of(hash16, entry[4]))
+        found = read(self.state.name_of(hash16, entry[4]), entry[0])
         if not isinstance(found, int) and found[2] != entry[0]:
             return -errno.EAGAIN
         return found
@@ -290,7 +307,8 @@ class FileTier:
             names.blocks(size)
             + names.blocks(len(key) + 256 + size // 250_000)
             + names.blocks(len(meta))
-            + names.overhead_bytes(bool(meta))
+            + names.blocks(size // 2048)
+            + names.overhead_bytes(bool(meta), True)
             + 2 * names.FAN_OUT_BYTES
         )
         ticket.shed = self.reserve(needed)
@@ -308,8 +326,12 @@ class FileTier:
             self.state.note_failure(-space, time.monotonic())
             ticket.shed = "no_space" if -space in FULL else "io_error"
             ticket.place = 0
-        ticket.space = space + names.overhead_bytes(bool(meta))
-        ticket.leaves = (names.BODY, names.HEAD, names.META)[: 3 if meta else 2]
+        has_sums = size > STRIPS_BODY_MIN
+        ticket.space = space + names.overhead_bytes(bool(meta), has_sums)
+        ticket.leaves = (
+            names.BODY, names.HEAD, *((names.SUMS,) if has_sums else ()),
+            *((names.META,) if meta else ()),
+        )  # fmt: skip
         return ticket
 
     def enter(self, ticket: Ticket) -> bool:
@@ -318,6 +340,8 @@ class FileTier:
         The caller holds the key's lock.
         """
         state = self.state
+        if ticket.expected and state.index.sequence_of(ticket.hash16) != ticket.expected:
+            return False  # not shed: the body is not that of the key any more
         ticket.is_entered = True
         self.release(ticket.reserved)
         if ticket.shed:
@@ -332,7 +356,7 @@ class FileTier:
         old_space, old_place = (old[2], old[4]) if old is not None else (0, 0)
         state.change_to(
             ticket.hash16, ticket.place, ticket.sequence, ticket.space, ticket.leaves,
-            old_space, old_place,
+            old_space, old_place, ticket.linked,
         )  # fmt: skip
         state.counters.puts += 1
         state.counters.put_bytes += ticket.body_len
@@ -365,22 +389,71 @@ class FileTier:
         found: bytes = self._files.hash_of(key, bool(flags & FLAG_COMPOSITE))
         return found
 
-    def update_meta(self, key: bytes, meta: bytes, flags: int = 0) -> bool:
-        """Replace the meta of an object; body and expiry stay. False: there is none.
+    def relabel(self, hash16: bytes, key: bytes, relabelling: Relabelling) -> Ticket | bool | None:
+        """Write a version with the same body and another head and meta; nobody sees it yet.
 
-        *Cost*: copies the body.
+        Returns:
+            A ticket for `enter`, which takes it only while the key still has that body; False:
+            `relabelling` wants nothing; None: there is no such object here, its body is short, or
+            it cannot be linked (by the file system, or because it is of an older version): put it
+            again, if there is any.
+
+        *Cost*: two small files, whatever the size of the body, which gets a second name.
         """
-        hash16 = self.hash_of(key, flags)
-        while True:
-            found = self.get(hash16, key)
-            if found is None:
-                return False
-            # Written without the lock: room may have to be made by taking that of another key.
-            ticket = self.write(hash16, key, found[0], meta, found[2], flags)
-            with self.lock(hash16):
-                if self.sequence(hash16) == found[3]:
-                    return self.enter(ticket)
-            self.drop(ticket)  # replaced meanwhile: its body is another one now
+        entry = self.state.index.get(hash16)
+        if entry is None or entry[3] <= RELABEL_BYTES_MIN or entry[5] & (FLAG_PART | FLAG_OBJECT):
+            return None
+        found = self._read(hash16, key, self._files.read_facts)
+        if found is None:
+            return None
+        change = relabelling(found[3], found[5])
+        if change is None:
+            return False
+        meta, expiry_us, is_tagged = change
+        flags = (entry[5] & ~FLAG_TAGGED) | (FLAG_TAGGED if is_tagged else 0)
+        ticket = Ticket(hash16, found[4], expiry_us, flags)
+        ticket.expected = found[2]
+        needed = (
+            names.blocks(len(key) + 256 + found[4] // 250_000)
+            + names.blocks(len(meta))
+            + names.overhead_bytes(True, True)
+        )
+        ticket.shed = self.reserve(needed)
+        if ticket.shed:
+            return ticket
+        ticket.reserved = needed
+        with self.state.mutex:
+            ticket.place = self.state.places.take()
+        ticket.sequence = self.state.index.take_sequence()
+        if not self._link(ticket, meta):
+            self.release(needed)
+            return None
+        return ticket
+
+    def _link(self, ticket: Ticket, meta: bytes) -> bool:
+        """Make the directory of a relabelled version; False: there are no links."""
+        state = self.state
+        # Under the lock nothing moves the directory whose files are linked.
+        with self.lock(ticket.hash16):
+            entry = state.index.get(ticket.hash16)
+            if entry is None or entry[0] != ticket.expected:
+                ticket.place, ticket.expected = 0, -1  # replaced meanwhile: `enter` refuses it
+                return True
+            linked = self._files.link_object(
+                state.name_of(ticket.hash16, entry[4]), state.places.name(ticket.place),
+                ticket.expected, meta, ticket.sequence, ticket.expiry_us, ticket.flags,
+            )  # fmt: skip
+        if linked == -errno.EOPNOTSUPP:
+            return False
+        if isinstance(linked, int):
+            ticket.place = 0
+            state.note_failure(-linked, time.monotonic())
+            ticket.shed = "no_space" if -linked in FULL else "io_error"
+            return True
+        space, ticket.linked, leaves = linked
+        ticket.space = space + ticket.linked + names.overhead_bytes(bool(meta), True)
+        ticket.leaves = (*leaves, names.HEAD, *((names.META,) if meta else ()))
+        return True
 
     def delete(self, hash16: bytes, was_in_ram: bool = False) -> bool:
         """Remove an object; whether there was a live one. The caller holds the key's lock."""
@@ -498,28 +571,28 @@ class FileTier:
         """Verify every object; (objects, bytes on the device, damaged and removed)."""
         return scrub_objects(self, progress)
 
-    def open_range(self, key: bytes, flags: int = 0) -> tuple[int, int, int]:
-        """Return (descriptor, offset, size) of a body, ready for sendfile(2).
+    def open_body(self, hash16: bytes, key: bytes, body_sequence: int) -> int | None:
+        """Return a descriptor of a body, ready for sendfile(2); the caller closes it.
 
-        The caller closes the descriptor. It stays with the version that was current. The bytes are
-        not verified: whoever needs that calls `read_range`.
-
-        Raises:
-            EntryNotFoundError: There is no live object, or it lies in several files.
+        It stays with that body, whatever becomes of the object. Nothing is verified here. None: the
+        key has another body or none, it lies in several files, or the tree is in RAM.
         """
-        hash16 = self.hash_of(key, flags)
+        if self._root is None:
+            return None
         with self.lock(hash16):
             entry = self.state.index.get(hash16)
-            if entry is None or self._root is None or _is_past(entry[1]):
-                raise EntryNotFoundError("no such object in a directory")
+            if entry is None or not self.has_body(hash16, key, body_sequence):
+                return None
             name = os.fsdecode(self.state.name_of(hash16, entry[4]) + b"/" + names.BODY)
             path = os.path.join(self._root, name)
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        size = os.fstat(descriptor).st_size
-        if size != entry[3]:
-            os.close(descriptor)
-            raise EntryNotFoundError("the object lies in several files")
-        return descriptor, 0, size
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                return None
+        if os.fstat(descriptor).st_size == entry[3]:
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def counters(self) -> dict[str, Any]:
         """Return counters and gauges by the names that `Core.counters` uses."""

@@ -7,10 +7,11 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from edgecache._files import CHUNK_BYTES, KEEP_BODY_FILE_BYTES
+from edgecache._files import KEEP_BODY_FILE_BYTES, STRIPS_BODY_MIN
 from edgecache.errors import ArgumentError, CorruptionError, DiskIOError, EntryNotFoundError
 from edgecache.files import names
 from edgecache.files.ranges import Ranges
+from edgecache.files.strip_sums import StripSums
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -38,12 +39,12 @@ class ObjectWriter:
         self._body_file_bytes = body_file_bytes
         self._lock = threading.Lock()
         self._present = Ranges()
-        self._sums: dict[int, bytes] = {}
         self._reserved = 0
         state = tier.state
         with state.mutex:
             self._place = state.places.take()
         self._name = state.places.name(self._place)
+        self._sums = StripSums(state.files, self._name)
         _raise_for(state.files.make_directory(self._name), "cannot begin an object")
         self._process = os.getpid()
         self._is_open = True
@@ -85,21 +86,14 @@ class ObjectWriter:
                     self._tier.state.note_failure(-code, time.monotonic())
                     self._tier.state.counters.count_shed("io_error")
                     self._present.remove(offset, offset + view.nbytes)
-                    self._forget_sums(offset, offset + view.nbytes)
+                    self._sums.forget(offset, offset + view.nbytes)
                     return False
                 place += size
-            self._forget_sums(offset, offset + view.nbytes)
+            self._sums.forget(offset, offset + view.nbytes)
+            if self._sums.add(offset, view) < 0:
+                self._sums.forget(offset, offset + view.nbytes)  # read back at the end
             self._present.add(offset, offset + view.nbytes)
-            if view.nbytes >= CHUNK_BYTES and offset % CHUNK_BYTES == 0:
-                for start in range(0, view.nbytes - CHUNK_BYTES + 1, CHUNK_BYTES):
-                    chunk = view[start : start + CHUNK_BYTES]
-                    number = (offset + start) // CHUNK_BYTES
-                    self._sums[number] = self._tier.state.files.sum_of(chunk)
             return True
-
-    def _forget_sums(self, start: int, end: int) -> None:
-        for number in range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES)):
-            self._sums.pop(number, None)
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return bytes that were written.
@@ -143,7 +137,7 @@ class ObjectWriter:
         Raises:
             CorruptionError: There are holes.
 
-        *Cost*: reads back, to sum them, the chunks that were not written as a whole.
+        *Cost*: reads back, to sum them, the chunks that were not written strip by strip.
         """
         from edgecache.files.tier import Ticket
 
@@ -154,16 +148,15 @@ class ObjectWriter:
             holes = self._present.missing(0, size)
             if holes:
                 raise CorruptionError("the object has holes", found=holes[:8])
-            sums = []
-            for number in range(-(-size // CHUNK_BYTES)):
-                start = number * CHUNK_BYTES
-                end = min(start + CHUNK_BYTES, size)
-                known = self._sums.get(number) if end - start == CHUNK_BYTES else None
-                sums.append(known or state.files.sum_of(self._load(start, end - start)))
+            sums = self._sums.seal(size, self._load)
             ticket = Ticket(self._hash16, size, expiry_us, self._flags)
             ticket.sequence = state.index.take_sequence()
             ticket.reserved = self._reserved
-            ticket.space = self._write_metas(size, b"".join(sums), meta, ticket.sequence, expiry_us)
+            ticket.space = (
+                sums
+                if isinstance(sums, int)
+                else self._write_metas(size, sums, meta, ticket.sequence, expiry_us)
+            )
             if ticket.space < 0:
                 state.note_failure(-ticket.space, time.monotonic())
                 ticket.shed = "io_error"
@@ -172,6 +165,7 @@ class ObjectWriter:
             bodies = max(1, -(-size // self._body_file_bytes))
             ticket.leaves = (
                 *(self._leaf_name(number) for number in range(bodies)),
+                *((names.SUMS,) if size > STRIPS_BODY_MIN else ()),
                 *((names.HEAD, names.META) if meta else (names.HEAD,)),
             )
             self._is_open = False
@@ -191,12 +185,15 @@ class ObjectWriter:
             self._name, self._hash16, self._key, size, sums, meta, sequence, expiry_us,
             time.time_ns() // 1000, self._flags, self._body_file_bytes,
         )  # fmt: skip
-        for number in range(max(1, -(-size // self._body_file_bytes))):
-            part = files.space_of(self._leaf(number))
+        leaves = [self._leaf(n) for n in range(max(1, -(-size // self._body_file_bytes)))]
+        if size > STRIPS_BODY_MIN:
+            leaves.append(b"%b/%b" % (self._name, names.SUMS))
+        for leaf in leaves:
+            part = files.space_of(leaf)
             if space < 0 or part < 0:
                 return int(min(space, part))
             space += part
-        return int(space) + names.overhead_bytes(bool(meta))
+        return int(space) + names.overhead_bytes(bool(meta), size > STRIPS_BODY_MIN)
 
     def abort(self) -> None:
         """Give it up; idempotent."""

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from edgecache.objects.chunks import Piece
+from edgecache.objects.file_range import FileRange
 from edgecache.objects.hit import HitState
 from edgecache.objects.manager import Found
 from edgecache.objects.miss import Miss
@@ -122,6 +123,11 @@ class AsyncHit(HitState):
             return b"".join([piece async for piece in self])
         finally:
             self._position, self._end = before
+
+    async def file_range(self, *, verify: bool = True) -> FileRange | None:
+        """As `Hit.file_range`, in the executor."""
+        found: FileRange | None = await self._run(self._file_range, verify)
+        return found
 
     async def finish(self) -> None:
         """Be done with it, as `close`."""

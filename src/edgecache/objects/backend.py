@@ -7,7 +7,7 @@ file layout implements the same protocol.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from edgecache.errors import StoreClosedError
@@ -56,6 +56,9 @@ class At(NamedTuple):
 
 
 Lifetime = float | At | None
+# (meta, expiry in us) of an entry -> (meta, expiry, whether it has tags) of the next version of it;
+# None: there is to be none.
+Relabelling = Callable[[bytes, int], tuple[bytes, int, bool] | None]
 
 
 def expiry_of(engine: Engine, ttl: Lifetime) -> int:
@@ -124,6 +127,10 @@ class Backend(Protocol):
         None: `get_head` finds it, if there is anything.
         """
 
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
+        """A range of what `find_large` finds, clipped at its end; None: that finds nothing, or it
+        cannot be read."""
+
     def entry_version(self, stored: Stored) -> int:
         """The version of an ordinary entry, the same as long as nobody puts the key again."""
 
@@ -152,6 +159,10 @@ class Backend(Protocol):
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         """The keys of the parts where they are entries that an event loop can read, else None."""
 
+    def open_body(self, object_id: bytes) -> int | None:
+        """A descriptor of the one file that an object lies in, to be closed by the caller; None: it
+        does not, or it is gone."""
+
     def view_part(self, object_id: bytes, number: int) -> View | None:
         """A part in place where that needs no I/O, else None."""
 
@@ -177,6 +188,11 @@ class Backend(Protocol):
         """Another meta over this very version; None: it is another one now."""
 
     def delete_head(self, key: bytes | str) -> bool: ...
+    def relabel(self, key: bytes | str, relabelling: Relabelling) -> bool | None:
+        """Give a body another meta and lifetime without writing it again; whether there was one.
+
+        None: not here, or not this one; it is to be read and put again.
+        """
 
 
 class LogBackend:
@@ -230,6 +246,9 @@ class LogBackend:
     def find_large(self, key: bytes, size: int) -> Large | None:
         return None
 
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
+        return None
+
     def entry_version(self, stored: Stored) -> int:
         return version_of(stored.value)
 
@@ -247,6 +266,11 @@ class LogBackend:
 
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         return [part_key(object_id, number) for number in numbers]
+
+    def open_body(self, object_id: bytes) -> int | None:
+        # Not even while a region holds the parts: nothing keeps it from being reclaimed while the
+        # kernel sends, and pages that it holds of a file written around it may be stale.
+        return None
 
     def view_part(self, object_id: bytes, number: int) -> View | None:
         key, engine = part_key(object_id, number), self._open()
@@ -295,3 +319,6 @@ class LogBackend:
 
     def delete_head(self, key: bytes | str) -> bool:
         return self._open().delete(key)
+
+    def relabel(self, key: bytes | str, relabelling: Relabelling) -> bool | None:
+        return None

@@ -202,6 +202,10 @@ class Chunks:
             "a chunk of the object is gone", missing=((start, start + want.part_bytes),)
         )
 
+    def open_body(self) -> int | None:
+        """As `Backend.open_body`."""
+        return self._backend.open_body(self._object_id)
+
     def pinned(self, position: int, size: int, end: int) -> memoryview | None:
         """Bytes of a chunk in RAM in their place, pinned until the view is released; else None."""
         number, offset = self.grid.locate(position)

@@ -25,14 +25,15 @@ from edgecache.objects.backend import (
     Large,
     Lifetime,
     LogBackend,
+    Relabelling,
     Stored,
     View,
     expiry_of,
 )
 from edgecache.objects.counters import Counters
 from edgecache.objects.head import decode_fixed
-from edgecache.objects.keys import PIECE_BASE, new_object_id
-from edgecache.objects.parts import WholeParts
+from edgecache.objects.keys import PIECE_BASE, new_object_id, part_key
+from edgecache.objects.parts import Settled, Want, WholeParts, Writing
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 << 20
 # Source: FileFlags there.
 TAGGED = 1
+# Of a key that others keep changing meanwhile.
+RELABEL_TRIES = 100
 
 
 class Ticket(Protocol):
@@ -48,6 +51,8 @@ class Ticket(Protocol):
 
     @property
     def sequence(self) -> int: ...
+    @property
+    def shed(self) -> str: ...
 
 
 class Writer(Protocol):
@@ -65,10 +70,18 @@ class Tier(Protocol):
     def find_large(
         self, hash16: bytes, key: bytes, size: int
     ) -> tuple[int, int, bytes, int] | None: ...
-    def read_part(
-        self, hash16: bytes, key: bytes, sequence: int, offset: int, length: int
+    def read_large(
+        self, hash16: bytes, key: bytes, size: int, offset: int, length: int
     ) -> bytes | None: ...
-    def sequence(self, hash16: bytes) -> int: ...
+    def read_range(self, hash16: bytes, key: bytes, offset: int, length: int) -> bytes | None: ...
+    def read_part(
+        self, hash16: bytes, key: bytes, body_sequence: int, offset: int, length: int
+    ) -> bytes | None: ...
+    def has_body(self, hash16: bytes, key: bytes, body_sequence: int) -> bool: ...
+    def open_body(self, hash16: bytes, key: bytes, body_sequence: int) -> int | None: ...
+    def relabel(
+        self, hash16: bytes, key: bytes, relabelling: Relabelling
+    ) -> Ticket | bool | None: ...
     def begin(self, key: bytes, flags: int = 0) -> Writer: ...
 
 
@@ -92,7 +105,7 @@ class Written:
 
 
 class Placed(NamedTuple):
-    """A published object that is read by range."""
+    """A published object that is read by range; `sequence` is that of its body."""
 
     hash16: bytes
     key: bytes
@@ -147,13 +160,33 @@ class FileBackend(WholeParts, LogBackend):
             self._placed[object_id] = Placed(hash16, stored, sequence, body_bytes, CHUNK_BYTES)
         return Large(object_id, body_bytes, CHUNK_BYTES, meta, sequence, expiry_us)
 
+    def read_large(self, key: bytes, size: int, offset: int, length: int) -> bytes | None:
+        engine = self._file_engine()
+        if not engine.needs_disk(key):
+            return None
+        hash16, stored, _ = engine.lower_key(key)
+        return self._tier.read_large(hash16, stored, size, offset, length)
+
     def version_of(self, object_id: bytes) -> int | None:
         placed = self._placed.get(object_id)
         return None if placed is None else placed.sequence
 
     def is_current(self, object_id: bytes) -> bool | None:
         placed = self._placed.get(object_id)
-        return None if placed is None else self._tier.sequence(placed.hash16) == placed.sequence
+        return None if placed is None else self._tier.has_body(*placed[:3])
+
+    def relabel(self, key: bytes | str, relabelling: Relabelling) -> bool | None:
+        engine = self._file_engine()
+        hash16, stored, _ = engine.lower_key(key)
+        for _ in range(RELABEL_TRIES):
+            ticket = self._tier.relabel(hash16, stored, relabelling)
+            if ticket is None or isinstance(ticket, bool):
+                return ticket
+            if engine.enter_written(key, ticket):
+                return True
+            if ticket.shed:
+                return False
+        return None
 
     def put_head(self, key: bytes | str, value: Buffer, meta: bytes, ttl: Lifetime) -> bool:
         head = decode_fixed(bytes(value)) if engine_flags_of(meta) & ENGINE_OBJECT else None
@@ -176,6 +209,12 @@ class FileBackend(WholeParts, LogBackend):
 
     # Parts
 
+    def begin_part(self, object_id: bytes, number: int, data: Buffer) -> Writing:
+        if object_id in self._written:
+            # No content hash: the tier has its own sums.
+            return Settled(self.put_part(object_id, number, data))
+        return super().begin_part(object_id, number, data)
+
     def put_part(self, object_id: bytes, number: int, data: Buffer) -> bool:
         written = self._written.get(object_id)
         if written is None:
@@ -194,6 +233,26 @@ class FileBackend(WholeParts, LogBackend):
         written.end = max(written.end, start + memoryview(data).nbytes)
         return True
 
+    def read_parts(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        return [self._read_want(want) for want in wants]
+
+    def _read_want(self, want: Want) -> bytes | bool | None:
+        object_id, number = want.name
+        written, placed = self._written.get(object_id), self._placed.get(object_id)
+        if placed is not None:
+            start = number * placed.chunk_bytes + want.start
+            return self._read_body(placed, start, want.end - want.start)
+        if written is not None:
+            return self._read_written(object_id, written, number, want.start, want.end)
+        engine = self._file_engine()
+        key = part_key(object_id, number)
+        if not want.is_whole and engine.needs_disk(key):
+            hash16, stored, _ = engine.lower_key(key)
+            found = self._tier.read_range(hash16, stored, want.start, want.end - want.start)
+            if found is not None and len(found) == want.end - want.start:
+                return found
+        return super().read_parts([want])[0]
+
     def get_parts(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes | None]:
         # Published between the two looks: then it is found by the second.
         written = self._written.get(object_id)
@@ -202,18 +261,23 @@ class FileBackend(WholeParts, LogBackend):
             return [self._read_placed(placed, number) for number in numbers]
         if written is None:
             return super().get_parts(object_id, numbers)
-        return [self._read_written(object_id, written, number) for number in numbers]
+        size = written.chunk_bytes
+        return [self._read_written(object_id, written, number, 0, size) for number in numbers]
 
     def _read_placed(self, placed: Placed, number: int) -> bytes | None:
-        start = number * placed.chunk_bytes
-        length = min(placed.chunk_bytes, placed.size - start)
+        return self._read_body(placed, number * placed.chunk_bytes, placed.chunk_bytes)
+
+    def _read_body(self, placed: Placed, start: int, length: int) -> bytes | None:
+        length = min(length, placed.size - start)
         if length <= 0:
             return None
         return self._tier.read_part(placed.hash16, placed.key, placed.sequence, start, length)
 
-    def _read_written(self, object_id: bytes, written: Written, number: int) -> bytes | None:
-        start = number * written.chunk_bytes
-        length = min(written.chunk_bytes, written.end - start)
+    def _read_written(
+        self, object_id: bytes, written: Written, number: int, start: int, end: int
+    ) -> bytes | None:
+        start += number * written.chunk_bytes
+        length = min(end + number * written.chunk_bytes, written.end) - start
         if length <= 0 or number >= PIECE_BASE:
             return None
         writer = written.writer
@@ -223,12 +287,16 @@ class FileBackend(WholeParts, LogBackend):
         except EdgeCacheError:
             pass
         placed = self._placed.get(object_id)  # published meanwhile
-        return None if placed is None else self._read_placed(placed, number)
+        return None if placed is None else self._read_body(placed, start, length)
 
     def entry_keys(self, object_id: bytes, numbers: Sequence[int]) -> list[bytes] | None:
         if self._is_body(object_id):
             return None
         return super().entry_keys(object_id, numbers)
+
+    def open_body(self, object_id: bytes) -> int | None:
+        placed = self._placed.get(object_id)
+        return None if placed is None else self._tier.open_body(*placed[:3])
 
     def view_part(self, object_id: bytes, number: int) -> View | None:
         return None if self._is_body(object_id) else super().view_part(object_id, number)

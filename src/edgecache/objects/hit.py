@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from edgecache.errors import ArgumentError, RangeError, StoreClosedError
 from edgecache.meta import Meta
 from edgecache.objects.chunks import Piece
+from edgecache.objects.file_range import FileRange
 from edgecache.objects.ranges import Range
 from edgecache.objects.source import Source, StreamSource, Wait
 
@@ -120,6 +121,17 @@ class HitState:
                 "the range does not lie in the object", expected=(0, size), found=(start, end)
             )
         return self._source.missing(start, end)
+
+    def _file_range(self, verify: bool) -> FileRange | None:
+        self._room(0)
+        descriptor = self._source.open_body()
+        if descriptor is None:
+            return None
+        found = FileRange(descriptor, self._position, self._until() - self._position)
+        step = self._source.piece_bytes
+        for start in range(self._position, self._until(), step) if verify else ():
+            self._source.ranges([(start, min(start + step, self._until()))])
+        return found
 
     def close(self) -> None:
         """Let go of the object; idempotent."""
@@ -239,6 +251,21 @@ class Hit(HitState):
             else:
                 return self._took(piece)
         return b""
+
+    def file_range(self, *, verify: bool = True) -> FileRange | None:
+        """Return the rest of the range as bytes of a file, for sendfile(2); the position stays.
+
+        None where they do not lie in one file that is never written again: an object of the region
+        log or in RAM, one that is being written. `buffers` is the way to send these.
+
+        Args:
+            verify: Read the bytes first, and compare their sums. They are then in the page cache,
+                so that sending them does not wait for the device.
+
+        Raises:
+            ObjectChangedError: The object was replaced, or it is damaged.
+        """
+        return self._file_range(verify)
 
     def finish(self) -> None:
         """Be done with it, as `close`."""

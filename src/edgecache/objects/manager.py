@@ -494,7 +494,10 @@ class ObjectManager:
 
     def update_meta(self, key: bytes, meta: Meta) -> bool:
         """Replace the meta; False when there is nothing, or it was shed."""
-        meta.encode()
+        plain, is_tagged = meta.encode(), bool(meta.tags)
+        done = self.backend.relabel(key, lambda _, expiry_us: (plain, expiry_us, is_tagged))
+        if done is not None:
+            return done
         for _ in range(REPLACE_TRIES):
             stored = self.backend.get_head(key)
             if stored is None:
@@ -535,6 +538,11 @@ class ObjectManager:
             unfinished = self.sparse.find(key)
             if unfinished is not None:
                 return unfinished.read(offset, length)
+        if length <= GATHER_CHUNKS * self.chunk_bytes:
+            part = self.backend.read_large(key, self.chunk_bytes, offset, length)
+            if part is not None:
+                self.counters.add("large_hits")
+                return part
         large = self.backend.find_large(key, self.chunk_bytes)
         stored = self.backend.get_head(key) if large is None else None
         if stored is not None and engine_flags_of(stored.meta) & ENGINE_OBJECT:

@@ -64,6 +64,9 @@ class Source(Protocol):
     def pinned(self, position: int, size: int) -> memoryview | None:
         """Bytes in their place in RAM; None: not there, `take` them."""
 
+    def open_body(self) -> int | None:
+        """A descriptor of the one file that it lies in; None: there is none."""
+
     def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
         """Several ranges of the object, read together; None: it is still being written."""
 
@@ -120,6 +123,9 @@ class ValueSource:
 
     def pinned(self, position: int, size: int) -> memoryview | None:
         return memoryview(self._value)[position : position + size]
+
+    def open_body(self) -> int | None:
+        return None
 
     def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
         return [self._value[start:end] for start, end in spans]
@@ -180,6 +186,9 @@ class ObjectSource:
 
     def pinned(self, position: int, size: int) -> memoryview | None:
         return self._chunks.pinned(position, size, self._size)
+
+    def open_body(self) -> int | None:
+        return self._chunks.open_body()
 
     def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
         return self._chunks.ranges(spans, self._size)
@@ -270,6 +279,9 @@ class StreamSource:
         self._chunks.drop_ahead()
 
     def pinned(self, position: int, size: int) -> memoryview | None:
+        return None
+
+    def open_body(self) -> int | None:
         return None
 
     def ranges(self, spans: Sequence[Range]) -> list[bytes] | None:
