@@ -97,6 +97,7 @@ cdef struct Change:
     uint64_t expected_location      # of the record on disk, 0: it had none
     Status status
     Append append
+    uint64_t large_sequence     # of a large record; its block may be the device's by now
     char* kept_block                # KEEP_BLOCK: for log_block_give, as large as it was made
     Probe probe
     uint64_t known[16]              # locations that were compared ...

@@ -214,7 +214,8 @@ cdef Status _register_pending(Change* self) noexcept nogil:
     engine.pending[slot].superseded = 0
     engine.pending_count += 1
     self.pending = slot + 1
-    (<RecordHeader*>self.append.record).sequence = log_next_sequence(engine.log)
+    self.large_sequence = log_next_sequence(engine.log)
+    (<RecordHeader*>self.append.record).sequence = self.large_sequence
     ec_lock_release(&engine.pending_lock)
     return Status.STATUS_OK
 
@@ -502,7 +503,7 @@ cdef void _withdraw_large(Change* self) noexcept nogil:
     cdef Shard* shard = _shard(self)
     cdef LogStore* log = self.engine.log
     if reclaim_tombstone(log, LOG_MAIN, self.hash.low, self.hash.high, self.key, self.key_len,
-                         (<RecordHeader*>self.append.record).sequence,
+                         self.large_sequence,
                          ec_load_u64(&log.shared.generation)) == Status.STATUS_OK:
         return
     ec_lock_acquire(&shard.lock)

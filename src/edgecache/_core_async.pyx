@@ -17,7 +17,7 @@ from edgecache._fetch cimport (
 from edgecache._io cimport IoChannel, IoRequest
 from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
 
@@ -62,6 +62,15 @@ cdef class AsyncReader:
     def fileno(self):
         """The descriptor that becomes readable when reads have finished."""
         return self.descriptor
+
+    @property
+    def timeout_s(self):
+        """Longest wait for a read; 0: as long as the disk takes. Who waits keeps the time."""
+        return self.core.log.read_timeout_ns / 1e9
+
+    def count_timeout(self):
+        """A read was given up; it goes on, and what it finds is nobody's."""
+        ec_count(&self.core.log.lanes.timeout_count, 1)
 
     @property
     def pending(self):

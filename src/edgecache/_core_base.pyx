@@ -32,6 +32,7 @@ from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._io_align cimport IO_SECTOR_BYTES
+from edgecache._io_lanes cimport lanes_close, lanes_open
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
@@ -121,7 +122,8 @@ cdef class CoreBase:
                 policy, front_bytes, buffer_bytes, buffer_count, flush_interval_s, block,
                 block_timeout_s, max_object_bytes, checkpoint_interval_s, small_share, reinsert,
                 write_budget_bytes, namespace, default_ttl_s, queue_depth, locked_bytes, direct,
-                progress. Sizes are bytes, times seconds.
+                progress. Sizes are bytes, times seconds. Not required: read_timeout_s and
+                write_timeout_s, of one transfer that a get or put waits for (0: no limit).
                 With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
             io: An engine over the locked root directory; None: the cache lives in RAM, with or
                 without a lower tier.
@@ -363,6 +365,9 @@ cdef class CoreBase:
         cdef void* progress = <void*>self.progress if self.progress is not None else NULL
         log.direct = options["direct"]
         log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
+        log.read_timeout_ns = <int64_t>(options.get("read_timeout_s", 0) * 1e9)
+        log.write_timeout_ns = <int64_t>(options.get("write_timeout_s", 0) * 1e9)
+        lanes_open(&log.lanes, log.ops, log.engine)
         result = log.ops.make_directory(log.engine, b"data")
         if result < 0 and result != -EEXIST:
             raise_for_status(Status.STATUS_IO_ERROR, "cannot make the directory `data`", -result)
@@ -493,6 +498,9 @@ cdef class CoreBase:
         """Give back process-local memory and files; the arena goes with its last user."""
         cdef uint32_t index
         self.state = STORE_CLOSED
+        with nogil:
+            # What the device still has of it lies in memory that goes with this object.
+            lanes_close(&self.log.lanes)
         # Another thread may still be inside a call: the tables stay until the object goes, and a
         # closed file only fails.
         if self.log.files != NULL:

@@ -13,7 +13,8 @@ cdef class BatchReader:
     Invariants:
     1. fetches[i] is free, or in `batch`; keys[i] and owners[i] keep what its key points to alive,
        positions[i] is where its value goes.
-    2. Outside of `read` all are free, and nothing is in flight.
+    2. Outside of `read` all are free, and nothing is in flight, unless it is overdue: then it is
+       the store's until `recover` says that everything has landed.
 
     *Thread-safety*: belongs to its thread, but for `close`; the channel is used under `lock`, a
     sleeping lock.
@@ -24,6 +25,7 @@ cdef class BatchReader:
     cdef uint32_t lock
     cdef object __weakref__
     cdef readonly bint is_busy
+    cdef bint is_overdue            # left behind with requests in flight
     cdef FetchBatch batch
     cdef Fetch* fetches             # FETCH_BATCH_SIZE
     cdef list keys
@@ -32,9 +34,12 @@ cdef class BatchReader:
     cdef uint32_t free_count
     cdef int64_t[128] positions
 
-    cdef int open(self) except -1
+    cdef bint open(self) noexcept
     cdef void close(self) noexcept
     cdef read(self, CoreRead core, list found, list waiting)
+    cdef read_here(self, CoreRead core, list found, list waiting)
+    cdef void count_overdue(self, CoreRead core, list waiting, Py_ssize_t next_pair)
+    cdef bint recover(self) noexcept
     cdef prepare(self, CoreRead core, object pair)
     cdef take(self, CoreRead core, list found, uint32_t number)
     cdef void reset(self) noexcept

@@ -1,7 +1,7 @@
 """Root: many disk reads of one thread (see _core_batch.pxd)."""
 
 cimport cython
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport calloc, free
 
 from edgecache._core_front cimport KeyView
@@ -11,14 +11,15 @@ from edgecache._fetch cimport (
     FETCH_BATCH_SIZE,
     FETCH_FOUND,
     Fetch,
+    fetch_batch_landed,
     fetch_batch_run,
     fetch_free,
     fetch_init,
 )
 from edgecache._io cimport IoEngine
+from edgecache._io_lanes cimport SUSPECT_NS
 from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
-from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
 
 
 @cython.final
@@ -36,23 +37,25 @@ cdef class BatchReader:
         self.owners = [None] * FETCH_BATCH_SIZE
         self.reset()
 
-    cdef int open(self) except -1:
-        cdef int result
-        result = self.io.ops.channel_open(self.io.state, FETCH_BATCH_DEPTH, False, &self.channel)
-        if result < 0:
+    cdef bint open(self) noexcept:
+        if self.io.ops.channel_open(self.io.state, FETCH_BATCH_DEPTH, 0, &self.channel) < 0:
             self.channel = NULL
-            raise_for_status(Status.STATUS_IO_ERROR, "cannot open an I/O channel", -result)
         self.batch.channel = self.channel
-        return 0
+        return self.channel != NULL
 
     cdef void close(self) noexcept:
         """Wait for a batch that another thread has under way, and give the channel back."""
+        cdef uint32_t number
         with nogil:
             ec_lock_acquire(&self.lock)
             if self.channel != NULL:
                 self.io.ops.channel_close(self.channel)
                 self.channel = NULL
                 self.batch.channel = NULL
+                if self.batch.in_flight:
+                    self.batch.in_flight = 0
+                    for number in range(FETCH_BATCH_SIZE):
+                        fetch_free(&self.fetches[number])
             ec_lock_release(&self.lock)
 
     def __dealloc__(self):
@@ -62,7 +65,8 @@ cdef class BatchReader:
         free(self.fetches)
 
     cdef read(self, CoreRead core, list found, list waiting):
-        """Read the (position, key) pairs from disk into `found`."""
+        """Read the (position, key) pairs from disk into `found`. Its thread must not use this
+        reader again while it is `is_overdue`."""
         cdef Py_ssize_t next_pair = 0, total = len(waiting)
         cdef uint32_t index, done
         cdef uint32_t _place
@@ -74,7 +78,13 @@ cdef class BatchReader:
             if self.channel == NULL:
                 # Both under the lock and the GIL: `close` misses no channel.
                 core.check_open()
-                self.open()
+                if not self.open():
+                    # Out of descriptors or memory: one after the other.
+                    self.read_here(core, found, waiting)
+                    return
+            self.batch.timeout_ns = core.log.read_timeout_ns
+            if self.batch.timeout_ns and ec_load_u32(&core.log.lanes.overdue_count):
+                self.batch.timeout_ns = min(self.batch.timeout_ns, <int64_t>SUSPECT_NS)
             while next_pair < total or self.batch.in_flight:
                 # As many as the queue is deep: what is done meanwhile is taken while they run.
                 for _place in range(FETCH_BATCH_DEPTH):
@@ -88,11 +98,49 @@ cdef class BatchReader:
                 self.batch.done_count = 0
                 for index in range(done):
                     self.take(core, found, <uint32_t>(self.batch.done[index] - self.fetches))
+                if self.batch.is_overdue:
+                    self.count_overdue(core, waiting, next_pair)
+                    break
         finally:
-            if self.free_count < FETCH_BATCH_SIZE:
+            self.is_overdue = self.batch.is_overdue
+            if self.free_count < FETCH_BATCH_SIZE and not self.is_overdue:
                 self.reset()
             ec_lock_release(&self.lock)
+            self.is_busy = self.is_overdue
+
+    cdef void count_overdue(self, CoreRead core, list waiting, Py_ssize_t next_pair):
+        """What the device did not give in time, and what was not asked for then, are misses."""
+        cdef KeyView view
+        cdef uint32_t number
+        cdef object _owner
+        for number in range(FETCH_BATCH_SIZE):
+            if self.keys[number] is not None:
+                view.hash = self.fetches[number].hash
+                core.count_miss(&view)
+                ec_count(&core.log.lanes.timeout_count, 1)
+        for _, key in waiting[next_pair:]:
+            _owner = core.take_key(key, &view)
+            core.count_miss(&view)
+
+    cdef bint recover(self) noexcept:
+        """Whether all that was left behind has landed; then it can be used as before."""
+        with nogil:
+            ec_lock_acquire(&self.lock)
+            if self.channel == NULL or fetch_batch_landed(&self.batch) == 0:
+                self.is_overdue = False
+            ec_lock_release(&self.lock)
+        if not self.is_overdue:
+            if self.channel != NULL:
+                self.reset()
             self.is_busy = False
+        return not self.is_overdue
+
+    cdef read_here(self, CoreRead core, list found, list waiting):
+        cdef KeyView view
+        cdef object _owner
+        for position, key in waiting:
+            _owner = core.take_key(key, &view)
+            found[position] = core.find_raw(key, &view, False)
 
     cdef prepare(self, CoreRead core, object pair):
         """Look a key up again and hand its candidates to the batch."""

@@ -99,6 +99,7 @@ cdef dict _log_counters(CoreWrite store):
         "syncs": counters.sync_count, "sync_errors": counters.sync_error_count,
         "disk_reads": counters.read_count, "disk_read_bytes": counters.read_bytes,
         "buffer_reads": counters.buffer_read_count, "read_errors": counters.read_error_count,
+        "io_timeouts": log.lanes.timeout_count, "io_overdue": log.lanes.overdue_count,
         "corrupt_records": counters.corrupt_count, "regions_retired": counters.retired_count,
         "regions_sealed": counters.sealed_count, "reclaimed_regions": counters.reclaim_count,
         "reclaimed_bytes": counters.reclaim_bytes, "reinserted": counters.reinsert_count,

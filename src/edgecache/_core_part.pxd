@@ -30,12 +30,14 @@ cdef struct ReadJob:
 
 cdef class CorePart(CoreWrite):
     cdef object channels            # threading.local: a BatchReader per thread
+    cdef list left_readers          # overdue BatchReaders; their requests are still in flight
     cdef object reader_references   # set of weak references to all of them
     cdef JobPool jobs
     cdef PartTable parts
     cdef uint32_t part_writes       # in flight; a futex
 
     cdef BatchReader batch_reader(self)
+    cdef read_batch(self, list found, list waiting)
     cdef int check_forked(self) except -1
     cdef PartWrite write_part(self, object key, object owner, KeyView* view, const char* data,
                               uint64_t size)

@@ -206,6 +206,7 @@ cdef class CorePart(CoreWrite):
         CoreWrite.__init__(self, options, io)
         self.channels = threading.local()
         self.reader_references = set()
+        self.left_readers = []
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.
@@ -242,7 +243,9 @@ cdef class CorePart(CoreWrite):
     cdef BatchReader batch_reader(self):
         """A reader of this thread that is not in the middle of a batch."""
         cdef BatchReader reader = getattr(self.channels, "reader", None)
-        cdef BatchReader fresh
+        cdef BatchReader fresh, left
+        if self.left_readers:
+            self.left_readers = [left for left in self.left_readers if not left.recover()]
         if reader is not None and not reader.is_busy:
             return reader
         # Busy: a finalizer that the collector ran in the middle of a batch asks for another one.
@@ -251,6 +254,13 @@ cdef class CorePart(CoreWrite):
         if reader is None:
             self.channels.reader = fresh
         return fresh
+
+    cdef read_batch(self, list found, list waiting):
+        """Read (position, key) pairs from disk, together."""
+        cdef BatchReader reader = self.batch_reader()
+        reader.read(self, found, waiting)
+        if reader.is_overdue:
+            self.left_readers.append(reader)
 
     cdef int check_forked(self) except -1:
         """What was begun may be ended after a close, but not in the child of a fork."""
@@ -516,7 +526,13 @@ cdef class CorePart(CoreWrite):
                 self.check_open()
                 reader.open()
             with nogil:
-                run_together(reader.channel, fetches, count)
+                if reader.channel == NULL:
+                    # Out of descriptors or memory: one after the other.
+                    for index in range(count):
+                        if fetches[index].state == PART_READ:
+                            perform(&fetches[index])
+                else:
+                    run_together(reader.channel, fetches, count)
                 note_reads(&self.engine, fetches, count)
         finally:
             ec_lock_release(&reader.lock)

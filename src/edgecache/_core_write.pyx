@@ -115,7 +115,7 @@ cdef class CoreWrite(CoreBlob):
                 return <int>status
 
     cdef void count_shed(self, Status status):
-        if status == Status.STATUS_AGAIN:
+        if status == Status.STATUS_AGAIN or status == Status.STATUS_TIMEOUT:
             self.shed_counts[SHED_BACKPRESSURE] += 1
         elif status == Status.STATUS_NO_SPACE:
             self.shed_counts[SHED_NO_SPACE] += 1

@@ -62,7 +62,8 @@ cdef struct FetchBatch:
     uint32_t in_flight
     uint32_t prepared_count
     uint32_t done_count
-    uint32_t zero
+    uint32_t is_overdue         # 1: nothing finished within timeout_ns; what is in flight stays
+    int64_t timeout_ns          # 0: waits as long as it takes
     (Fetch*)[128] prepared      # initialised; oldest first
     (Fetch*)[128] done          # with their `state`
 
@@ -71,11 +72,17 @@ cdef void fetch_init(Fetch* self, LogStore* log, ShardSet* shards, Hash128 hash,
                      uint32_t key_len, const Probe* probe, bint head_only) noexcept nogil
 cdef FetchState fetch_begin(Fetch* self) noexcept nogil
 cdef FetchState fetch_advance(Fetch* self) noexcept nogil
-# Drive it to the end on this thread; blocks on the device.
+# Perform the request on this thread. Blocks on the device, at most the log's `read_timeout_ns`:
+# then the result is -ETIMEDOUT, and the scratch is the engine's.
+cdef void fetch_perform(Fetch* self) noexcept nogil
+# Drive it to the end on this thread; blocks likewise.
 cdef FetchState fetch_run(Fetch* self) noexcept nogil
 # Start all that is prepared, keeping FETCH_BATCH_DEPTH requests in flight, and return when all are
 # started; blocks on the device as long as there are more of them than room. Requests stay in flight
 # on return, so that the device works while the caller takes what is done and prepares the next.
-# With nothing prepared: wait for a part of what is in flight (all of it when `drain`).
+# With nothing prepared: wait for a part of what is in flight (when `drain` for all, however long).
+# With `is_overdue` set what was prepared and not started is dropped; nothing waits any more.
 cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil
+# Of an overdue batch: drop what has landed; how many are still in flight.
+cdef uint32_t fetch_batch_landed(FetchBatch* self) noexcept nogil
 cdef void fetch_free(Fetch* self) noexcept nogil

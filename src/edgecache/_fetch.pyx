@@ -5,6 +5,7 @@ from libc.string cimport memcmp, memset
 
 from edgecache._index cimport size_class_bytes, size_class_of
 from edgecache._io cimport IO_READ, IoRequest
+from edgecache._io_lanes cimport Lane, lane_leave, lane_transfer
 from edgecache._meta cimport META_FIXED_BYTES
 from edgecache._read_buffers cimport read_buffer_give, read_buffer_take
 from edgecache._segment cimport (
@@ -14,6 +15,7 @@ from edgecache._segment cimport (
     log_read_buffered,
     log_read_span,
     log_region_generation,
+    log_wake,
 )
 from edgecache._segment_format cimport (
     RECORD_DELETE,
@@ -189,12 +191,34 @@ cdef FetchState fetch_advance(Fetch* self) noexcept nogil:
     return fetch_begin(self)
 
 
+cdef void _read_landed(void* context, IoRequest* request, uint64_t room_bytes) noexcept nogil:
+    read_buffer_give(&(<LogStore*>context).read_buffers, request.buffer, room_bytes)
+
+
+cdef void fetch_perform(Fetch* self) noexcept nogil:
+    cdef LogStore* log = self.log
+    cdef Lane* left = NULL
+    if log.read_timeout_ns == 0:
+        self.request.result = log.ops.read(
+            log.engine, self.request.file, self.request.offset_bytes, self.request.buffer,
+            self.request.length_bytes)
+        return
+    self.request.result = lane_transfer(&log.lanes, &self.request, log.read_timeout_ns, &left)
+    if left != NULL:
+        # Memory that the device may yet write to is not ours.
+        left.context = log
+        left.room_bytes = self.scratch_bytes
+        left.landed = _read_landed
+        self.scratch = NULL
+        self.scratch_bytes = 0
+        lane_leave(&log.lanes, left)
+        log_wake(&log.shared.flush_word)
+
+
 cdef FetchState fetch_run(Fetch* self) noexcept nogil:
     cdef FetchState state = fetch_begin(self)
     while state == FETCH_READ:
-        self.request.result = self.log.ops.read(
-            self.log.engine, self.request.file, self.request.offset_bytes, self.request.buffer,
-            self.request.length_bytes)
+        fetch_perform(self)
         state = fetch_advance(self)
     return state
 
@@ -211,8 +235,7 @@ cdef void _submit_or_read(FetchBatch* self, Fetch* fetch) noexcept nogil:
         if fetch.log.ops.submit(self.channel, &request, 1) == 1:
             self.in_flight += 1
             return
-        request.result = fetch.log.ops.read(fetch.log.engine, request.file, request.offset_bytes,
-                                            request.buffer, request.length_bytes)
+        fetch_perform(fetch)
         fetch.state = fetch_advance(fetch)
     _finish(self, fetch)
 
@@ -242,12 +265,14 @@ cdef uint32_t _start_some(FetchBatch* self, uint32_t first) noexcept nogil:
     return first
 
 
-cdef void _collect(FetchBatch* self, uint32_t wanted) noexcept nogil:
+cdef void _collect(FetchBatch* self, uint32_t wanted, int64_t timeout_ns) noexcept nogil:
     """Wait for `wanted` completions, and take all that are there."""
     cdef (IoRequest*)[64] finished
     cdef uint32_t index
     cdef Fetch* fetch
-    cdef int count = self.channel.ops.reap(self.channel, finished, FETCH_BATCH_DEPTH, wanted, -1)
+    cdef int count = self.channel.ops.reap(self.channel, finished, FETCH_BATCH_DEPTH, wanted,
+                                           timeout_ns)
+    self.is_overdue = count == 0 and timeout_ns >= 0
     for index in range(<uint32_t>max(count, 0)):
         self.in_flight -= 1
         fetch = <Fetch*><uintptr_t>finished[index].user_data
@@ -255,9 +280,17 @@ cdef void _collect(FetchBatch* self, uint32_t wanted) noexcept nogil:
         _submit_or_read(self, fetch)
 
 
+cdef uint32_t fetch_batch_landed(FetchBatch* self) noexcept nogil:
+    cdef (IoRequest*)[64] finished
+    cdef int count = self.channel.ops.reap(self.channel, finished, FETCH_BATCH_DEPTH, 0, 0)
+    self.in_flight -= <uint32_t>max(count, 0)
+    return self.in_flight
+
+
 cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil:
     cdef uint32_t first = 0
     cdef bint is_idle = self.prepared_count == 0
+    self.is_overdue = 0
     while True:
         if first < self.prepared_count:
             first = _start_some(self, first)
@@ -268,5 +301,8 @@ cdef void fetch_batch_run(FetchBatch* self, bint drain) noexcept nogil:
             break
         # Waiting for an eighth of what is in flight keeps the queue full at few system calls.
         if self.in_flight:
-            _collect(self, max(<uint32_t>1, self.in_flight // 8))
+            _collect(self, max(<uint32_t>1, self.in_flight // 8),
+                     self.timeout_ns if self.timeout_ns and not drain else -1)
+        if self.is_overdue and not drain:
+            break
     self.prepared_count = 0

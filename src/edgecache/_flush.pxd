@@ -10,8 +10,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from edgecache._segment cimport Append, LogStore
 from edgecache._status cimport Status
-
-# Wait until a buffer or region came free; helps by flushing. False when `deadline_ns` passed.
+# Wait until a buffer or region came free; helps by flushing, and with `write_timeout_ns` leaves
+# what it flushes to a device that does not answer by then. False when `deadline_ns` passed.
 cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil
 # Close the active buffers and write everything closed so far from this thread.
 cdef Status log_flush(LogStore* log, int64_t deadline_ns) noexcept nogil
@@ -26,7 +26,8 @@ cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil
 # retired regions, and what left the index without a record. Not with the maintenance lock held.
 cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil
 
-# Write the block of a large record from the calling thread.
+# Write the block of a large record from the calling thread. STATUS_TIMEOUT: it took longer than
+# `write_timeout_ns` and may land yet; unless it never began, `append` has no block any more.
 cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil
 # Write footers of full regions; called by the flusher and the closing thread.
 cdef void log_seal_regions(LogStore* log) noexcept nogil

@@ -1,8 +1,8 @@
 """Flushing the region log (see _flush.pxd)."""
 
-from libc.errno cimport EIO
+from libc.errno cimport EBUSY, EIO, ESHUTDOWN
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from edgecache._io cimport (
@@ -14,6 +14,7 @@ from edgecache._io cimport (
     IoChannel,
     IoRequest,
 )
+from edgecache._io_lanes cimport Lane, lane_leave, lane_transfer, lanes_sweep
 from edgecache._log_space cimport log_write_erasure
 from edgecache._segment cimport (
     BUFFER_CLOSED,
@@ -34,6 +35,7 @@ from edgecache._segment cimport (
     log_fill_block_header,
     log_footer,
     log_is_settled,
+    log_large_free,
     log_retire_locked,
     log_seal_block,
     log_wake,
@@ -69,6 +71,7 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     WAIT_SLICE_NS = 20000000        # longest sleep before the state is looked at again
+    SWEEP_NS = 50000000             # while a transfer is overdue: look whether it has landed
     SKIPPED = -4096                 # beyond every errno: the block was not written
 
 
@@ -133,8 +136,55 @@ cdef int64_t _write_block(LogStore* log, uint32_t region, uint32_t offset, const
     return log.ops.write(log.engine, <uint32_t>file, _file_offset(log, region, offset), block, size)
 
 
-cdef bint _flush_one(LogStore* log) noexcept nogil:
-    """Write one closed buffer from this thread; False if there was none to claim."""
+cdef void _fill_request(LogStore* log, uint32_t region, uint32_t offset, char* block,
+                        uint32_t size, IoRequest* request) noexcept nogil:
+    memset(request, 0, sizeof(IoRequest))
+    request.operation = IO_WRITE
+    request.buffer_index = -1
+    request.file = <uint32_t>log.files[region // log.regions_per_file]
+    request.offset_bytes = _file_offset(log, region, offset)
+    request.buffer = block
+    request.length_bytes = size
+
+
+cdef void _buffer_landed(void* context, IoRequest* request, uint64_t index) noexcept nogil:
+    cdef LogStore* log = <LogStore*>context
+    _finish(log, &log.buffers[index], request.result)
+
+
+cdef bint _write_within(LogStore* log, WriteBuffer* buffer, int64_t timeout_ns) noexcept nogil:
+    """Write a claimed buffer, or leave it to the device when that takes longer; False: not begun,
+    and the flusher's.
+    """
+    cdef IoRequest request
+    cdef Lane* left = NULL
+    cdef int64_t result
+    _fill_request(log, buffer.region, buffer.region_offset, log.base + buffer.data_offset,
+                  buffer.block_bytes, &request)
+    request.buffer_index = 0 if log.registered else -1
+    result = lane_transfer(&log.lanes, &request, timeout_ns, &left)
+    if left != NULL:
+        left.context = log
+        left.room_bytes = <uint64_t>(buffer - log.buffers)
+        left.landed = _buffer_landed
+        lane_leave(&log.lanes, left)
+        log_wake(&log.shared.flush_word)        # it looks after what is overdue
+        return True
+    if result == -EBUSY or result == -ESHUTDOWN:
+        ec_lock_acquire(&log.shared.lock)
+        buffer.state = BUFFER_CLOSED
+        ec_lock_release(&log.shared.lock)
+        log_wake(&log.shared.flush_word)
+        return False
+    _finish(log, buffer, result)
+    return True
+
+
+cdef bint _flush_one(LogStore* log, int64_t timeout_ns) noexcept nogil:
+    """Write one closed buffer from this thread; False if there was none to claim.
+
+    timeout_ns: the longest wait for the device; < 0: as long as it takes.
+    """
     cdef WriteBuffer* buffer
     ec_lock_acquire(&log.shared.lock)
     buffer = _claim_locked(log)
@@ -145,6 +195,8 @@ cdef bint _flush_one(LogStore* log) noexcept nogil:
         _finish(log, buffer, SKIPPED)
         return True
     log_seal_block(log, buffer)
+    if timeout_ns >= 0 and log.files[buffer.region // log.regions_per_file] >= 0:
+        return _write_within(log, buffer, timeout_ns)
     _finish(log, buffer, _write_block(log, buffer.region, buffer.region_offset,
                                       log.base + buffer.data_offset, buffer.block_bytes))
     return True
@@ -156,7 +208,8 @@ cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef int64_t now = ec_monotonic_ns(), left
     if log.stopping or now >= deadline_ns:
         return False
-    if _flush_one(log):
+    lanes_sweep(&log.lanes)
+    if _flush_one(log, deadline_ns - now if log.write_timeout_ns else -1):
         return True
     left = min(deadline_ns - now, <int64_t>WAIT_SLICE_NS)
     ec_futex_wait(&shared.done_word, seen, left)
@@ -174,16 +227,17 @@ cdef Status _flush_closed(LogStore* log, uint64_t target, uint64_t errors,
     cdef LogShared* shared = log.shared
     cdef uint32_t seen
     cdef int64_t now
-    while _flush_one(log):
+    while _flush_one(log, -1):
         pass
     while True:
+        lanes_sweep(&log.lanes)
         seen = ec_load_u32(&shared.done_word)
         ec_lock_acquire(&shared.lock)
         shared.flushed_ticket = _flushed_ticket_locked(log)
         ec_lock_release(&shared.lock)
         if ec_load_u64(&shared.flushed_ticket) >= target:
             break
-        if _flush_one(log):
+        if _flush_one(log, -1):
             continue
         now = ec_monotonic_ns()
         if now >= deadline_ns:
@@ -394,23 +448,68 @@ cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
         ec_add_u32(&log.sync_waiting, <uint32_t>-1)
 
 
+cdef struct LargeLeft:              # a large block that nobody waits for any more
+    LogStore* log
+    Append append
+
+
+cdef void _large_written(LogStore* log, const Append* append, int64_t moved) noexcept nogil:
+    ec_lock_acquire(&log.shared.lock)
+    if moved == <int64_t>append.block_bytes:
+        log_write_done_locked(log, append.region, append.block_base)
+        log.extra_written_count += 1
+    else:
+        log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
+    ec_lock_release(&log.shared.lock)
+
+
+cdef void _large_landed(void* context, IoRequest* request, uint64_t _room) noexcept nogil:
+    cdef LargeLeft* kept = <LargeLeft*>context
+    _large_written(kept.log, &kept.append, request.result)
+    log_large_free(kept.log, &kept.append)
+    free(kept)
+
+
+cdef Status _large_write_within(LogStore* log, Append* append) noexcept nogil:
+    """STATUS_TIMEOUT: the block is the device's now, and `append` has none."""
+    cdef LargeLeft* kept = <LargeLeft*>malloc(sizeof(LargeLeft))
+    cdef IoRequest request
+    cdef Lane* left = NULL
+    cdef int64_t result
+    if kept == NULL:
+        return Status.STATUS_NO_MEMORY
+    kept.log = log
+    kept.append = append[0]
+    _fill_request(log, append.region, append.region_offset, append.block_base,
+                  append.block_bytes, &request)
+    result = lane_transfer(&log.lanes, &request, log.write_timeout_ns, &left)
+    if left != NULL:
+        append.block_base = NULL
+        append.block_bytes = 0
+        left.context = kept
+        left.landed = _large_landed
+        lane_leave(&log.lanes, left)
+        log_wake(&log.shared.flush_word)
+        return Status.STATUS_TIMEOUT
+    free(kept)
+    if result == -EBUSY or result == -ESHUTDOWN:
+        return Status.STATUS_TIMEOUT
+    _large_written(log, append, result)
+    return Status.STATUS_OK if result == <int64_t>append.block_bytes else Status.STATUS_IO_ERROR
+
+
 cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
-    cdef LogShared* shared = log.shared
     cdef uint32_t fill = <uint32_t>(append.record - append.block_base) + append.size_bytes
     cdef int64_t moved
     if ec_load_u64(&log.regions[append.region].generation) != append.generation:
         return Status.STATUS_IO_ERROR
     log_fill_block_header(log, append.block_base, fill, append.block_bytes, append.region,
                           append.region_offset, append.ticket, append.generation)
+    if log.write_timeout_ns and log.files[append.region // log.regions_per_file] >= 0:
+        return _large_write_within(log, append)
     moved = _write_block(log, append.region, append.region_offset, append.block_base,
                          append.block_bytes)
-    ec_lock_acquire(&shared.lock)
-    if moved == <int64_t>append.block_bytes:
-        log_write_done_locked(log, append.region, append.block_base)
-        log.extra_written_count += 1
-    else:
-        log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
-    ec_lock_release(&shared.lock)
+    _large_written(log, append, moved)
     return Status.STATUS_OK if moved == <int64_t>append.block_bytes else Status.STATUS_IO_ERROR
 
 
@@ -500,6 +599,8 @@ cdef int64_t _next_due_ns(LogStore* log) noexcept nogil:
         due = left if due < 0 else min(due, left)
     if log.shared.read_only:
         due = PROBE_INTERVAL_NS if due < 0 else min(due, <int64_t>PROBE_INTERVAL_NS)
+    if ec_load_u32(&log.lanes.overdue_count):
+        due = SWEEP_NS if due < 0 else min(due, <int64_t>SWEEP_NS)
     log.flusher_timed = due >= 0
     ec_lock_release(&log.shared.lock)
     return due
@@ -523,13 +624,9 @@ cdef uint32_t _submit_closed(LogStore* log, IoChannel* channel,
         log_seal_block(log, buffer)
         index = <uint32_t>(buffer - log.buffers)
         request = &requests[index]
-        memset(request, 0, sizeof(IoRequest))
-        request.operation = IO_WRITE
+        _fill_request(log, buffer.region, buffer.region_offset, log.base + buffer.data_offset,
+                      buffer.block_bytes, request)
         request.buffer_index = 0 if log.registered else -1
-        request.file = <uint32_t>log.files[buffer.region // log.regions_per_file]
-        request.offset_bytes = _file_offset(log, buffer.region, buffer.region_offset)
-        request.buffer = log.base + buffer.data_offset
-        request.length_bytes = buffer.block_bytes
         request.user_data = index
         if log.ops.submit(channel, &request, 1) == 1:
             count += 1
@@ -578,9 +675,10 @@ cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
         channel = NULL
     while True:
         seen = ec_load_u32(&shared.flush_word)
+        lanes_sweep(&log.lanes)
         _close_aged(log)
         if channel == NULL:
-            while _flush_one(log):
+            while _flush_one(log, -1):
                 pass
         else:
             in_flight += _submit_closed(log, channel, requests)

@@ -49,6 +49,11 @@ cdef enum IoOpenFlags:
     IO_OPEN_TRUNCATE = 8
     IO_OPEN_DIRECT = 16         # O_DIRECT; falls back to buffered where the file system has none
 
+cdef enum IoChannelFlags:
+    IO_CHANNEL_EVENT_FD = 1     # the channel gets an eventfd (below)
+    # Any thread may use it, one at a time; `submit` may leave what it took to the next `reap`.
+    IO_CHANNEL_ANY_THREAD = 2
+
 cdef enum:
     IO_NAME_DEPTH_MAX = 5
     IO_NAME_COMPONENT_MAX = 255     # NAME_MAX of every Linux file system
@@ -120,12 +125,13 @@ cdef struct IoEngineOps:
     # Returns 0, or a negative errno after which buffer_index must stay -1.
     int (*register_buffer)(void* engine, char* base, uint64_t size_bytes) noexcept nogil
 
-    # Channels. `want_event_fd`: the channel gets an eventfd that is readable while completions can
-    # be reaped (level triggered; reap clears it). depth 0: the engine's queue depth. The first
-    # thread that submits owns the channel.
-    int (*channel_open)(void* engine, uint32_t depth, bint want_event_fd,
+    # Channels. IO_CHANNEL_EVENT_FD: the channel gets an eventfd that is readable while completions
+    # can be reaped (level triggered; reap clears it). depth 0: the engine's queue depth. The first
+    # thread that submits owns the channel, without IO_CHANNEL_ANY_THREAD.
+    int (*channel_open)(void* engine, uint32_t depth, uint32_t flags,
                         IoChannel** out) noexcept nogil
-    # Waits for what is in flight; its results are dropped. Any thread may call it, once.
+    # Waits for what is in flight; the requests have their results then. Any thread may call it,
+    # once.
     void (*channel_close)(IoChannel* channel) noexcept nogil
     int (*submit)(IoChannel* channel, IoRequest** requests, uint32_t count) noexcept nogil
     # Collect up to `capacity` finished requests. Waits until at least `wanted` (never more than are

@@ -32,4 +32,5 @@ def open_engine(
     sqpoll: bool = False,
     iopoll: bool = False,
     disk: MemoryDisk | None = None,
+    lock_fd: int = -1,
 ) -> IoEngine: ...

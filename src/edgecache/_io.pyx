@@ -620,7 +620,7 @@ def log_fallback(str reason):
 
 
 def open_engine(str kind="auto", root=None, *, int queue_depth=64, int threads=16,
-                bint direct=True, bint sqpoll=False, bint iopoll=False, disk=None):
+                bint direct=True, bint sqpoll=False, bint iopoll=False, disk=None, int lock_fd=-1):
     """Open an I/O engine over a directory (or, for "memory", over a disk image).
 
     Args:
@@ -632,6 +632,10 @@ def open_engine(str kind="auto", root=None, *, int queue_depth=64, int threads=1
         direct: False opens every file buffered, whatever its flags.
         sqpoll, iopoll: opt in to kernel polling (uring only; they burn CPU).
         disk: `MemoryDisk` for "memory"; a new empty one by default.
+        lock_fd: descriptor of a file that a flock(2) on the root was taken with; -1: none. Should
+            the process be killed, the lock outlasts it until its last write has landed. (A
+            thread in a system call holds every descriptor open by itself; for rings it is
+            arranged, which takes Linux 5.19.)
 
     Raises:
         EngineUnavailableError: `kind` is "uring" and it cannot run; `reason` names why.
@@ -655,7 +659,7 @@ def open_engine(str kind="auto", root=None, *, int queue_depth=64, int threads=1
     reason = ""
     if kind != "threads":
         from edgecache._io_uring import open_uring
-        engine, reason, hint = open_uring(path, queue_depth, direct, sqpoll, iopoll)
+        engine, reason, hint = open_uring(path, queue_depth, direct, sqpoll, iopoll, lock_fd)
         if engine is not None:
             return engine
         if kind == "uring":

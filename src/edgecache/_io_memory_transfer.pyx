@@ -6,8 +6,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from edgecache._io cimport (
-    IO_READ, IO_SYNC, IO_WRITE, IoChannel, IoEngineOps, IoRequest, io_advance, io_begin,
-    io_stats_finish,
+    IO_CHANNEL_EVENT_FD, IO_READ, IO_SYNC, IO_WRITE, IoChannel, IoEngineOps, IoRequest, io_advance,
+    io_begin, io_stats_finish,
 )
 from edgecache._io_memory_pages cimport (
     FILE_BYTES_MAX, SECTOR_BYTES, Image, Node, image_fault, image_random, node_read, node_write,
@@ -200,10 +200,11 @@ cdef bint channel_has_ready(MemoryChannel* channel) noexcept nogil:
     return False
 
 
-cdef int memory_channel_open(void* engine, uint32_t depth, bint want_event_fd,
+cdef int memory_channel_open(void* engine, uint32_t depth, uint32_t flags,
                              IoChannel** out) noexcept nogil:
     cdef MemoryState* state = <MemoryState*>engine
     cdef MemoryChannel* channel
+    cdef bint want_event_fd = flags & IO_CHANNEL_EVENT_FD
     cdef int result = engine_enter(state, IO_READ)
     if result < 0:
         return result

@@ -28,9 +28,9 @@ from libc.stdlib cimport calloc, free
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest, io_begin, io_file_acquire,
-    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
-    io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
+    IO_CHANNEL_EVENT_FD, IO_SYNC, IoChannel, IoEngine, IoEngineOps, IoFileSystem, IoRequest,
+    io_begin, io_file_acquire, io_file_at, io_file_perform, io_file_release, io_file_system_close,
+    io_file_system_free, io_file_system_open, io_file_system_ops, io_forked, io_stats_finish,
 )
 from edgecache._io_tree cimport io_tree_ops
 from edgecache._sync cimport (
@@ -215,7 +215,7 @@ cdef int threads_start(ThreadsState* state, uint32_t wanted) noexcept nogil:
 
 # ---- channels ------------------------------------------------------------------------------------
 
-cdef int threads_channel_open(void* engine, uint32_t depth, bint want_event_fd,
+cdef int threads_channel_open(void* engine, uint32_t depth, uint32_t flags,
                               IoChannel** out) noexcept nogil:
     cdef ThreadsState* state = <ThreadsState*>engine
     cdef ThreadsChannel* channel
@@ -232,7 +232,7 @@ cdef int threads_channel_open(void* engine, uint32_t depth, bint want_event_fd,
     channel.base.engine = engine
     channel.base.depth = depth if depth > 0 else state.queue_depth
     channel.event_fd = -1
-    if want_event_fd:
+    if flags & IO_CHANNEL_EVENT_FD:
         channel.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
         if channel.event_fd < 0:
             free(channel)

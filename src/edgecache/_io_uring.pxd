@@ -10,6 +10,8 @@ Invariants of a channel:
 3. The file of an occupied slot is pinned.
 4. With `broken` (an errno) set there is no ring any more, the kernel has none of the requests, and
    all that were in flight are in `ready`.
+5. With `lock_fd` set, the ring's file table holds that open file: what the kernel has of the ring,
+   it has before the lock of the root is free.
 
 Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
 """
@@ -32,7 +34,10 @@ cdef enum:
     CHANNEL_IDLE = 0            # UringChannel.guard: who may use the channel
     CHANNEL_BUSY = 1
     CHANNEL_CLOSED = 2
-    FILE_SLOTS = 256            # size of a ring's file table, the tombstone's slot included
+    FILE_SLOTS = 256            # size of a ring's file table
+    SLOT_TOMBSTONE = 255
+    SLOT_LOCK = 254             # invariant 5
+    SLOTS_OF_FILES = 254        # the rest: a file's index is its slot
     FILE_REGISTER_USES = 16     # a file is registered after so many requests: one costs a call
     CQE_BATCH = 64
     SQ_THREAD_IDLE_MS = 20      # an SQPOLL thread sleeps after that long without work
@@ -56,6 +61,7 @@ cdef struct UringState:
     uint32_t features
     uint32_t stopping
     uint32_t refused_enter      # test hook, errno
+    int lock_fd                 # of the lock on the root, -1: none
     bint sqpoll
     bint iopoll
     char* buffer
@@ -80,6 +86,7 @@ cdef struct UringChannel:
     bint has_ring
     bint has_files
     bint has_buffers
+    bint is_lazy                # reap submits, too: one system call for both
     int event_fd
     int tombstone
     uint32_t free_count
@@ -108,7 +115,7 @@ cdef inline bint file_registered(UringState* state, UringChannel* channel, uint3
     """Whether the ring's table has this very open of the file; registers it when it is in use."""
     cdef FileSlot* slot
     cdef uint32_t generation = ec_load_u32(&file.generation)
-    if not channel.has_files or index >= FILE_SLOTS - 1:
+    if not channel.has_files or index >= SLOTS_OF_FILES:
         return False
     slot = &channel.files[index]
     if slot.generation == generation:
@@ -133,7 +140,7 @@ cdef inline void files_forget(UringState* state, UringChannel* channel) noexcept
     if not channel.has_files or closes == channel.closes_seen:
         return
     channel.closes_seen = closes
-    for index in range(FILE_SLOTS - 1):
+    for index in range(SLOTS_OF_FILES):
         if channel.files[index].generation == 0:
             continue
         file = io_file_at(&state.fs, index)

@@ -7,8 +7,14 @@ kernel drops after the last request of a dying ring. `tombstone` is the read end
 no buffer is in use any more. This is how a ring that can no longer be entered (or, with
 SINGLE_ISSUER, belongs to another thread) is closed without leaving the device a freed buffer.
 
-Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2); kernel io_uring/io_uring.c
-(io_ring_exit_work runs io_ring_ctx_free, hence the file table's release, after all requests).
+Likewise the file table holds the lock of the root. A killed process does not wait for its requests:
+they go on without it, and what they write would reach the device under the eyes of the next opener.
+A flock(2) lasts until its open file description does, so the lock is free only when the last ring
+is gone, and with it the last request.
+
+Source: io_uring_setup(2), io_uring_enter(2), io_uring_register(2), flock(2); kernel
+io_uring/io_uring.c (io_ring_exit_work runs io_ring_ctx_free, hence the file table's release, after
+all requests).
 """
 
 cimport cython
@@ -22,9 +28,9 @@ from libc.string cimport memset
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._io cimport (
-    IO_SYNC, IoChannel, IoEngine, IoFile, IoRequest, io_advance, io_begin, io_file_acquire,
-    io_file_at, io_file_perform, io_file_release, io_file_system_close, io_file_system_free,
-    io_file_system_open, io_file_system_ops, io_forked,
+    IO_CHANNEL_ANY_THREAD, IO_CHANNEL_EVENT_FD, IO_SYNC, IoChannel, IoEngine, IoFile, IoRequest,
+    io_advance, io_begin, io_file_acquire, io_file_at, io_file_perform, io_file_release,
+    io_file_system_close, io_file_system_free, io_file_system_open, io_file_system_ops, io_forked,
 )
 from edgecache._io_tree cimport io_tree_ops
 from edgecache._liburing cimport (
@@ -83,16 +89,18 @@ cdef int ring_setup(UringState* state, void* ring, uint32_t entries, uint32_t fl
 
 
 cdef void ring_register_files(UringState* state, UringChannel* channel) noexcept nogil:
-    """A sparse file table, with the tombstone in its last slot."""
+    """A sparse file table, with the root's lock and the tombstone in its last slots."""
     cdef int[2] ends
     if state.api.register_files_sparse == NULL:
         return
     if state.api.register_files_sparse(channel.ring, FILE_SLOTS) < 0:
         return
     channel.has_files = True
+    if state.lock_fd >= 0:
+        state.api.register_files_update(channel.ring, SLOT_LOCK, &state.lock_fd, 1)
     if ec_pipe(ends) != 0:
         return
-    if state.api.register_files_update(channel.ring, FILE_SLOTS - 1, &ends[1], 1) == 1:
+    if state.api.register_files_update(channel.ring, SLOT_TOMBSTONE, &ends[1], 1) == 1:
         channel.tombstone = ends[0]
     else:
         c_close(ends[0])
@@ -310,7 +318,7 @@ cdef int requests_submit(UringState* state, UringChannel* channel, IoRequest** r
             continue
         request.next = aside
         aside = request
-    if channel.free_count < first:
+    if channel.free_count < first and not channel.is_lazy:
         result = ring_enter(state, channel, 0, 0)
     if result < 0:
         # Nothing of this call reached the kernel; the caller keeps it (contract, 3).
@@ -424,7 +432,7 @@ cdef int uring_event_fd(IoChannel* base) noexcept nogil:
 
 # ---- opening and closing of channels -------------------------------------------------------------
 
-cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
+cdef int uring_channel_open(void* engine, uint32_t depth, uint32_t flags,
                             IoChannel** out) noexcept nogil:
     cdef UringState* state = <UringState*>engine
     cdef UringChannel* channel
@@ -442,8 +450,14 @@ cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
     channel.base.depth = depth if depth > 0 else state.queue_depth
     channel.event_fd = -1
     channel.tombstone = -1
-    # A polling ring finds completions only when asked, so a descriptor could not tell of them.
-    channel.mode = state.mode & ~<uint32_t>(URING_SETUP_IOPOLL if want_event_fd else 0)
+    channel.mode = state.mode
+    if flags & IO_CHANNEL_EVENT_FD:
+        # A polling ring finds completions only when asked, so a descriptor could not tell of them.
+        channel.mode &= ~<uint32_t>URING_SETUP_IOPOLL
+    if flags & IO_CHANNEL_ANY_THREAD:
+        channel.mode = MODE_COOPERATIVE if channel.mode == MODE_DEFER else channel.mode
+        # One system call for both; a kernel thread that polls the queue needs none.
+        channel.is_lazy = not channel.mode & URING_SETUP_SQPOLL
     channel.slots = <IoRequest**>calloc(channel.base.depth, sizeof(IoRequest*))
     channel.free_slots = <uint32_t*>calloc(channel.base.depth, sizeof(uint32_t))
     if channel.slots == NULL or channel.free_slots == NULL:
@@ -452,7 +466,7 @@ cdef int uring_channel_open(void* engine, uint32_t depth, bint want_event_fd,
         channel.free_count = channel.base.depth
         for index in range(channel.base.depth):
             channel.free_slots[index] = index
-        if want_event_fd:
+        if flags & IO_CHANNEL_EVENT_FD:
             channel.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
             result = -errno if channel.event_fd < 0 else 0
     if result == 0:
@@ -710,7 +724,8 @@ cdef tuple refusal(int code, bint entered):
             "a seccomp profile (the default one of container runtimes) may forbid io_uring_setup")
 
 
-def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopoll):
+def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopoll,
+               int lock_fd):
     """Open an io_uring engine, for `open_engine`: (engine or None, reason, hint).
 
     Raises: OSError when the root cannot be opened.
@@ -739,6 +754,7 @@ def open_uring(bytes root, int queue_depth, bint direct, bint sqpoll, bint iopol
     state.api = api
     state.ops = &engine.ops
     state.queue_depth = queue_depth
+    state.lock_fd = lock_fd
     reason, hint = probe(state, sqpoll, iopoll, forced)
     if reason:
         return (None, reason, hint)

@@ -167,6 +167,8 @@ cdef const ScanEntry* _entry_at(Recovery* self, uint64_t location) noexcept nogi
     if not self.known_loaded[region]:
         self.known_loaded[region] = 1
         scan_region(self.log, region, self.generations[region], 0, known, &info)
+        if info.failed_count:
+            self.report.region_unreadable += 1
         if known.count:
             qsort(known.entries, known.count, sizeof(ScanEntry), _by_location)
     high = known.count
@@ -315,6 +317,10 @@ cdef Status _scan_one(Recovery* self, uint32_t region, ScanList* entries) noexce
         self.has_tickets = 1
     if info.failed_count:
         self.report.region_unreadable += 1
+        if info.end_offset:
+            # What was not seen is forgotten: no checkpoint may leave it to a later recovery, which
+            # might read it, and believe in it again.
+            info.end_offset = <uint32_t>(log.region_bytes - FOOTER_BYTES)
     if info.damaged_count:
         self.report.region_damaged += 1
     if info.block_count:
@@ -481,9 +487,10 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
                                self.report.checkpoint_skipped == 0)
     if self.sequence_max == 0 and self.report.region_count == 0:
         checkpointer.is_due = 0
-    if self.report.region_unreadable:
+    if self.report.region_unreadable or self.report.checkpoint_skipped or \
+            self.report.torn_entries:
         # What could not be read may be readable again, and nobody can delete by name what nobody
-        # sees: until a checkpoint has dropped it, no sync may say that a delete is durable.
+        # sees: until a checkpoint has dropped it, no sync may say that anything is durable.
         log_note_unlogged(self.log)
         checkpointer.is_due = 1
 

@@ -82,7 +82,7 @@ cdef bint _header_ok(LogStore* log, uint32_t region, const BlockHeader* header,
 
 
 cdef bint _next_header(LogStore* log, uint32_t region, uint64_t generation, uint64_t* offset,
-                       BlockHeader* out, char* memory) noexcept nogil:
+                       BlockHeader* out, char* memory, uint32_t* failed_count) noexcept nogil:
     """Look from *offset on for the next block of the generation (0: any), by head or by tail.
 
     A block carries its header at both ends, so one damaged page does not hide it.
@@ -96,6 +96,7 @@ cdef bint _next_header(LogStore* log, uint32_t region, uint64_t generation, uint
         if moved < 0:
             # Somewhere in there the device fails: go on page by page.
             if piece == PAGE_BYTES:
+                failed_count[0] += 1
                 position += PAGE_BYTES
             piece = PAGE_BYTES
             continue
@@ -149,6 +150,7 @@ cdef Status scan_generation(LogStore* log, uint32_t region, uint64_t* generation
     cdef char* memory = NULL
     cdef BlockHeader header
     cdef uint64_t offset = 0
+    cdef uint32_t failed_count = 0      # scan_region meets the same pages
     cdef int64_t moved
     generation[0] = 0
     if posix_memalign(<void**>&memory, PAGE_BYTES, RESYNC_BYTES) != 0:
@@ -158,7 +160,7 @@ cdef Status scan_generation(LogStore* log, uint32_t region, uint64_t* generation
         generation[0] = (<BlockHeader*>memory).generation
     elif moved == PAGE_BYTES and not _all_zero(memory, PAGE_BYTES):
         # The first block's header is damaged: the newest generation that left a header owns it.
-        while _next_header(log, region, 0, &offset, &header, memory):
+        while _next_header(log, region, 0, &offset, &header, memory, &failed_count):
             if header.generation > generation[0]:
                 generation[0] = header.generation
             offset += header.block_bytes
@@ -281,7 +283,8 @@ cdef Status scan_region(LogStore* log, uint32_t region, uint64_t generation, uin
         header = (<BlockHeader*>memory)[0]
         if not (_header_ok(log, region, &header, offset) and header.generation == generation):
             # The torn tail of the log, or a damaged header with good blocks behind it.
-            if not _next_header(log, region, generation, &offset, &header, memory):
+            if not _next_header(log, region, generation, &offset, &header, memory,
+                                &info.failed_count):
                 break
             info.damaged_count += 1
             info.lost_bytes += <uint32_t>(offset - expected)

@@ -29,6 +29,7 @@ Lock order: shard lock, then log lock. The log lock is never held across I/O or 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
+from edgecache._io_lanes cimport Lanes
 from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._spans cimport SpanHints
@@ -190,6 +191,9 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t registered         # buffers are registered memory
     uint32_t read_align_bytes   # of offset and length of a read: 512 to 4096
     ReadBuffers read_buffers
+    Lanes lanes                 # transfers that a caller waits for, but not for ever
+    int64_t read_timeout_ns     # 0: for ever
+    int64_t write_timeout_ns    # of a put's thread; 0: for ever
     SpanHints spans             # of records, by size class
     int64_t flush_interval_ns
     int64_t probe_after_ns      # when read-only: next attempt

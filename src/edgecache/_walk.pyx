@@ -99,7 +99,10 @@ cdef bint _matches(Walk* self, const char* key, uint32_t key_len, const char* me
                    uint32_t meta_len) noexcept nogil:
     if self.prefix == NULL and self.tag == NULL:
         return False
-    if meta_has_flag(meta, meta_len, META_FLAG_PART):
+    if self.flag:
+        if not meta_has_flag(meta, meta_len, self.flag):
+            return False
+    elif meta_has_flag(meta, meta_len, META_FLAG_PART):
         return False
     if self.prefix != NULL and (key_len < self.prefix_len or
                                 memcmp(key, self.prefix, self.prefix_len) != 0):

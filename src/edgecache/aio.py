@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, overload
 from edgecache._core_read import ObjectHead
 from edgecache.config import Config
 from edgecache.entry import Entry, ScrubReport
-from edgecache.errors import ArgumentError, StoreClosedError
+from edgecache.errors import ArgumentError, DiskIOError, StoreClosedError
 from edgecache.health import HealthReport
 from edgecache.loop_reader import LoopReader
 from edgecache.memoize import AsyncDecorator, Plan
@@ -192,13 +192,18 @@ class AsyncStorage(AsyncObjectFace):
         future.add_done_callback(self._busy.discard)
         return await asyncio.shield(future)
 
-    def _reader(self, loop: asyncio.AbstractEventLoop) -> LoopReader:
+    def _reader(self, loop: asyncio.AbstractEventLoop) -> LoopReader | None:
+        """The reader of the loop; None: no descriptors for one, the executor must do."""
         reader = self._readers.get(loop)
         if reader is None:
             for other in list(self._readers):
                 if other.is_closed():
                     self._readers.pop(other).detach()
-            reader = self._readers[loop] = LoopReader(self._store, loop)
+            try:
+                reader = LoopReader(self._store, loop)
+            except DiskIOError:
+                return None
+            self._readers[loop] = reader
             self._store.attach(reader)
         return reader
 
@@ -221,7 +226,10 @@ class AsyncStorage(AsyncObjectFace):
         if not store.region_count:
             return await self._run(store.get, key)
         loop = asyncio.get_running_loop()
-        value: Any = await self._reader(loop).read(loop, key)
+        reader = self._reader(loop)
+        if reader is None:
+            return await self._run(store.get, key)
+        value: Any = await reader.read(loop, key)
         if type(value) is ObjectHead:
             # Many reads, and much to copy.
             value = await self._run(store.get, key)
@@ -232,13 +240,13 @@ class AsyncStorage(AsyncObjectFace):
         wanted = list(several_keys(keys))
         found: list[Any] = [self._peek(key) for key in wanted]
         waiting = [place for place, value in enumerate(found) if value is NotImplemented]
-        if waiting and not self._store.region_count:
+        loop = asyncio.get_running_loop()
+        reader = self._reader(loop) if waiting and self._store.region_count else None
+        if waiting and reader is None:
             rest = await self._run(self._store.get_many, [wanted[place] for place in waiting])
             for place, value in zip(waiting, rest, strict=True):
                 found[place] = value
-        elif waiting:
-            loop = asyncio.get_running_loop()
-            reader = self._reader(loop)
+        elif reader is not None:
             futures = [reader.read(loop, wanted[place]) for place in waiting]
             values: list[Any] = await asyncio.gather(*futures)
             for place, value in zip(waiting, values, strict=True):

@@ -3,6 +3,7 @@
 No thread stands between a task and its read: the I/O channel's descriptor becomes readable, the
 loop wakes once, and every read that has finished resolves its future. Cancelling a task only
 detaches it: the read goes on, because the kernel writes to its buffer, and its value is dropped.
+With `read_timeout` set a read that takes longer is given up likewise, and is a miss.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import concurrent.futures
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterable
 
 from edgecache._core_async import AsyncReader
@@ -34,7 +36,17 @@ class LoopReader:
     *Thread-safety*: belongs to the thread of its loop; `detach` may come from any other.
     """
 
-    __slots__ = ("__weakref__", "_is_detached", "_is_flush_due", "_left", "_loop", "_reader")
+    __slots__ = (
+        "__weakref__",
+        "_is_detached",
+        "_is_flush_due",
+        "_left",
+        "_loop",
+        "_reader",
+        "_timeout_s",
+        "_timer",
+        "_waiting",
+    )
 
     def __init__(self, core: CoreRead, loop: asyncio.AbstractEventLoop) -> None:
         self._reader = AsyncReader(core)
@@ -43,6 +55,10 @@ class LoopReader:
         self._is_flush_due = False
         self._is_detached = False
         self._left: list[asyncio.Future[bytes | None]] = []
+        # With a timeout: (when it is over, future), oldest first; the timer is set for the first.
+        self._waiting: deque[tuple[float, asyncio.Future[bytes | None]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timeout_s = self._reader.timeout_s
         loop.add_reader(self._reader.fileno(), self._reap)
 
     @property
@@ -63,7 +79,30 @@ class LoopReader:
         if not self._is_flush_due:
             self._is_flush_due = True
             loop.call_soon(self._flush)
+        if self._timeout_s:
+            self._watch(loop, future)
         return future
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[bytes | None]) -> None:
+        """Give the read up when its time is over. One timer for all."""
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
+        self._waiting.append((loop.time() + self._timeout_s, future))
+        if self._timer is None:
+            self._timer = loop.call_at(self._waiting[0][0], self._expire, weakref.ref(loop))
+
+    def _expire(self, reference: weakref.ref[asyncio.AbstractEventLoop]) -> None:
+        self._timer = None
+        loop = reference()
+        while loop is not None and self._waiting:
+            end_s, future = self._waiting[0]
+            if not future.done() and loop.time() < end_s:
+                self._timer = loop.call_at(end_s, self._expire, reference)
+                return
+            self._waiting.popleft()
+            if not future.done():
+                self._reader.count_timeout()
+                future.set_result(None)
 
     def _flush(self) -> None:
         self._is_flush_due = False
@@ -102,6 +141,9 @@ class LoopReader:
         if self._is_detached:
             return
         self._is_detached = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         loop.remove_reader(self._reader.fileno())
         for future in [*self._left, *self._reader.close()]:
             if not future.done():

@@ -123,6 +123,8 @@ def core_options(
         "flush_interval_s": config.flush_interval,
         "block": config.backpressure == "block",
         "block_timeout_s": config.block_timeout,
+        "read_timeout_s": config.read_timeout,
+        "write_timeout_s": config.write_timeout,
         "max_object_bytes": config.max_object_size or NO_LIMIT_BYTES,
         "checkpoint_interval_s": config.checkpoint_interval,
         "small_share": config.small_ratio,

@@ -4,7 +4,10 @@ What is refused, and why: a symbolic link (somebody else may decide where it lea
 and write permission for others (whoever can write there can hand out any bytes as cached ones).
 
 The lock is flock(2) on `<root>/lock`: it goes with the process, however that ends, and its file
-only says who holds it. Source: flock(2), open(2), path_resolution(7).
+only says who holds it, as `<pid> <start time>`. It goes with the last thread and the last ring of
+the process (`lock_fd` of `open_engine`), so a killed holder keeps it until its last write has
+landed: who opens the root then waits for that, and only a holder that lives is an error at once.
+Source: flock(2), open(2), path_resolution(7), proc_pid_stat(5), proc_pid_status(5).
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import stat
+import time
 import weakref
 
 from edgecache.errors import StoreLockedError, UnsafePathError
@@ -23,7 +28,13 @@ LOCK_NAME = "lock"
 OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # What a store makes in its root is at most this deep: the root itself and `data`.
 DEPTH_MAX = 2
-PID_BYTES_MAX = 32
+HOLDER_BYTES_MAX = 64
+# For the last writes of a holder that was killed: a device that answers takes milliseconds.
+DEAD_WAIT_S = 10.0
+# For a holder that has the lock and has not yet said who it is.
+UNKNOWN_WAIT_S = 0.5
+PAUSE_S_MIN, PAUSE_S_MAX = 0.0005, 0.05
+PF_EXITING = 0x4  # include/linux/sched.h; in the flags of /proc/<pid>/stat
 
 
 class RootClaim:
@@ -34,10 +45,12 @@ class RootClaim:
 
     Raises:
         UnsafePathError: It, or something in it, is a symbolic link, foreign, or writable by others.
-        StoreLockedError: Another store holds it; `pid` is that of its process if known.
+        StoreLockedError: Another store holds it; `pid` is that of its process if known. Or a
+            process that was killed still writes to it after DEAD_WAIT_S.
         OSError: The directory or the lock file cannot be made.
 
-    *Thread-safety*: any thread. *Cost*: one lstat per file in the root.
+    *Thread-safety*: any thread. *Cost*: one lstat per file in the root; waits for the last writes
+    of a holder that was killed.
     """
 
     __slots__ = ("__weakref__", "_descriptor", "_process", "path")
@@ -54,6 +67,11 @@ class RootClaim:
         finally:
             os.close(directory)
         _held.add(self)
+
+    @property
+    def descriptor(self) -> int:
+        """Of the lock, for who must keep it past the death of this process; -1 once released."""
+        return self._descriptor
 
     @property
     def is_held(self) -> bool:
@@ -178,25 +196,80 @@ def _lock(directory: int, path: str) -> int:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             # Its first bytes are about to be overwritten: they must be nobody else's.
             raise UnsafePathError("the lock is not a plain file of its own", path=path)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _locked(descriptor, path) from None
+        _take(descriptor, path)
         with contextlib.suppress(OSError):  # a full disk must not keep a cache from opening
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            os.pwrite(descriptor, b"%d %d\n" % (os.getpid(), _start_time(os.getpid())), 0)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _locked(descriptor: int, path: str) -> StoreLockedError:
-    text = os.pread(descriptor, PID_BYTES_MAX, 0).strip()
-    pid = int(text) if text.isdigit() else None
-    holder = f"process {pid}" if pid is not None else "another process"
-    if pid == os.getpid():
-        holder = "another store of this process"
-    return StoreLockedError(
-        f"{holder} has this cache root open", path=os.path.dirname(path), pid=pid
-    )
+def _take(descriptor: int, path: str) -> None:
+    """Take the lock; of a holder that lives it is not waited for."""
+    pause_s = PAUSE_S_MIN
+    begin_s = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            pid, start = _holder(descriptor)
+        directory = os.path.dirname(path)
+        if pid is not None and _is_alive(pid, start):
+            holder = f"process {pid}" if pid != os.getpid() else "another store of this process"
+            raise StoreLockedError(f"{holder} has this cache root open", path=directory, pid=pid)
+        waited_s = time.monotonic() - begin_s
+        if pid is None and waited_s > UNKNOWN_WAIT_S:
+            raise StoreLockedError("another process has this cache root open", path=directory)
+        if waited_s > DEAD_WAIT_S:
+            raise StoreLockedError(
+                f"process {pid} is gone, but not what it was writing to this cache root",
+                path=directory,
+                pid=pid,
+                hint="the device does not answer, or the holder lives in another PID namespace",
+            )
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, PAUSE_S_MAX)
+
+
+def _holder(descriptor: int) -> tuple[int | None, int]:
+    """Process number and start time that the lock file names; None and 0 where it does not."""
+    words = os.pread(descriptor, HOLDER_BYTES_MAX, 0).split()
+    numbers = [int(word) for word in words if word.isdigit()]
+    if not words or len(numbers) != len(words):
+        return None, 0
+    return numbers[0], numbers[1] if len(numbers) > 1 else 0
+
+
+def _start_time(pid: int) -> int:
+    """When the process began, in clock ticks since the boot: a number may be given out again."""
+    return int((_stat_fields(pid) or ["0"] * 20)[19])
+
+
+def _stat_fields(pid: int) -> list[str] | None:
+    """The fields of /proc/<pid>/stat from the state on; None: there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _is_alive(pid: int, start: int) -> bool:
+    """Whether the process goes on, and is the one that began at `start` (0: any).
+
+    One that was killed is there until its last thread has left the kernel and its parent has asked.
+    """
+    fields = _stat_fields(pid)
+    if fields is None or fields[0] in "ZX" or int(fields[6]) & PF_EXITING:
+        return False
+    if start and start != int(fields[19]):
+        return False
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
+            masks = [line.split()[1] for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    except OSError:
+        return False
+    return not any(int(mask, 16) >> (signal.SIGKILL - 1) & 1 for mask in masks)

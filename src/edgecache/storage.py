@@ -30,7 +30,14 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import Counters, FileBackend, LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import (
+    Counters,
+    FileBackend,
+    LogBackend,
+    ObjectFace,
+    ObjectManager,
+    Sharing,
+)
 from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
 from edgecache.root import RootClaim
@@ -131,10 +138,12 @@ class Storage(ObjectFace, Purges, Core):
         config = self._config
         counters = Counters()
         tier = self._lower
+        backend = LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier)
         return ObjectManager(
-            LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier),
+            backend,
             counters,
             chunk_bytes=config.chunk_size,
+            first_bytes=config.first_chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.
             capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
             object_bytes_max=config.max_object_size,
@@ -143,7 +152,17 @@ class Storage(ObjectFace, Purges, Core):
             quota_bytes=config.partial_quota,
             partial_ttl_s=config.partial_ttl,
             is_atomic=config.atomic_publish,
+            sharing=Sharing(
+                backend,
+                counters,
+                self._sync_entries,
+                is_enabled=config.share_chunks,
+                is_complete=not self.counters()["objects"],
+            ),
         )
+
+    def _sync_entries(self) -> None:
+        super().sync()
 
     def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
         config = self._config
@@ -161,6 +180,7 @@ class Storage(ObjectFace, Purges, Core):
             direct=config.direct,
             sqpoll=config.sqpoll,
             iopoll=config.iopoll,
+            lock_fd=self._claim.descriptor,
         )
 
     def _open_core(self, progress: Progress | None) -> None:

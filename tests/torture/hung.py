@@ -1,14 +1,14 @@
-"""hung: the file system is frozen under a store, as a disk that does not answer.
+"""hung: the file system is frozen, or the device holds what it is asked for, under a store.
 
-While it is frozen hits in RAM, `stats` and `health` go on, and nothing returns a wrong byte. Puts
-are to give up after `block_timeout`; one whose thread writes to the device itself waits for the
-thaw: how often that was seen is in the figure. After the thaw everything works again. A process of
-its own thaws the file system whatever happens here: what waits for a frozen one cannot even be
-killed.
+Meanwhile hits in RAM, `stats` and `health` go on, and nothing returns a wrong byte. Puts give up
+after `block_timeout`, and gets of what only the disk has after `read_timeout`, each before the
+device answers again. After the thaw everything works. A process of its own thaws the file system
+whatever happens here: what waits for a frozen one cannot even be killed.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -20,11 +20,14 @@ from support.model import MIB, make_value
 from edgecache import Config, Storage
 from torture.campaign import Row, Run
 from torture.loopfs import call, file_system, require
+from torture.throttle import SLOW_BPS, can_throttle, throttle
 
 FROZEN_S = 2.0
 BLOCK_TIMEOUT_S = 0.2
+READ_TIMEOUT_S = 0.2
 KEYS = 100
-# A put waits for a buffer, then for its record; more than this is a hang.
+# A put waits for a buffer, then for its record; one that is under way longer than this after the
+# last one began is held up. The file system is frozen all the time.
 PUT_S_MAX = 10 * BLOCK_TIMEOUT_S
 RESCUE_S = 30
 
@@ -105,22 +108,50 @@ def freeze(store: Storage, point: Path, values: dict[bytes, bytes], seed: int) -
             observed_s = max(observed_s, time.monotonic() - begin)
         stop.set()
         puts.join(PUT_S_MAX)
-        waited = kernel_waits(puts.native_id) if puts.is_alive() else ""
+        assert not puts.is_alive(), f"a put is held up: {kernel_waits(puts.native_id)}"
     finally:
         guard.communicate()
     puts.join()
     store.sync()
     shed, longest_s = puts.answer
     assert not wrong, "; ".join(wrong[:3])
-    assert shed > 0 or waited, "nothing was shed: the freeze did not reach the store"
+    assert shed > 0, "nothing was shed: the freeze did not reach the store"
     assert store.put(b"after", b"value")
     store.sync()
     assert store.check() == []
     return {
         "before_us": quantile(before, 0.99), "during_us": quantile(during, 0.99),
         "put_s": longest_s, "stats_s": observed_s, "shed": shed,
-        "waited": float(bool(waited)),
     }  # fmt: skip
+
+
+def hold_reads(config: Config, values: dict[bytes, bytes], point: Path) -> float:
+    """The device gives nothing to a store that has nothing in RAM: the longest get in seconds."""
+    longest_s = 0.0
+    config = config.replace(root=str(point / "reads"), disk=16 * MIB)
+    with Storage(config) as store:
+        store.put_many(values)
+    with throttle(point) as device, Storage(config) as store:
+        device.add(os.getpid())
+        warm = next(iter(values))
+        assert store.get(warm) == values[warm]
+        timeouts = store.counters()["io_timeouts"]
+        device.set("read", SLOW_BPS)
+        try:
+            for ask in (store.get, lambda key: store.get_many([key])[0]):
+                for key in list(values)[1:6]:
+                    begin = time.monotonic()
+                    found = ask(key)
+                    longest_s = max(longest_s, time.monotonic() - begin)
+                    assert found in (None, values[key]), f"{key!r} is wrong"
+            assert store.get(warm) == values[warm], "not a hit in RAM"
+            assert store.counters()["io_timeouts"] > timeouts, "no read waited for the device"
+        finally:
+            device.release()
+        assert all(store.get(key) == value for key, value in values.items())
+        assert store.counters()["io_overdue"] == 0
+        assert store.check() == []
+    return longest_s
 
 
 def hung(run: Run) -> str:
@@ -132,26 +163,29 @@ def hung(run: Run) -> str:
                 file_system("ext4", directory, size_bytes=96 * MIB) as mount:  # fmt: skip
             config = Config(root=str(mount.point / "root"), io=engine, memory=32 * MIB,
                             disk=48 * MIB, region_size=MIB, block_timeout=BLOCK_TIMEOUT_S,
+                            read_timeout=READ_TIMEOUT_S, write_timeout=BLOCK_TIMEOUT_S,
                             write_buffers=2, flush_size="256KiB")  # fmt: skip
             with Storage(config) as store:
                 values = {b"key-%d" % n: make_value(b"key-%d" % n, n, 3000) for n in range(KEYS)}
                 store.put_many(values)
                 store.sync()
                 found.append(freeze(store, mount.point, values, number))
+            if can_throttle():
+                found[-1]["get_s"] = hold_reads(config, values, mount.point)
     if not found:
         return "nothing was measured"
-    worst = {name: max(one[name] for one in found) for name in found[0]}
-    waits = sum(one["waited"] > 0 for one in found)
-    run.outcome.facts.update(worst, held_puts=waits)
+    worst = {name: max(one.get(name, 0.0) for one in found) for name in found[-1]}
+    run.outcome.facts.update(worst)
+    gets = f"longest get {worst['get_s']:.2f} s" if "get_s" in worst else "gets: not throttled here"
     return (f"p99 RAM hit {worst['before_us']:.1f} -> {worst['during_us']:.1f} us, stats and health"
-            f" {worst['stats_s'] * 1000:.0f} ms, longest put {worst['put_s']:.2f} s, "
-            f"{int(worst['shed'])} puts shed, {waits} of {len(found)} held up")  # fmt: skip
+            f" {worst['stats_s'] * 1000:.0f} ms, longest put {worst['put_s']:.2f} s, {gets}, "
+            f"{int(worst['shed'])} puts shed")  # fmt: skip
 
 
 ROW = Row(
     "hung",
-    "fsfreeze of the file system under load",
-    "RAM hits, stats and health go on, puts time out, all works after the thaw",
+    "fsfreeze of the file system under load; a device that gives no reads",
+    "RAM hits, stats and health go on, puts and gets time out, all works after the thaw",
     short=1,
     long=20,
     run=hung,

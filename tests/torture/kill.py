@@ -2,9 +2,9 @@
 
 A child is forked, opens the store and says line by line what it does (`oracle.Replay`). It is
 killed somewhere between its first system call and some hundred operations later. Then the store is
-opened again and every key is read. Several kills hit one root in turn, so recoveries build on
-recoveries. Every other root is large enough for all that is put: there nothing that a sync covered
-may miss.
+opened again, at once, and every key is read; what was not there then must not come later. Several
+kills hit one root in turn, so recoveries build on recoveries. Every other root is large enough for
+all that is put: there nothing that a sync covered may miss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from support.model import KIB, MIB, Model, any_size, make_value
 
 from edgecache import Config, Storage
 from torture.campaign import Row, Run
-from torture.oracle import LateModel, Replay, StrictModel
+from torture.oracle import Replay, StrictModel
 
 KEYS = 48
 KILLS_PER_ROOT = 10
@@ -166,7 +166,7 @@ class Root:
         self.path = path
         self.is_strict = number % 2 == 0
         self.engine = ("uring", "threads", "auto")[number % 3]
-        self.model: LateModel = StrictModel() if self.is_strict else LateModel()
+        self.model: Model = StrictModel() if self.is_strict else Model()
         self.number = 0
 
 
@@ -188,7 +188,7 @@ def one_kill(run: Run, root: Root, kill: int) -> tuple[int, int]:
 
 
 def kills(run: Run) -> str:
-    hits = syncs = late = 0
+    hits = syncs = 0
     root: Root | None = None
     # An injection builds on the ones before it on its root: begin where a root begins.
     run.first -= run.first % KILLS_PER_ROOT
@@ -203,13 +203,12 @@ def kills(run: Run) -> str:
             with run.judged(kill):
                 found = one_kill(run, root, kill)
                 hits, syncs = hits + found[0], syncs + found[1]
-                late, root.model.late_count = late + root.model.late_count, 0
             if run.outcome.violation_count > before:
                 root = None
     if run.outcome.is_good and hits < run.outcome.injections:
         run.violation(run.first, f"only {hits} hits: the row shows nothing")
-    run.outcome.facts.update(hits=hits, syncs=syncs, late=late)
-    return f"{hits} hits verified after, {syncs} syncs returned before, {late} late values"
+    run.outcome.facts.update(hits=hits, syncs=syncs)
+    return f"{hits} hits verified after, {syncs} syncs returned before"
 
 
 ROW = Row(

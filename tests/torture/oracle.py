@@ -8,48 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.model import Model, Tortured, Version, make_value, options
+from support.model import Model, Tortured, make_value, options
 
 
 class LostError(AssertionError):
     """A value that a sync covered is not there."""
 
 
-class LateModel(Model):
-    """A model that counts late values apart: `late_count`.
-
-    Writes that a ring had in flight when its process was killed reach the device on their own,
-    perhaps after the next opening has looked. What they hold was acknowledged and not synced; it
-    may show up one opening later, unless the key was changed since.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.late: dict[bytes, list[Version]] = {}
-        self.late_count = 0
-
-    def add(self, key: bytes, value: bytes | None, *, expired: bool = False) -> None:
-        self.late.pop(key, None)
-        super().add(key, value, expired=expired)
-
-    def add_shed(self, key: bytes, value: bytes) -> None:
-        self.late.pop(key, None)
-        super().add_shed(key, value)
-
-    def check(self, key: bytes, found: bytes | None) -> None:
-        history = self.versions.get(key, [])
-        before = list(history)
-        late = self.late.get(key, [])
-        if found is not None and any(version.seen == found for version in late):
-            self.late_count += 1
-            Model.add(self, key, found)
-            return
-        super().check(key, found)
-        if len(history) < len(before):
-            self.late[key] = before[len(history) :]
-
-
-class StrictModel(LateModel):
+class StrictModel(Model):
     """A model whose store is large enough for everything that is put."""
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torture import (
+    clock,
     cuts,
     faults,
     full,
@@ -18,5 +19,6 @@ from torture import (
 )
 from torture.campaign import Row
 
-MODULES = (kill, power, cuts, rot, full, faults, race, hung, refused, sanitize, fuzzing, soak)
+MODULES = (kill, power, cuts, rot, full, faults, race, hung, refused, clock, sanitize,
+           fuzzing, soak)  # fmt: skip
 ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}

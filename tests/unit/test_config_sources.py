@@ -359,6 +359,7 @@ def test_every_field_has_a_variable() -> None:
         root="c", memory="2GiB", disk="3GiB", io="threads", policy="lru", shards=8,
         region_size="4MiB", direct=False, io_threads=3, queue_depth=5, flush_interval=0.5,
         flush_size="128KiB", write_buffers=9, backpressure="shed", block_timeout=0.25,
+        read_timeout=1, write_timeout=2,
         write_budget="1GB", max_object_size="1MB", front_size=0, checkpoint_interval=30,
         small_ratio=0.2, reinsert=False, namespace="n", default_ttl=60,
         locked_memory="1MiB", max_partial_writes=4, max_in_mem_partial_bytes=4096,

@@ -62,3 +62,32 @@ def test_what_a_recovery_could_not_read_never_outranks_what_is_put_after_it(nth:
         core = open_on(disk, STORE)
         assert {core.get(key) for key in KEYS} <= {None, b"new"}
         core.close()
+
+
+@pytest.mark.parametrize("count", [2, -1])
+@pytest.mark.parametrize("nth", range(1, 40))
+def test_what_was_read_after_a_recovery_on_a_sick_disk_is_the_newest_from_then_on(
+    nth: int, count: int
+) -> None:
+    """Part of a region, a checkpoint or the record of a contested version was not readable: what
+    lies behind it must not come back once a sync returned."""
+    disk = MemoryDisk()
+    core = open_on(disk, STORE)
+    for version in range(3):
+        for number, key in enumerate(KEYS[:20]):
+            assert core.put(key, make_value(key, 100 * version + number, 9000))
+        core.sync()
+        if version == 1:
+            core.checkpoint()
+    core.abandon()
+    io.fail(disk, "read", errno.EIO, nth=nth, count=count)
+    with contextlib.suppress(EdgeCacheError):
+        core = open_on(disk, STORE)
+        io.heal(disk)
+        seen = {key: core.get(key) for key in KEYS[:20]}
+        core.sync()
+        core.abandon()
+        core = open_on(disk, STORE)
+        for key, value in seen.items():
+            assert core.get(key) in (value, None)
+        core.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgecache import root as root_module
 from edgecache.errors import StoreLockedError, UnsafePathError
 from edgecache.root import RootClaim
 
@@ -206,3 +207,77 @@ def test_a_lock_file_with_garbage_names_nobody(tmp_path: Path) -> None:
         RootClaim(tmp_path / "root")
     assert caught.value.pid is None
     claim.release()
+
+
+LEAVE = """
+import os, sys
+from edgecache.root import RootClaim
+claim = RootClaim(sys.argv[1])
+os.set_inheritable(claim.descriptor, True)
+os.execvp("cat", ["cat"])
+"""
+
+
+@pytest.fixture
+def dead_holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The lock is held, and the process that the lock file names is gone: as by a ring that has
+    requests in the kernel. Here a program that inherited the open file stands in for it."""
+    rest = subprocess.Popen(
+        [sys.executable, "-c", LEAVE, str(tmp_path / "root")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert rest.stdin is not None
+    assert rest.stdout is not None
+    rest.stdin.write(b"up\n")
+    rest.stdin.flush()
+    assert rest.stdout.readline() == b"up\n"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    (tmp_path / "root" / "lock").write_text(f"{gone.pid} 12345\n")
+    yield rest
+    rest.kill()
+    rest.communicate()
+
+
+def test_the_last_writes_of_a_dead_holder_are_waited_for(
+    tmp_path: Path, dead_holder: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def landed(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            dead_holder.kill()
+            dead_holder.wait()
+
+    monkeypatch.setattr(root_module.time, "sleep", landed)
+    RootClaim(tmp_path / "root").release()
+    assert len(waits) == 3
+
+
+@pytest.mark.usefixtures("dead_holder")
+def test_a_dead_holder_whose_writes_never_land_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root_module, "DEAD_WAIT_S", 0.0)
+    with pytest.raises(StoreLockedError, match="is gone") as caught:
+        RootClaim(tmp_path / "root")
+    assert "does not answer" in caught.value.hint
+
+
+def test_a_process_is_told_from_a_later_one_of_its_number() -> None:
+    own = root_module._start_time(os.getpid())
+    assert root_module._is_alive(os.getpid(), own)
+    assert root_module._is_alive(os.getpid(), 0)
+    assert not root_module._is_alive(os.getpid(), own + 1)
+
+
+def test_a_killed_process_that_nobody_has_asked_for_yet_is_not_alive() -> None:
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
+    try:
+        assert root_module._is_alive(process.pid, 0)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not root_module._is_alive(process.pid, 0)
+    finally:
+        process.communicate()

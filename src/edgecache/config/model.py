@@ -156,6 +156,21 @@ class Config:
             Duration(maximum=3600), "longest wait of a put for a write buffer; then it is shed"
         ),
     )
+    read_timeout: float = field(
+        default=0.0,
+        metadata=_about(
+            Duration(maximum=3600),
+            "longest wait of a get for the disk, then it is a miss; 0: as long as the disk takes",
+        ),
+    )
+    write_timeout: float = field(
+        default=5.0,
+        metadata=_about(
+            Duration(maximum=3600),
+            "longest wait of a put for the write of its own large value, then it is shed; 0: puts "
+            "wait for a disk that hangs, whatever block_timeout says",
+        ),
+    )
     write_budget: int = field(
         default=0,
         metadata=_about(
@@ -173,6 +188,20 @@ class Config:
         metadata=_about(
             Size(minimum=64 * KIB, maximum=64 * MIB, multiple=64 * KIB),
             "parts that large objects are stored in; smaller where region or shard are small",
+        ),
+    )
+    first_chunk_size: int = field(
+        default=0,
+        metadata=_about(
+            Size(maximum=64 * MIB, multiple=4 * KIB),
+            "size of the first chunk of a large object, so that its begin is cheap to keep in RAM; "
+            "0: chunk_size",
+        ),
+    )
+    share_chunks: bool = field(
+        default=False,
+        metadata=_about(
+            Flag(), "keep equal chunks of large objects once; their bytes are compared first"
         ),
     )
     max_key: int = field(

@@ -66,6 +66,17 @@ cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
     return channel
 
 
+def attach(Wire wire not None, handle not None, protocol not None):
+    """Let a protocol have a connected socket; the wire owns it from now on.
+
+    Args:
+        handle: A socket that does not block.
+        protocol: It has an attribute `lane`; `connection_made` is called before this returns.
+    """
+    peer = handle.getpeername()
+    adopt(wire, handle.detach(), peer, protocol)
+
+
 @cython.final
 cdef class Channel(Watched):
 
@@ -107,7 +118,7 @@ cdef class Channel(Watched):
                 break
         if size > 0:
             self.wire.reads_to_sample -= 1
-            if self.wire.reads_to_sample <= 0:
+            if self.wire.reads_to_sample <= 0 and self.wire.exchange.on_sample is not None:
                 return self.take_timed(size)
             return self.take(size)
         if size == 0:

@@ -67,7 +67,7 @@ cdef class Tally:
 cdef class Exchange:
 
     def __cinit__(self, Tally tally not None, object ready not None, object count not None,
-                  object on_sample not None, Py_ssize_t target_bytes_max):
+                  object on_sample, Py_ssize_t target_bytes_max):
         self.tally = tally
         self.ready = ready
         self.count = count

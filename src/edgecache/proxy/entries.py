@@ -358,6 +358,22 @@ class Library:
         await self.settle(uri, key, stored)
         return key
 
+    def save_now(
+        self, uri: bytes, stored: StoredResponse, body: bytes, tags: Iterable[str]
+    ) -> bytes | None:
+        """As `save`; `PENDING` where that would have to wait, and nothing was done."""
+        storage = self._storage
+        others = (partial_key(uri), list_key(uri))
+        if stored.selecting or len(body) > INLINE_BYTES_MAX:
+            return PENDING  # type: ignore[no-any-return]
+        if any(storage.needs_disk(key) or storage.exists(key) for key in others):
+            return PENDING  # type: ignore[no-any-return]
+        ttl_s = self.ttl_of(stored.policy)
+        is_stored = storage.try_put(uri, body, ttl=ttl_s, meta=meta_of(stored, tags))
+        if is_stored is None:
+            return PENDING  # type: ignore[no-any-return]
+        return uri if is_stored else None
+
     async def freshen(self, entry: Entry, stored: StoredResponse) -> Entry | None:
         """Give an entry another policy and header section; None when it has gone meanwhile."""
         meta = meta_of(stored, entry.tags)

@@ -17,8 +17,8 @@ from edgecache.proxy.asking import CONDITIONS, NOT_FORWARDED, Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.content import AnswerContent, BytesContent, Content, HitContent, SharedContent
 from edgecache.proxy.entries import Entry, Library, now_us
-from edgecache.proxy.exchange import OriginAnswer, ignore_interim
-from edgecache.proxy.fetching import Fetcher, Filled, OnInterim
+from edgecache.proxy.exchange import Begun, OriginAnswer, ignore_interim
+from edgecache.proxy.fetching import Fetcher, Filled, OnInterim, Start
 from edgecache.proxy.flights import Flight, Flights, Outcome
 from edgecache.proxy.forwarding import Forwarder
 from edgecache.proxy.problems import OriginError
@@ -246,21 +246,34 @@ class Service:
         return not self._predictor.is_uncacheable(asked.uri)
 
     async def _lead(
-        self, flight: Flight, asked: Asked, entry: Entry | None, reuse: Reuse, waited: bool | None
+        self,
+        flight: Flight,
+        asked: Asked,
+        entry: Entry | None,
+        reuse: Reuse,
+        waited: bool | None,
+        start: Start | None = None,
     ) -> Response:
         """Fetch for all who ask for the key meanwhile; it goes on when this client leaves."""
-        headers = self.upstream_headers(asked)
-        task = self._tasks.start(self._fly(flight, asked, headers, entry, self._interim(asked)))
+        task = self.fly(flight, asked, entry, start)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda _: _let_go(flight))
+            task.add_done_callback(lambda _: let_go(flight))
             raise
         if flight.error is not None:
             response = await self._on_failure(asked, entry, reuse, flight.error, None)
             return response or self.failed(asked, reuse, flight.error, entry)
         assert flight.filled is not None
         return await self.deliver(asked, entry, flight.filled, reuse, waited)
+
+    def fly(
+        self, flight: Flight, asked: Asked, entry: Entry | None, start: Start | None = None
+    ) -> asyncio.Task[None]:
+        """Fetch in the background; who leaves does not end it."""
+        headers = self.upstream_headers(asked)
+        interim = self._interim(asked)
+        return self._tasks.start(self._fly(flight, asked, headers, entry, interim, start))
 
     async def _fly(
         self,
@@ -269,10 +282,11 @@ class Service:
         headers: Headers,
         entry: Entry | None,
         on_interim: OnInterim,
+        start: Start | None = None,
     ) -> None:
         """Fetch, and give the flight its outcome as soon as the head is here."""
         try:
-            filled = await self._fetcher.fetch(asked, headers, entry, on_interim)
+            filled = await self._fetcher.fetch(asked, headers, entry, on_interim, start)
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             self._flights.end(flight)
@@ -282,7 +296,11 @@ class Service:
             self._flights.end(flight)
             flight.settle(Outcome.RELEASED)
             raise
-        self._learn(asked, filled)
+        self.settle(flight, asked, filled)
+
+    def settle(self, flight: Flight, asked: Asked, filled: Filled) -> None:
+        """Give a flight its outcome."""
+        self.learn(asked, filled)
         if filled.is_shared and not flight.is_purged:
             flight.settle(Outcome.SHARED, filled)
             body = filled.body
@@ -302,7 +320,7 @@ class Service:
         finally:
             self._flights.end(flight)
 
-    def _learn(self, asked: Asked, filled: Filled) -> None:
+    def learn(self, asked: Asked, filled: Filled) -> None:
         """Remember whether answers for the key can be shared."""
         if filled.is_shared or (filled.status >= 400 and filled.status != 404):
             self._predictor.clear(asked.uri)
@@ -315,18 +333,27 @@ class Service:
         entry: Entry | None,
         reuse: Reuse,
         waited: bool | None,
-        keeps_conditions: bool,
+        keeps_conditions: bool = False,
+        start: Start | None = None,
     ) -> Response:
         """Fetch for this client only."""
         try:
             headers = self.upstream_headers(asked, keeps_conditions)
-            filled = await self._fetcher.fetch(asked, headers, entry, self._interim(asked))
+            filled = await self._fetcher.fetch(asked, headers, entry, self._interim(asked), start)
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             response = await self._on_failure(asked, entry, reuse, error, None)
             return response or self.failed(asked, reuse, error, entry)
-        self._learn(asked, filled)
+        self.learn(asked, filled)
         return await self.deliver(asked, entry, filled, reuse, waited)
+
+    async def go_on(
+        self, asked: Asked, reuse: Reuse, start: Start, flight: Flight | None
+    ) -> Response:
+        """Answer a request whose fetch has begun, and turned out not to be simple (`swift.py`)."""
+        if flight is not None:
+            return await self._lead(flight, asked, None, reuse, None, start)
+        return await self._fetch_alone(asked, None, reuse, None, start=start)
 
     # Delivering
 
@@ -367,38 +394,37 @@ class Service:
             response = await self._on_failure(asked, entry, reuse, None, filled)
             if response is not None:
                 return response
-        is_stored = filled.stored is not None and filled.reason == ""
-        detail = filled.reason.encode() if filled.reason else None
-        is_first_hand = b"age" not in filled.exchange.response
-        note = Note(
-            filled.forward_status, is_stored, waited, detail=detail, is_first_hand=is_first_hand
-        )
+        if filled.entry is None:
+            return self.deliver_new(asked, filled, reuse, waited)
+        content = await self.content_of(filled.entry)
+        if content is None:
+            return await self.forward(asked, reuse)
+        policy = filled.entry.policy
+        note = _note_of(filled, waited)
+        return self._renderer.stored(asked, filled.headers, policy, content, reuse, note)
+
+    def deliver_new(
+        self, asked: Asked, filled: Filled, reuse: Reuse, waited: bool | None
+    ) -> Response:
+        """Answer with a response that the origin just gave."""
+        note = _note_of(filled, waited)
         body = filled.body
-        if filled.entry is not None:
-            content = await self.content_of(filled.entry)
-            if content is None:
-                return await self.forward(asked, reuse)
-            policy = filled.entry.policy
-            return self._renderer.stored(asked, filled.headers, policy, content, reuse, note)
-        if isinstance(body, bytes):
-            content = BytesContent(body)
-        elif body is None:
-            content = BytesContent(b"")
-        elif isinstance(body, SharedBody):
+        content: Content
+        if isinstance(body, OriginAnswer) or filled.policy is None:
+            status, headers, trailers = filled.status, filled.headers, None
+            if isinstance(body, OriginAnswer):
+                status, headers, content = _as_asked(asked, filled, body)
+                trailers = lambda: trailer_lines(body.trailers)  # noqa: E731
+            else:
+                assert not isinstance(body, SharedBody)
+                content = BytesContent(body or b"")
+            return self._renderer.passing(
+                asked, status, headers, content, reuse, note, trailers, filled.exchange.minor
+            )
+        if isinstance(body, SharedBody):
             content = SharedContent(body, filled.length)
         else:
-            status, headers, content = _as_asked(asked, filled, body)
-            return self._renderer.passing(
-                asked,
-                status,
-                headers,
-                content,
-                reuse,
-                note,
-                lambda: trailer_lines(body.trailers),
-                filled.exchange.minor,
-            )
-        assert filled.policy is not None
+            content = BytesContent(body or b"")
         response = self._renderer.stored(asked, filled.headers, filled.policy, content, reuse, note)
         if isinstance(body, SharedBody):
             response.trailers = lambda: trailer_lines(body.trailers)
@@ -481,8 +507,13 @@ class Service:
             asked, answer.status, headers, content, reuse, note, minor=exchange.minor
         )
 
-    async def forward(self, asked: Asked, reuse: Reuse = BYPASS) -> Response:
-        """Pass a request on as it is, and its answer back; unsafe ones invalidate."""
+    async def forward(
+        self, asked: Asked, reuse: Reuse = BYPASS, begun: Begun | None = None
+    ) -> Response:
+        """Pass a request on as it is, and its answer back; unsafe ones invalidate.
+
+        With `begun` it was sent already.
+        """
         request = asked.request
         body = request.body
         headers = self.upstream_headers(asked, keeps_conditions=True)
@@ -494,6 +525,7 @@ class Service:
                 body=body,
                 body_bytes=length,
                 on_interim=self._interim(asked),
+                begun=begun,
             )
         except OriginError as error:
             self._tally.failures[error.reason] += 1
@@ -554,7 +586,16 @@ def _as_asked(asked: Asked, filled: Filled, answer: OriginAnswer) -> tuple[int, 
     return status, headers, AnswerContent(answer)
 
 
-def _let_go(flight: Flight) -> None:
+def _note_of(filled: Filled, waited: bool | None) -> Note:
+    """What is told about an answer that the origin gave to this very request."""
+    is_stored = filled.stored is not None and filled.reason == ""
+    detail = filled.reason.encode() if filled.reason else None
+    is_first_hand = b"age" not in filled.exchange.response
+    status = filled.forward_status
+    return Note(status, is_stored, waited, detail=detail, is_first_hand=is_first_hand)
+
+
+def let_go(flight: Flight) -> None:
     """Close an answer that was for a client who has left."""
     if flight.outcome is Outcome.RELEASED and flight.filled is not None:
         flight.filled.close()

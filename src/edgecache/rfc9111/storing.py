@@ -12,6 +12,7 @@ from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import (
     HEURISTIC,
+    NO_LIFETIME,
     NONE,
     Lifetime,
     date_value,
@@ -283,6 +284,11 @@ def assess(
         return Assessment("status")
     response = exchange.response
     applicable = applicable_directives(response, rules.target_list)
+    if exchange.method == b"GET":  # most answers that are not stored are known by this alone
+        reason = _method_reason(exchange, rules, NO_LIFETIME)
+        reason = reason or _directive_reason(exchange, applicable)
+        if reason:
+            return Assessment(reason)
     date_s = date_value(response, exchange.response_s)
     life = lifetime(
         exchange.status,
