@@ -8,6 +8,7 @@ from support.conformance import (
     Turn,
     asked,
     between,
+    date,
     hit,
     ok,
     play,
@@ -319,6 +320,11 @@ def test_what_may_not_be_stored_is_compared_with_what_the_client_has(case: str) 
         asked(ok(FRESH, TAG, body=b"new")),
         hit(body=b"new"),
     ), "safe")  # fmt: skip
+
+
+def test_the_date_of_what_passes_is_no_last_modified() -> None:
+    sent = {"If-Modified-Since": date(1000)}
+    play((asked(ok("no-store", {"Date": date()}, body=b"new"), sent, body=b"new"),), "safe")
 
 
 def test_the_conditions_of_head_go_upstream() -> None:

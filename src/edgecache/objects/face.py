@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Key = bytes | str
+Replace = Callable[[Key, bytes, bytes, int, int, int], bool | None]
 
 
 class ObjectFace:

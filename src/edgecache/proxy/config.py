@@ -35,7 +35,8 @@ class Route:
         host: The host, in lower case and without port; "*.example.org" for all below it; None: any.
         path: What the path begins with, exact bytes as sent.
         cache: Whether answers are stored and reused at all.
-        rules: The choices of the cache; None: those of the profile.
+        rules: The choices of the cache; None: those of the profile. What they do not name has its
+            own default, whatever the profile.
         query: How the query is normalised.
         stored_bytes_max: Larger answers are passed on and not stored; None: no limit of its own.
     """

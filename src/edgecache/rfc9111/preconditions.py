@@ -15,7 +15,7 @@ from edgecache.rfc9111.etags import (
     parse_entity_tags,
 )
 from edgecache.rfc9111.fields import Headers
-from edgecache.rfc9111.freshness import SECOND_US, date_value, last_modified_value
+from edgecache.rfc9111.freshness import SECOND_US, last_modified_value
 from edgecache.rfc9111.stored import StoredPolicy
 
 
@@ -51,11 +51,13 @@ def representation_of(policy: StoredPolicy) -> Representation:
 
 
 def representation(headers: Headers, now_s: int) -> Representation:
-    """Return the validators of a 200 that passes and is not stored."""
+    """Return the validators of a 200 that passes and is not stored.
+
+    Its Date is none: that stands for the time at which a cache got what it has.
+    """
     return Representation(
         entity_tag=parse_entity_tag(headers.get(b"etag") or b""),
         last_modified_s=last_modified_value(headers, now_s),
-        date_s=date_value(headers, now_s),
     )
 
 
