@@ -1,7 +1,9 @@
 """Root: reading (see _core_read.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -79,6 +81,16 @@ cdef object copy_pinned(const char* data, uint64_t size):
     return value
 
 
+cdef object taken(PyObject* made):
+    """Take over a reference that bytes_or_null returned."""
+    if made == NULL:
+        PyErr_Clear()       # set by the call that failed; a second one on top is a SystemError
+        raise MemoryError("no memory for a bytes object")
+    cdef object value = <object>made
+    Py_DECREF(value)
+    return value
+
+
 cdef tuple whole_entry(object value, RamItem* item):
     return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
             item_expiry_us(item), item.version, item_disk_location(item))
@@ -110,7 +122,11 @@ cdef class CoreRead(CoreFront):
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
-        cdef uint32_t reference
+        cdef PyObject* made
+        cdef PyObject* made_meta = NULL
+        cdef int64_t expiry_us = 0
+        cdef uint64_t location = 0
+        cdef uint32_t reference, version = 0
         cdef bint fronted
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
@@ -136,24 +152,33 @@ cdef class CoreRead(CoreFront):
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
         if item.value_len <= LARGE_COPY_BYTES or not memory_pin(base, &shard.memory, reference):
-            # Making an object of bytes runs no Python code, so it may happen under the lock.
-            value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
+            # Bytes alone are made under the lock: other objects may start a collection, and that
+            # may run Python code. Nothing leaves by way of an exception.
+            made = bytes_or_null(item_value(item), item.value_len)
             if whole or is_object:
-                value = whole_entry(value, item)
+                made_meta = bytes_or_null(item_meta(item), item_meta_len(item))
+                expiry_us = item_expiry_us(item)
+                version = item.version
+                location = item_disk_location(item)
             fronted = not item_has_meta(item)
             ec_lock_release(&shard.lock)
+            value = taken(made)
+            if whole or is_object:
+                value = (value, taken(made_meta), expiry_us, version, location)
             # Nobody else ran since: the GIL is held, and native threads change versions only.
             if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, value)
             return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
-        value = copy_pinned(item_value(item), item.value_len)
-        if whole or is_object:
-            # Pinned items neither move nor change.
-            value = whole_entry(value, item)
-        ec_lock_acquire(&shard.lock)
-        memory_unpin(base, &shard.memory, reference)
-        ec_lock_release(&shard.lock)
+        try:
+            value = copy_pinned(item_value(item), item.value_len)
+            if whole or is_object:
+                # Pinned items neither move nor change.
+                value = whole_entry(value, item)
+        finally:
+            ec_lock_acquire(&shard.lock)
+            memory_unpin(base, &shard.memory, reference)
+            ec_lock_release(&shard.lock)
         return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):
