@@ -15,6 +15,7 @@ import random
 import resource
 import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from support.model import KIB, MIB, make_value
@@ -200,11 +201,11 @@ def memory(run: Run) -> str:
             if kind == "limit":
                 if group is None:
                     continue
-                in_child(lambda root=root, rng=rng: within_the_limit(root, rng), group)  # type: ignore[misc]
+                in_child(partial(within_the_limit, root, rng), group)
             elif kind == "address space":
-                in_child(lambda root=root, rng=rng: without_address_space(root, rng), None)  # type: ignore[misc]
+                in_child(partial(without_address_space, root, rng), None)
             else:
-                in_child(lambda root=root, rng=rng: without_objects(root, rng), None)  # type: ignore[misc]
+                in_child(partial(without_objects, root, rng), None)
             done[kind] += 1
     if run.outcome.is_good and not any(done.values()):
         raise CannotRunError("no kind of shortage can be made here")
