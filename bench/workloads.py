@@ -40,6 +40,14 @@ WORKLOADS: dict[str, tuple[str, str, str]] = {
     "index_ram": ("targets", "life:index_ram", "index bytes per object, many small objects"),
     "open_killed": ("targets", "life:open_killed", "open after kill -9, and after a clean close"),
     "idle": ("targets", "life:idle", "CPU time and wake-ups of an idle store"),
+    # The HTTP door beside nginx
+    "http_hit": ("http", "http_rows:hit", "proxy: RAM hit 1 KiB against proxy_cache"),
+    "http_hit_100k": ("http", "http_rows:hit_100k", "proxy: RAM hit 100 KiB against sendfile"),
+    "http_disk": ("http", "http_rows:disk", "proxy: disk hit, nginx with and without page cache"),
+    "http_miss": ("http", "http_rows:miss", "proxy: misses that are stored, and that are not"),
+    "http_collapse": ("http", "http_rows:collapse", "proxy: 1,000 clients at once for one key"),
+    "http_idle": ("http", "http_rows:idle", "proxy: 10,000 idle connections, and hits meanwhile"),
+    "http_workers": ("http", "http_rows:workers", "two workers with one cache against two"),
     # io_uring against threads, drawn
     "io_depth": ("io", "io_suite:depth", "IOPS and CPU over queue depth, sync and asyncio"),
     "io_size": ("io", "io_suite:size", "MB/s over value size, reads and writes"),
@@ -50,7 +58,8 @@ WORKLOADS: dict[str, tuple[str, str, str]] = {
 SUITES = {
     "targets": ("targets",),
     "io": ("io",),
-    "all": ("targets", "more", "io"),
+    "http": ("http",),
+    "all": ("targets", "more", "http", "io"),
 }
 
 

@@ -25,6 +25,7 @@ Invariants:
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from edgecache._process cimport ProcessTable
 from edgecache._reclaim cimport GhostTable
 from edgecache._segment cimport Append, LogStore
 from edgecache._shard cimport PROBE_CANDIDATES_MAX, Probe, Shard, ShardSet
@@ -57,15 +58,10 @@ cdef enum ChangeFlags:
 cdef struct Pending:
     uint64_t hash_low
     uint64_t hash_high
-    uint32_t active
+    uint32_t active                 # the process slot + 1
     uint32_t superseded
 
-cdef struct Engine:                 # process-local: what operations need, in one place
-    LogStore* log                   # NULL: RAM only
-    ShardSet* shards
-    GhostTable* ghosts
-    const XxhashApi* api
-    uint64_t shard_budget_bytes     # RAM tier plus index of one shard
+cdef struct EngineShared:           # in the arena
     uint32_t pending_lock
     uint32_t pending_count
     Pending pending[32]
@@ -73,6 +69,15 @@ cdef struct Engine:                 # process-local: what operations need, in on
     uint64_t unlogged_delete_count
     uint64_t index_full_count
     uint64_t memory_skip_count      # values that found no place in RAM
+
+cdef struct Engine:                 # process-local: what operations need, in one place
+    LogStore* log                   # NULL: RAM only
+    ShardSet* shards
+    GhostTable* ghosts
+    EngineShared* shared
+    ProcessTable* processes         # NULL: one process alone
+    const XxhashApi* api
+    uint64_t shard_budget_bytes     # RAM tier plus index of one shard
 
 cdef struct Change:
     Engine* engine
@@ -90,6 +95,7 @@ cdef struct Change:
     uint32_t is_large
     uint32_t pending                # slot + 1
     uint32_t staged                 # RAM item filled ahead of the critical section
+    uint32_t staged_hold            # shared mode: what the process table knows of it
     uint32_t known_count
     uint32_t existed_expired
     uint32_t has_object             # what was removed was an object: its head is in object_head
@@ -98,7 +104,7 @@ cdef struct Change:
     Status status
     Append append
     uint64_t large_sequence     # of a large record; its block may be the device's by now
-    char* kept_block                # KEEP_BLOCK: for log_block_give, as large as it was made
+    char* kept_block                # KEEP_BLOCK: for block_give, as large as it was made
     Probe probe
     uint64_t known[16]              # locations that were compared ...
     uint8_t known_same[16]          # ... and whether they hold this key

@@ -75,6 +75,9 @@ from edgecache._shard cimport (
     shard_at,
     shard_erase_disk,
     shard_erase_ram,
+    shard_fill_begin,
+    shard_fill_drop,
+    shard_fill_end,
     shard_insert_disk,
     shard_insert_ram,
     shard_number,
@@ -121,6 +124,7 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.is_large = 0
     self.pending = 0
     self.staged = 0
+    self.staged_hold = 0
     self.known_count = 0
     self.existed_expired = 0
     self.has_object = 0
@@ -186,12 +190,14 @@ cdef void _fill_record(Change* self) noexcept nogil:
 
 cdef bint _supersede_locked(Change* self) noexcept nogil:
     cdef Engine* engine = self.engine
+    cdef Pending* pending
     cdef uint32_t slot
     cdef bint found = False
     for slot in range(PENDING_MAX):
-        if engine.pending[slot].active and engine.pending[slot].hash_low == self.hash.low and \
-                engine.pending[slot].hash_high == self.hash.high and slot + 1 != self.pending:
-            engine.pending[slot].superseded = 1
+        pending = &engine.shared.pending[slot]
+        if pending.active and pending.hash_low == self.hash.low and \
+                pending.hash_high == self.hash.high and slot + 1 != self.pending:
+            pending.superseded = 1
             found = True
     return found
 
@@ -199,35 +205,36 @@ cdef bint _supersede_locked(Change* self) noexcept nogil:
 cdef Status _register_pending(Change* self) noexcept nogil:
     cdef Engine* engine = self.engine
     cdef uint32_t slot
-    ec_lock_acquire(&engine.pending_lock)
+    ec_lock_acquire(&engine.shared.pending_lock)
     for slot in range(PENDING_MAX):
-        if not engine.pending[slot].active:
+        if not engine.shared.pending[slot].active:
             break
     else:
-        ec_lock_release(&engine.pending_lock)
+        ec_lock_release(&engine.shared.pending_lock)
         return Status.STATUS_AGAIN
     # An older large record of the key that is still on its way comes before this one.
     _supersede_locked(self)
-    engine.pending[slot].hash_low = self.hash.low
-    engine.pending[slot].hash_high = self.hash.high
-    engine.pending[slot].active = 1
-    engine.pending[slot].superseded = 0
-    engine.pending_count += 1
+    engine.shared.pending[slot].hash_low = self.hash.low
+    engine.shared.pending[slot].hash_high = self.hash.high
+    engine.shared.pending[slot].superseded = 0
+    engine.shared.pending[slot].active = 1 if engine.processes == NULL \
+        else engine.processes.number + 1
+    engine.shared.pending_count += 1
     self.pending = slot + 1
     self.large_sequence = log_next_sequence(engine.log)
     (<RecordHeader*>self.append.record).sequence = self.large_sequence
-    ec_lock_release(&engine.pending_lock)
+    ec_lock_release(&engine.shared.pending_lock)
     return Status.STATUS_OK
 
 
 cdef bint _supersede(Change* self) noexcept nogil:
     """Returns whether there is a large record of the key on its way, older than this change."""
     cdef bint found
-    if ec_load_u32(&self.engine.pending_count) == 0:
+    if ec_load_u32(&self.engine.shared.pending_count) == 0:
         return False
-    ec_lock_acquire(&self.engine.pending_lock)
+    ec_lock_acquire(&self.engine.shared.pending_lock)
     found = _supersede_locked(self)
-    ec_lock_release(&self.engine.pending_lock)
+    ec_lock_release(&self.engine.shared.pending_lock)
     return found
 
 
@@ -235,12 +242,12 @@ cdef bint _unregister_pending(Change* self) noexcept nogil:
     """Returns whether a newer change of the key came in between."""
     cdef Engine* engine = self.engine
     cdef bint superseded
-    ec_lock_acquire(&engine.pending_lock)
-    superseded = engine.pending[self.pending - 1].superseded
-    engine.pending[self.pending - 1].active = 0
-    engine.pending_count -= 1
+    ec_lock_acquire(&engine.shared.pending_lock)
+    superseded = engine.shared.pending[self.pending - 1].superseded
+    engine.shared.pending[self.pending - 1].active = 0
+    engine.shared.pending_count -= 1
     self.pending = 0
-    ec_lock_release(&engine.pending_lock)
+    ec_lock_release(&engine.shared.pending_lock)
     return superseded
 
 
@@ -303,13 +310,12 @@ cdef void change_stage(Change* self) noexcept nogil:
         self.flags |= CHANGE_NO_MEMORY
         return
     ec_lock_acquire(&shard.lock)
-    self.staged = memory_allocate(shards.base, &shard.memory, &shards.hooks[shard.number],
-                                  self.key, self.key_len, self.meta_len, self.value_len,
-                                  self.expiry_us)
+    self.staged = shard_fill_begin(shards, shard, self.key, self.key_len, self.meta_len,
+                                   self.value_len, self.expiry_us, &self.staged_hold)
     ec_lock_release(&shard.lock)
     if self.staged == 0:
         self.flags |= CHANGE_NO_MEMORY
-        ec_count(&self.engine.memory_skip_count, 1)
+        ec_count(&self.engine.shared.memory_skip_count, 1)
 
 
 cdef void change_stage_copy(Change* self) noexcept nogil:
@@ -324,6 +330,8 @@ cdef void change_stage_copy(Change* self) noexcept nogil:
 cdef void engine_rebalance_locked(Engine* engine, Shard* shard) noexcept nogil:
     cdef uint64_t index_bytes = shard.index.area_used_bytes, budget
     cdef uint64_t least = MEMORY_BUDGET_BYTES_MIN
+    # What the dead left, of the living, is within the budget.
+    index_bytes += shard.kept_bytes
     budget = engine.shard_budget_bytes - index_bytes \
         if engine.shard_budget_bytes > index_bytes + least else least
     budget -= budget % MEMORY_PAGE_BYTES
@@ -437,14 +445,14 @@ cdef uint32_t _place_in_memory(Change* self, Shard* shard) noexcept nogil:
     if self.staged:
         reference = self.staged
         self.staged = 0
-        return reference
+        return reference if shard_fill_end(shards, shard, self.staged_hold) else 0
     if self.flags & CHANGE_NO_MEMORY or not _memory_admits(self, shard):
         return 0
     reference = memory_allocate_held(shards.base, &shard.memory, &shards.hooks[shard.number],
                                      self.key, self.key_len, self.meta_len, self.value_len,
                                      self.expiry_us)
     if reference == 0:
-        ec_count(&self.engine.memory_skip_count, 1)
+        ec_count(&self.engine.shared.memory_skip_count, 1)
         return 0
     item = memory_item(shards.base, &shard.memory, reference)
     memcpy(item_meta(item), self.meta, self.meta_len)
@@ -525,11 +533,11 @@ cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noe
         location = 0 if self.flags & CHANGE_NO_DISK else self.append.location
     if superseded:
         # A newer change came while this was written: as if this one had come just before it.
-        ec_count(&self.engine.superseded_count, 1)
+        ec_count(&self.engine.shared.superseded_count, 1)
         return CHANGE_DONE
     self.status = _insert(self, shard, location)
     if self.status == Status.STATUS_NO_MEMORY:
-        ec_count(&self.engine.index_full_count, 1)
+        ec_count(&self.engine.shared.index_full_count, 1)
     engine_rebalance_locked(self.engine, shard)
     if self.status == Status.STATUS_OK:
         shard.counters.put_count += 1
@@ -542,7 +550,7 @@ cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noe
 cdef void _drop_staged(Change* self) noexcept nogil:
     cdef Shard* shard = _shard(self)
     ec_lock_acquire(&shard.lock)
-    memory_free(self.engine.shards.base, &shard.memory, self.staged)
+    shard_fill_drop(self.engine.shards, shard, self.staged, self.staged_hold)
     ec_lock_release(&shard.lock)
     self.staged = 0
 
@@ -602,10 +610,10 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef ChangeResult result
     cdef bint unlogged = False
     ec_lock_acquire(&shard.lock)
-    if self.is_large and self.pending and self.engine.pending[self.pending - 1].superseded:
+    if self.is_large and self.pending and self.engine.shared.pending[self.pending - 1].superseded:
         # The slots there now belong to the newer change.
         _unregister_pending(self)
-        ec_count(&self.engine.superseded_count, 1)
+        ec_count(&self.engine.shared.superseded_count, 1)
         ec_lock_release(&shard.lock)
         _release(self)
         return CHANGE_DONE

@@ -59,9 +59,7 @@ cdef struct CheckpointRegion:           # 32 bytes
     uint32_t known_offset
     uint32_t record_count
 
-cdef struct Checkpointer:               # process-local
-    LogStore* log
-    ShardSet* shards
+cdef struct CheckpointShared:           # in the arena
     uint64_t number                     # of the last one written or loaded
     uint64_t previous_stable            # stable_generation of the last one
     uint64_t count
@@ -74,6 +72,11 @@ cdef struct Checkpointer:               # process-local
     uint64_t sequence_floor             # of the last one written
     uint32_t is_due                     # recovery met something that the next one must not meet
     uint32_t zero
+
+cdef struct Checkpointer:               # process-local
+    CheckpointShared* shared
+    LogStore* log
+    ShardSet* shards
 
 # Write one; on success `stable_generation` for the reclaimer is returned through *stable.
 cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil

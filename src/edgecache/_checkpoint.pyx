@@ -78,8 +78,8 @@ cdef void _take_table(LogStore* log, CheckpointHeader* header,
     cdef uint32_t region
     ec_lock_acquire(&log.shared.lock)
     header.sequence_floor = ec_load_u64(&log.shared.sequence)
-    if log.large_count and log.large_floor < header.sequence_floor:
-        header.sequence_floor = log.large_floor
+    if log.shared.large_count and log.shared.large_floor < header.sequence_floor:
+        header.sequence_floor = log.shared.large_floor
     for region in range(log.shared.region_count):
         table[region].generation = log.regions[region].generation
         table[region].state = log.regions[region].state
@@ -92,7 +92,8 @@ cdef void _take_table(LogStore* log, CheckpointHeader* header,
             log.regions[region].sequence_max > header.sequence_floor \
             else log.regions[region].written_bytes
     header.generation = log.shared.generation
-    header.ticket = log.large_ticket_floor if log.large_count else log.shared.closed_ticket
+    header.ticket = log.shared.large_ticket_floor if log.shared.large_count \
+        else log.shared.closed_ticket
     header.stable_generation = _stable_generation(log)
     ec_lock_release(&log.shared.lock)
 
@@ -223,11 +224,11 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
     table_bytes = align_up(<uint64_t>log.shared.region_count * sizeof(CheckpointRegion),
                            PAGE_BYTES)
     record_count = ec_load_u64(&log.shared.counters.record_count)
-    self.retired_count = log.shared.counters.retired_count
-    self.is_due = 0
+    self.shared.retired_count = log.shared.counters.retired_count
+    self.shared.is_due = 0
     status = log_flush(log, started + <int64_t>WAIT_NS)
     if status != Status.STATUS_OK:
-        self.error_count += 1
+        self.shared.error_count += 1
         return status
     if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES + table_bytes) != 0:
         return Status.STATUS_NO_MEMORY
@@ -235,7 +236,7 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
     memset(table, 0, table_bytes)
     header.magic = CHECKPOINT_MAGIC
     header.version = CHECKPOINT_VERSION
-    header.number = self.number + 1
+    header.number = self.shared.number + 1
     header.region_bytes = log.region_bytes
     header.region_count = log.shared.region_count
     header.shard_count = self.shards.count
@@ -253,34 +254,34 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
         status = Status.STATUS_IO_ERROR
     free(page)
     if status != Status.STATUS_OK:
-        self.error_count += 1
+        self.shared.error_count += 1
         return status
     # Stable is what the checkpoint before this one knew too: a recovery may fall back to it.
-    stable[0] = min(self.previous_stable, header.stable_generation)
-    self.previous_stable = header.stable_generation
-    self.number = header.number
-    self.sequence_floor = header.sequence_floor
-    self.last_record_count = record_count
-    self.count += 1
-    self.last_bytes = header.total_bytes
-    self.last_us = header.created_us
-    self.last_duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
+    stable[0] = min(self.shared.previous_stable, header.stable_generation)
+    self.shared.previous_stable = header.stable_generation
+    self.shared.number = header.number
+    self.shared.sequence_floor = header.sequence_floor
+    self.shared.last_record_count = record_count
+    self.shared.count += 1
+    self.shared.last_bytes = header.total_bytes
+    self.shared.last_us = header.created_us
+    self.shared.last_duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
     return status
 
 
 cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil:
     cdef LogStore* log = self.log
     cdef uint64_t retired = ec_load_u64(&log.shared.counters.retired_count)
-    cdef uint64_t unlogged = ec_load_u64(&log.unlogged_sequence)
+    cdef uint64_t unlogged = ec_load_u64(&log.shared.unlogged_sequence)
     cdef Status status = _write(self, flags, stable)
     if status == Status.STATUS_OK:
-        ec_store_u64(&log.retired_settled, retired)
+        ec_store_u64(&log.shared.retired_settled, retired)
     # What was noted later may have its record behind the offsets that the checkpoint knows; and one
     # whose floor a large record on its way held down says nothing yet: the next may.
-    if status == Status.STATUS_OK and self.sequence_floor >= unlogged:
-        ec_store_u64(&log.settled_sequence, unlogged)
-    if status != Status.STATUS_OK or self.sequence_floor >= unlogged:
-        ec_add_u32(&log.settle_attempts, 1)
+    if status == Status.STATUS_OK and self.shared.sequence_floor >= unlogged:
+        ec_store_u64(&log.shared.settled_sequence, unlogged)
+    if status != Status.STATUS_OK or self.shared.sequence_floor >= unlogged:
+        ec_add_u32(&log.shared.settle_attempts, 1)
     log_wake(&log.shared.done_word)
     return status
 
@@ -417,15 +418,15 @@ cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, Checkp
         swap = numbers[0]
         numbers[0] = numbers[1]
         numbers[1] = swap
-    self.number = numbers[0]
+    self.shared.number = numbers[0]
     for index in range(2):
         if numbers[index] == 0:
             continue
         status = _load_file(self, numbers[index], header, table, page)
         if status == Status.STATUS_OK:
             # The next one goes to the other file, whatever that holds.
-            self.number = numbers[index]
-            self.previous_stable = 0
+            self.shared.number = numbers[index]
+            self.shared.previous_stable = 0
             break
         skipped[0] += 1
     free(page)

@@ -200,16 +200,16 @@ cdef class Core(CorePart):
         if not self.has_disk:
             return
         with nogil:
-            ec_lock_acquire(&self.maintenance.lock)
+            ec_lock_acquire(&self.maintenance.shared.lock)
             status = log_flush(&self.log, ec_monotonic_ns() + <int64_t>WALK_FLUSH_NS)
         if status == Status.STATUS_TIMEOUT:
-            ec_lock_release(&self.maintenance.lock)
+            ec_lock_release(&self.maintenance.shared.lock)
             raise_for_status(status, "flush before a walk")
 
     def walk_end(self):
         """Let reclaim and checkpoints go on."""
         if self.has_disk:
-            ec_lock_release(&self.maintenance.lock)
+            ec_lock_release(&self.maintenance.shared.lock)
 
     cdef object stored_key(self, const char* data, Py_ssize_t size):
         """The caller's part of a key as it is stored."""
@@ -251,8 +251,11 @@ cdef class Core(CorePart):
             keys = [key for key in keys if key.startswith(prefix)]
         return keys
 
-    def walk_memory(self, uint32_t shard, prefix=None, tag=None):
+    def walk_memory(self, uint32_t shard, prefix=None, tag=None, uint32_t flag=0):
         """Keys of the live RAM items of one shard that have this prefix and this tag (bytes).
+
+        Parts of objects are passed over; with a flag, of the engine's in metas, it is those that
+        have the flag.
 
         *Cost*: holds the shard's lock while it looks at every item of the shard.
         """
@@ -263,6 +266,7 @@ cdef class Core(CorePart):
         if shard >= self.shards.count:
             raise IndexError(f"shard {shard} of {self.shards.count}")
         _kept = self.prepare_walk(&walk, prefix, tag)
+        walk.flag = flag
         try:
             with nogil:
                 status = walk_memory(&walk, shard)
@@ -271,7 +275,7 @@ cdef class Core(CorePart):
         finally:
             walk_free(&walk)
 
-    def walk_region(self, uint32_t region, prefix=None, tag=None):
+    def walk_region(self, uint32_t region, prefix=None, tag=None, uint32_t flag=0):
         """As `walk_memory` for the entries of one region: (keys, entries, bytes, corrupt).
 
         What does not verify is dropped. *Cost*: reads the region (for a tag only its tagged
@@ -284,6 +288,7 @@ cdef class Core(CorePart):
         if region >= self.region_count:
             raise IndexError(f"region {region} of {self.region_count}")
         _kept = self.prepare_walk(&walk, prefix, tag)
+        walk.flag = flag
         try:
             with nogil:
                 status = walk_region(&walk, region)
@@ -320,10 +325,10 @@ cdef class Core(CorePart):
             return
         with nogil:
             if self.has_disk:
-                ec_lock_acquire(&self.maintenance.lock)
+                ec_lock_acquire(&self.maintenance.shared.lock)
             walk_clear(&self.engine, &self.checkpointer)
             if self.has_disk:
-                ec_lock_release(&self.maintenance.lock)
+                ec_lock_release(&self.maintenance.shared.lock)
         if not self.has_disk:
             return
         self.checkpoint()

@@ -1,4 +1,4 @@
-"""Root, part one: layout, open, close and counters of a store (see _core_base.pxd)."""
+"""Root, part two: open, close, fork and budgets of a store (see _core_base.pxd)."""
 
 import os
 import weakref
@@ -6,63 +6,45 @@ import weakref
 cimport cython
 
 from libc.errno cimport EEXIST
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from edgecache._arena cimport (
-    ARENA_HEADER_BYTES,
-    ARENA_MAGIC,
-    Arena,
-    ArenaHeader,
-    arena_plan,
-)
+from edgecache._arena cimport ARENA_USED, ArenaHeader
 from edgecache._checkpoint cimport CHECKPOINT_CLEAN
-from edgecache._evict cimport (
-    EVICT_ARC,
-    EVICT_LRU,
-    EVICT_S3FIFO,
-    EVICT_SIEVE,
-    EVICT_WTINYLFU,
-    EvictKind,
-)
+from edgecache._core_arena cimport CoreArena, StoreShared
+from edgecache._evict cimport EVICT_ARC, EVICT_LRU, EVICT_S3FIFO, EVICT_SIEVE, EVICT_WTINYLFU
 from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
-from edgecache._index cimport IndexShard, index_init
-from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
-from edgecache._io_align cimport IO_SECTOR_BYTES
+from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._io_lanes cimport lanes_close, lanes_open
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
-from edgecache._memory cimport (
-    MEMORY_BUDGET_BYTES_MIN,
-    MEMORY_PAGE_BYTES,
-    MemoryShard,
-    memory_init,
-    memory_private_bytes,
+from edgecache._memory cimport MEMORY_PAGE_BYTES
+from edgecache._process cimport (
+    PROCESS_HOLDS,
+    ProcessTable,
+    process_close,
+    process_detach,
+    process_live_count,
 )
-from edgecache._read_buffers cimport read_buffers_close
-from edgecache._reclaim cimport GhostTable, ghost_bytes, ghost_init, ghost_recall
+from edgecache._read_buffers cimport ReadBuffers, read_buffers_close
+from edgecache._reclaim cimport ghost_recall, reclaim_prepare
 from edgecache._recovery cimport recovery_run
-from edgecache._segment cimport (
-    FOOTER_SLOTS,
-    LOG_COUNT,
-    LOG_MAIN,
-    LOG_SMALL,
-    NONE32,
-    LogShared,
-    Region,
-    WriteBuffer,
-    log_prepare,
-    log_shared_bytes,
-    log_take_file,
-)
-from edgecache._segment_format cimport FOOTER_BYTES, Footer, align_up
-from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_close, shard_set_open
-from edgecache._slab cimport SLAB_SPAN_BYTES
+from edgecache._repair cimport repair_reap
+from edgecache._segment cimport LOG_MAIN, LOG_SMALL, LogStore, log_take_file
+from edgecache._segment_format cimport FOOTER_BYTES
+from edgecache._shard cimport shard_set_close
 from edgecache._status cimport Status, raise_for_status
 from edgecache._superblock cimport superblock_load, superblock_store
-from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
+from edgecache._sync cimport (
+    ec_load_u32,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_monotonic_ns,
+    ec_now_us,
+    robust_remove,
+)
 from edgecache._xxhash cimport xxhash_api, xxhash_is_native
 
 from edgecache import errors
@@ -71,10 +53,6 @@ cdef dict POLICIES = {"s3fifo": EVICT_S3FIFO, "lru": EVICT_LRU, "arc": EVICT_ARC
                       "sieve": EVICT_SIEVE, "wtinylfu": EVICT_WTINYLFU}
 
 cdef enum:
-    MEAN_OBJECT_BYTES = 512         # sizes the ghosts of the RAM tier
-    SHARD_BYTES_MIN = 33554432      # of the memory budget; fewer bytes, fewer shards
-    SHARD_COUNT_MAX = 64
-    REGIONS_PER_FILE_BYTES = 1073741824
     PREWRITE_BYTES = 4194304        # as many durable puts as come while the next are prewritten
     CLOSE_NS = 30000000000          # longest wait for the last flush
     RECORD_ROOM_BYTES = 98304       # the longest key and meta, headers, index entry and alignment
@@ -104,7 +82,7 @@ cdef void _report_progress(void* context, uint64_t done, uint64_t total) noexcep
 
 
 @cython.no_gc_clear
-cdef class CoreBase:
+cdef class CoreBase(CoreArena):
 
     def __cinit__(self, *args, **kwargs):
         self.state = STORE_NEW
@@ -120,6 +98,9 @@ cdef class CoreBase:
                 progress. Sizes are bytes, times seconds. Not required: read_timeout_s and
                 write_timeout_s, of one transfer that a get or put waits for (0: no limit).
                 With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
+                With several processes: registry (registry.py, locked by the caller; the store
+                releases it in the end), and arena: a descriptor of the arena that other processes
+                have open, which the store takes over; -1: there is none.
             io: An engine over the locked root directory; None: the cache lives in RAM, with or
                 without a lower tier.
         """
@@ -128,6 +109,9 @@ cdef class CoreBase:
         self.io = io
         self.has_disk = io is not None
         self.lower = options.get("lower")
+        self.options = options
+        self.registry = options.get("registry")
+        self.is_shared = self.registry is not None
         self._take_options(options)
         if self.has_disk:
             self._open_superblock(options["region_bytes"])
@@ -135,14 +119,24 @@ cdef class CoreBase:
             self.seed = options.get("seed") or int.from_bytes(os.urandom(8), "little")
         if self.is_composite:
             self.seed ^= KEY_COMPOSITE_SEED
-        self._lay_out(options["shards"])
+        self._plan(options["shards"])
         try:
+            self._map()
+            self._wire()
+            if not self.is_attached:
+                self._lay_out()
+            self._attach_process()
             self._limit_values()
             if self.has_disk:
-                self._open_log(options)
+                self._open_log()
+            (<ArenaHeader*>self.arena.base).state = ARENA_USED
+            if self.has_disk:
+                self._start_log()
+            self.life += 1
             self.state = STORE_OPEN
             LIVE.add(self)
         except BaseException:
+            self._detach()
             self._free()
             raise
 
@@ -150,7 +144,9 @@ cdef class CoreBase:
         self.memory_bytes = options["memory_bytes"]
         self.disk_bytes = options["disk_bytes"]
         self.policy = <uint32_t>POLICIES[options["policy"]]
-        self.policy_hits_unlocked = self.policy in (EVICT_S3FIFO, EVICT_SIEVE)
+        # Between processes nothing but the lock keeps an item where it is.
+        self.policy_hits_unlocked = not self.is_shared and \
+            self.policy in (EVICT_S3FIFO, EVICT_SIEVE)
         self.block = options["block"]
         self.block_timeout_ns = <int64_t>(options["block_timeout_s"] * 1e9)
         self.max_object_bytes = options["max_object_bytes"]
@@ -158,8 +154,6 @@ cdef class CoreBase:
         self.buffer_bytes = options["buffer_bytes"]
         self.buffer_count = options["buffer_count"]
         self.write_budget_bytes = options["write_budget_bytes"]
-        self.write_tokens = <double>self.write_budget_bytes / 24
-        self.write_tokens_ns = ec_monotonic_ns()
         self.namespace = options["namespace"]
         self.is_composite = len(self.namespace) > 0
         ttl = options["default_ttl_s"]
@@ -196,87 +190,6 @@ cdef class CoreBase:
                 raise_for_status(status, "cannot write the superblock of the cache root")
         self.seed = self.superblock.seed
 
-    cdef _lay_out(self, uint32_t shard_count):
-        """Plan the arena, map it, and lay out what lives in RAM."""
-        cdef uint64_t cursor = ARENA_HEADER_BYTES, budget, area_bytes, private_bytes, index_bytes
-        cdef uint64_t shard_offset, stride, log_offset = 0, ghost_offset = 0, buffer_offset = 0
-        cdef uint64_t private_offset, index_offset, memory_offset, memory_stride, ghosts_size = 0
-        cdef uint32_t number, region_count = 0
-        cdef ArenaHeader* header
-        cdef Shard* shard
-        cdef Status status
-        if shard_count == 0:
-            shard_count = 1
-            while shard_count < SHARD_COUNT_MAX and \
-                    shard_count * 2 * <uint64_t>SHARD_BYTES_MIN <= self.memory_bytes:
-                shard_count *= 2
-        while shard_count > 1 and self.memory_bytes // shard_count < 4 * MEMORY_BUDGET_BYTES_MIN:
-            shard_count //= 2
-        budget = (self.memory_bytes - min(self.front_budget_bytes, self.memory_bytes // 2)) \
-            // shard_count
-        area_bytes = align_up(budget, MEMORY_PAGE_BYTES)
-        # Half of a shard's budget is the most that its index may take.
-        index_bytes = align_up(max(budget // 2, <uint64_t>(1 << 18)), 4096)
-        self.index_bytes = index_bytes * shard_count
-        private_bytes = align_up(memory_private_bytes(<EvictKind>self.policy, area_bytes,
-                                                      MEAN_OBJECT_BYTES), 4096)
-        stride = align_up(sizeof(Shard), 128)
-        shard_offset = arena_plan(&cursor, stride * shard_count, 4096)
-        private_offset = arena_plan(&cursor, private_bytes * shard_count, 4096)
-        self.shards.epochs_offset = arena_plan(&cursor, SHARD_EPOCHS * sizeof(uint32_t), 4096)
-        index_offset = arena_plan(&cursor, index_bytes * shard_count, 4096)
-        # Address space costs nothing: areas that huge pages fit into begin with one.
-        memory_stride = align_up(area_bytes, SLAB_SPAN_BYTES if area_bytes >= 2 * SLAB_SPAN_BYTES
-                                 else MEMORY_PAGE_BYTES)
-        memory_offset = arena_plan(&cursor, memory_stride * shard_count, SLAB_SPAN_BYTES)
-        if self.has_disk:
-            region_count = self._region_count()
-            ghosts_size = ghost_bytes(self.disk_bytes)
-            log_offset = arena_plan(&cursor, log_shared_bytes(region_count, self.buffer_count), 64)
-            ghost_offset = arena_plan(&cursor, sizeof(GhostTable) + 64 + ghosts_size, 64)
-            buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
-                                       SLAB_SPAN_BYTES)
-        self.arena = Arena(align_up(cursor, 4096))
-        if self.has_disk:
-            self.arena.use_huge_pages(buffer_offset, self.buffer_bytes * self.buffer_count)
-        header = <ArenaHeader*>self.arena.base
-        header.magic = ARENA_MAGIC
-        header.abi_hash = self._abi_hash()
-        header.size_bytes = self.arena.size_bytes
-        header.shard_count = shard_count
-        header.region_count = region_count
-        header.shard_offset = shard_offset
-        header.shard_stride_bytes = stride
-        header.log_offset = log_offset
-        header.ghost_offset = ghost_offset
-        header.buffer_offset = buffer_offset
-        self.shards.base = self.arena.base
-        self.shards.offset = shard_offset
-        self.shards.stride_bytes = stride
-        self.shards.count = shard_count
-        for number in range(shard_count):
-            shard = shard_at(&self.shards, number)
-            shard.number = number
-            status = index_init(self.arena.base, &shard.index, index_offset + number * index_bytes,
-                                index_bytes, 0)
-            raise_for_status(status, "index layout")
-            shard.index.used_bytes_limit = index_bytes
-            status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
-                                 memory_offset + number * memory_stride, area_bytes, budget,
-                                 private_offset + number * private_bytes, private_bytes)
-            raise_for_status(status, f"RAM tier layout ({budget} bytes a shard)")
-        if shard_set_open(&self.shards, self.engine.api, self.seed) != 0:
-            raise MemoryError("no memory for the shard table")
-        self.engine.shards = &self.shards
-        self.engine.shard_budget_bytes = budget
-        self.engine.log = NULL
-        if self.has_disk:
-            self.ghosts = <GhostTable*>(self.arena.base + ghost_offset)
-            ghost_init(self.arena.base, self.ghosts, align_up(ghost_offset + sizeof(GhostTable),
-                                                              64), ghosts_size)
-            self.engine.ghosts = self.ghosts
-            self._lay_out_log(log_offset, buffer_offset, region_count)
-
     cdef _limit_values(self):
         """What one entry may hold: a region takes it with all that stands around it, or a shard.
 
@@ -290,92 +203,43 @@ cdef class CoreBase:
             self.largest_value_bytes = max(self.engine.shard_budget_bytes // 4,
                                            <uint64_t>MEMORY_PAGE_BYTES // 2)
 
-    cdef uint64_t _abi_hash(self):
-        cdef uint64_t sizes[8]
-        sizes[0] = sizeof(Shard)
-        sizes[1] = sizeof(IndexShard)
-        sizes[2] = sizeof(MemoryShard)
-        sizes[3] = sizeof(LogShared)
-        sizes[4] = sizeof(Region)
-        sizes[5] = sizeof(WriteBuffer)
-        sizes[6] = sizeof(GhostTable)
-        sizes[7] = sizeof(ArenaHeader)
-        return self.engine.api.bits64(sizes, sizeof(sizes), 1)
-
-    cdef uint32_t _region_count(self):
-        cdef uint64_t region_bytes = <uint64_t>1 << self.superblock.region_shift
-        # The rest pays for the two checkpoints: some 20 bytes per object.
-        return <uint32_t>max(<uint64_t>4, (self.disk_bytes - self.disk_bytes // 50)
-                             // region_bytes)
-
-    cdef _lay_out_log(self, uint64_t log_offset, uint64_t buffer_offset, uint32_t region_count):
-        cdef LogStore* log = &self.log
-        cdef uint64_t offset = log_offset
-        cdef uint32_t index
-        log.base = self.arena.base
-        log.shared = <LogShared*>(log.base + offset)
-        offset += align_up(sizeof(LogShared), 64)
-        log.regions = <Region*>(log.base + offset)
-        offset += align_up(<uint64_t>region_count * sizeof(Region), 64)
-        log.buffers = <WriteBuffer*>(log.base + offset)
-        log.ops = &self.io.ops
-        log.engine = self.io.state
-        log.api = self.engine.api
-        log.seed = self.superblock.seed
-        log.region_bytes = <uint64_t>1 << self.superblock.region_shift
-        log.buffer_bytes = min(self.buffer_bytes, log.region_bytes // 4)
-        log.regions_per_file = <uint32_t>max(<uint64_t>1,
-                                             <uint64_t>REGIONS_PER_FILE_BYTES // log.region_bytes)
-        log.file_count = (region_count + log.regions_per_file - 1) // log.regions_per_file
-        log.failure_limit = 3
-        log.prewrite_start = NONE32
-        log.shared.region_count = region_count
-        log.shared.free_count = region_count
-        log.shared.buffer_count = self.buffer_count
-        for index in range(LOG_COUNT):
-            log.shared.heads[index].region = NONE32
-            log.shared.heads[index].buffer = NONE32
-        for index in range(self.buffer_count):
-            log.buffers[index].data_offset = buffer_offset + index * self.buffer_bytes
-        log.files = <int32_t*>malloc(log.file_count * sizeof(int32_t))
-        log.dirty = <uint32_t*>calloc(log.file_count, sizeof(uint32_t))
-        log.footers = <Footer*>calloc(FOOTER_SLOTS, FOOTER_BYTES)
-        log.footer_regions = <uint32_t*>malloc(FOOTER_SLOTS * sizeof(uint32_t))
-        if log.files == NULL or log.dirty == NULL or log.footers == NULL or \
-                log.footer_regions == NULL:
-            raise MemoryError("no memory for the file table")
-        # A buffered file takes any span, and a sector is as good as a byte.
-        log.read_align_bytes = IO_SECTOR_BYTES
-        for index in range(log.file_count):
-            log.files[index] = -1
-        for index in range(FOOTER_SLOTS):
-            log.footer_regions[index] = NONE32
-
-    cdef _open_log(self, dict options):
+    cdef _open_files(self, uint32_t flags):
         cdef LogStore* log = &self.log
         cdef uint32_t index
         cdef int result
         cdef char name[32]
-        cdef Status status
-        cdef void* progress = <void*>self.progress if self.progress is not None else NULL
-        log.direct = options["direct"]
-        log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
-        log.read_timeout_ns = <int64_t>(options.get("read_timeout_s", 0) * 1e9)
-        log.write_timeout_ns = <int64_t>(options.get("write_timeout_s", 0) * 1e9)
-        lanes_open(&log.lanes, log.ops, log.engine)
-        result = log.ops.make_directory(log.engine, b"data")
-        if result < 0 and result != -EEXIST:
-            raise_for_status(Status.STATUS_IO_ERROR, "cannot make the directory `data`", -result)
         for index in range(log.file_count):
+            if log.files[index] >= 0:
+                continue
             snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
-            result = log.ops.open_file(log.engine, name,
-                                       IO_OPEN_WRITE | (IO_OPEN_DIRECT if log.direct else 0))
+            result = log.ops.open_file(log.engine, name, flags | IO_OPEN_WRITE
+                                       | (IO_OPEN_DIRECT if log.direct else 0))
             if result >= 0:
                 log_take_file(log, index, <uint32_t>result)
             else:
                 log.files[index] = result       # recovery asks why
-        if options["locked_bytes"] == 0 or \
-                options["locked_bytes"] >= self.buffer_bytes * self.buffer_count:
+
+    cdef _open_log(self):
+        """Open the files; unless others have, recover what they hold."""
+        cdef LogStore* log = &self.log
+        cdef int result
+        cdef Status status
+        cdef void* progress = <void*>self.progress if self.progress is not None else NULL
+        cdef dict options = self.options
+        log.direct = options["direct"]
+        log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
+        log.read_timeout_ns = <int64_t>(options.get("read_timeout_s", 0) * 1e9)
+        # In shared mode nothing that is being written stays behind in a ring (see log_flusher_run).
+        log.write_timeout_ns = 0 if self.is_shared \
+            else <int64_t>(options.get("write_timeout_s", 0) * 1e9)
+        lanes_open(&log.lanes, log.ops, log.engine)
+        result = log.ops.make_directory(log.engine, b"data")
+        if result < 0 and result != -EEXIST:
+            raise_for_status(Status.STATUS_IO_ERROR, "cannot make the directory `data`", -result)
+        self._open_files(0)
+        if not self.is_shared and (
+                options["locked_bytes"] == 0 or
+                options["locked_bytes"] >= self.buffer_bytes * self.buffer_count):
             log.registered = log.ops.register_buffer(
                 log.engine, log.base + log.buffers[0].data_offset,
                 self.buffer_bytes * self.buffer_count) == 0
@@ -385,23 +249,37 @@ cdef class CoreBase:
         self.reclaimer.small_share = options["small_share"]
         self.reclaimer.reinsert = options["reinsert"]
         self.reclaimer.reinsert_share = 0.5
-        self.reclaimer.ready_target = <uint32_t>min(8, max(2, log.shared.region_count // 16))
         self.checkpointer.log = log
         self.checkpointer.shards = &self.shards
+        if self.is_attached:
+            self.report = self.common.report
+            return
         with nogil:
             status = recovery_run(log, &self.shards, &self.checkpointer, _report_progress,
                                   progress, &self.report)
         raise_for_status(status, "recovery")
-        self.checkpointer.last_record_count = log.shared.counters.record_count
+        self.common.report = self.report
+        self.checkpointer.shared.last_record_count = log.shared.counters.record_count
+        self.maintenance.shared.last_checkpoint_ns = ec_monotonic_ns()
+        if self.is_shared:
+            # Others open them when they attach: none may come later.
+            self._open_files(IO_OPEN_CREATE)
         with nogil:
-            log_prepare(log, self.reclaimer.ready_target)
+            reclaim_prepare(&self.reclaimer)
+
+    cdef _start_log(self):
+        """From here on there are background threads."""
+        cdef LogStore* log = &self.log
+        cdef int result
         # In memory there is no file system that could gain.
         log.prewrite_bytes = PREWRITE_BYTES if log.direct and self.io.name != "memory" else 0
         self.maintenance.log = log
         self.maintenance.reclaimer = &self.reclaimer
         self.maintenance.checkpointer = &self.checkpointer
-        self.maintenance.checkpoint_interval_ns = <int64_t>(options["checkpoint_interval_s"] * 1e9)
-        self.maintenance.flusher_depth = min(options["queue_depth"], 16)
+        self.maintenance.checkpoint_interval_ns = <int64_t>(
+            self.options["checkpoint_interval_s"] * 1e9)
+        self.maintenance.flusher_depth = min(self.options["queue_depth"], 16)
+        log.stopping = 0
         result = maintenance_start(&self.maintenance)
         if result != 0:
             raise OSError(result, "cannot start the background threads of the cache")
@@ -410,36 +288,102 @@ cdef class CoreBase:
     cdef int check_open(self) except -1:
         if self.state == STORE_OPEN:
             return 0
+        if self.state == STORE_FORKED and self.is_shared:
+            self.resume_forked()
+            return 0
         if self.state == STORE_FORKED:
             raise errors.StoreForkedError(
                 "this store was opened before fork() and cannot be used in the child",
                 hint="open a store of its own in each process, after the fork")
         raise errors.StoreClosedError("the store is closed", hint="open it again")
 
+    def resume_forked(self):
+        """In a child of fork(): attach this process; the layer that opened the store overrides it.
+        """
+        raise errors.StoreForkedError("this store cannot be used in a child of fork()")
+
+    def resume(self, IoEngine io not None, registry not None, int descriptor):
+        """In a child of fork(): go on with the arena of the parent, as a process of its own.
+
+        Args:
+            io: An engine over the locked root directory.
+            registry: As at opening.
+            descriptor: Of the arena that other processes have open now, or -1.
+
+        Raises:
+            StoreForkedError: Nobody has the arena open any more, or it is another one now.
+        """
+        if self.state != STORE_FORKED:
+            return
+        there = os.fstat(descriptor) if descriptor >= 0 else None
+        here = os.fstat(self.arena.descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
+        if there is None or (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+            raise errors.StoreForkedError(
+                "the store of the parent was closed since, and cannot be joined any more",
+                hint="open the store again in the child")
+        self.forget_threads()
+        self.registry = registry
+        self.io = io
+        self.log.ops = &io.ops
+        self.log.engine = io.state
+        for index in range(self.log.file_count):
+            self.log.files[index] = -1
+        robust_remove(self.robust)
+        self._attach_process()
+        self.front_attach()
+        self._open_files(0)
+        self._start_log()
+        self.life += 1
+        self.state = STORE_OPEN
+
+    cdef forget_threads(self):
+        """What threads of the parent may have been doing: they do not exist here."""
+        self.maintenance.running = 0
+        free(self.processes.free_holds)
+        memset(&self.processes, 0, sizeof(ProcessTable))
+        # What was read at the time of the fork is lost room, and no more.
+        memset(&self.log.read_buffers, 0, sizeof(ReadBuffers))
+        self.front_leave()
+
+    cdef front_attach(self):
+        """Watch the arena as this process; _core_front knows how."""
+
     cdef bint admit(self, uint64_t hash, uint64_t size_bytes, uint32_t* head) noexcept:
         """May these bytes go to disk now, and to which log? Caller holds the GIL."""
         cdef bint remembered = ghost_recall(self.log.base, self.ghosts, hash)
-        cdef int64_t now
-        cdef double full
+        cdef bint admitted
         head[0] = LOG_MAIN if remembered and ec_load_u32(&self.log.shared.ready_count) >= 3 \
             else LOG_SMALL
         if self.write_budget_bytes == 0:
             return True
-        now = ec_monotonic_ns()
-        full = <double>self.write_budget_bytes / 24
-        self.write_tokens = min(full, self.write_tokens + <double>(now - self.write_tokens_ns)
-                                * self.write_budget_bytes / 86400e9)
-        self.write_tokens_ns = now
+        if not self.is_shared:
+            return self.spend(hash, size_bytes, remembered)
+        ec_lock_acquire(&self.processes.shared.admit_lock)
+        admitted = self.spend(hash, size_bytes, remembered)
+        ec_lock_release(&self.processes.shared.admit_lock)
+        return admitted
+
+    cdef bint spend(self, uint64_t hash, uint64_t size_bytes, bint remembered) noexcept:
+        """Take the bytes out of the write budget, if they may be. Under the GIL, and its lock."""
+        cdef StoreShared* common = self.common
+        cdef int64_t now = ec_monotonic_ns()
+        cdef double full = <double>self.write_budget_bytes / 24
+        common.write_tokens = min(full, common.write_tokens
+                                  + <double>(now - common.write_tokens_ns)
+                                  * self.write_budget_bytes / 86400e9)
+        common.write_tokens_ns = now
         # In steps: half empty admits every other key, then every fourth, then only what was here
         # before; an empty bucket admits nothing.
-        self.write_level = 0 if self.write_tokens > full / 2 else \
-            (1 if self.write_tokens > full / 4 else (2 if self.write_tokens > full / 10 else 3))
-        if self.write_tokens < size_bytes or not (
-                remembered or self.write_level == 0
-                or (self.write_level < 3
-                    and (hash >> 20) & ((1 << self.write_level) - 1) == 0)):
+        common.write_level = 0 if common.write_tokens > full / 2 else \
+            (1 if common.write_tokens > full / 4 else (2 if common.write_tokens > full / 10 else 3))
+        if common.write_tokens < size_bytes or not (
+                remembered or common.write_level == 0
+                or (common.write_level < 3
+                    and (hash >> 20) & ((1 << common.write_level) - 1) == 0)):
             return False
-        self.write_tokens -= size_bytes
+        common.write_tokens -= size_bytes
         return True
 
     def checkpoint(self):
@@ -466,16 +410,42 @@ cdef class CoreBase:
         self.state = STORE_CLOSED
         LIVE.discard(self)
         if self.has_disk:
+            is_last = self.is_last()
             with nogil:
                 deadline = ec_monotonic_ns() + <int64_t>CLOSE_NS
                 log_flush(&self.log, deadline)
                 log_seal_regions(&self.log)
-                if not self.log.shared.read_only:
+                if is_last and not self.log.shared.read_only:
                     maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
+        self._detach()
         self._free()
         if self.lower is not None:
             self.lower.close()
+
+    cdef bint is_last(self) noexcept:
+        """Does no other process use the arena? The caller holds the lock of the registry."""
+        cdef uint32_t count = 1
+        if self.is_shared:
+            with nogil:
+                repair_reap(&self.repairs)
+                count = process_live_count(&self.processes)
+        return count <= 1
+
+    cdef _detach(self):
+        """Leave the slot, unless something is held beyond the store's life (a Blob)."""
+        if self.is_shared and self.processes.own != NULL and \
+                self.processes.free_count == PROCESS_HOLDS:
+            self.front_leave()
+            number = self.processes.number
+            with nogil:
+                process_detach(&self.processes)
+            self.registry.leave(number)
+            robust_remove(self.robust)
+            self.robust = NULL
+
+    cdef front_leave(self):
+        """The process gives up its part of the front budget; _core_front knows how."""
 
     def abandon(self):
         """Stop without flushing or a checkpoint, as a crash would: for tests."""
@@ -486,6 +456,7 @@ cdef class CoreBase:
         if self.has_disk:
             with nogil:
                 maintenance_stop(&self.maintenance)
+        self._detach()
         self._free()
         if self.lower is not None:
             self.lower.abandon()
@@ -515,9 +486,13 @@ cdef class CoreBase:
                     log_flush(&self.log, ec_monotonic_ns() + <int64_t>CLOSE_NS)
                     maintenance_stop(&self.maintenance)
             self._free()
+        if self.processes.own != NULL:
+            process_detach(&self.processes)
+            self.registry.leave(self.processes.number)
+        if self.registry is not None:
+            self.registry.release()
+        robust_remove(self.robust)
+        process_close(&self.processes)
         free(self.log.files)
-        free(self.log.dirty)
-        free(self.log.footers)
-        free(self.log.footer_regions)
         read_buffers_close(&self.log.read_buffers)
         shard_set_close(&self.shards)

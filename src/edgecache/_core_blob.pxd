@@ -21,6 +21,8 @@ cdef class Pin:
     cdef CoreBlob core
     cdef uint32_t reference
     cdef uint32_t shard
+    cdef uint32_t hold                  # of shard_pin
+    cdef uint32_t life                  # of the store when it was taken
 
 cdef class Blob:
     """A read-only view of one value, without a copy.

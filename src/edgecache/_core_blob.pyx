@@ -29,18 +29,19 @@ from edgecache._memory cimport (
     item_value,
     memory_hit,
     memory_item,
-    memory_pin,
-    memory_unpin,
 )
 from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
 from edgecache._shard cimport (
     Probe,
     Shard,
     shard_at,
+    shard_epoch,
     shard_erase_ram,
     shard_find_ram,
     shard_number,
+    shard_pin,
     shard_probe,
+    shard_unpin,
 )
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
@@ -75,7 +76,20 @@ cdef Blob blob_of(object value):
     return blob
 
 
+<<<<<<< HEAD
 cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
+=======
+cdef object taken(PyObject* made):
+    """Take over a reference that bytes_or_null returned."""
+    if made == NULL:
+        raise MemoryError("no memory for a bytes object")
+    cdef object value = <object>made
+    Py_DECREF(value)
+    return value
+
+
+cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference, uint32_t hold):
+>>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
     """The owner of a pin that was just taken; undoes it when there is no memory for one."""
     cdef Shard* place = shard_at(&core.shards, shard)
     cdef Pin pin
@@ -83,18 +97,21 @@ cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
         pin = Pin.__new__(Pin)
     except MemoryError:
         ec_lock_acquire(&place.lock)
-        memory_unpin(core.shards.base, &place.memory, reference)
+        shard_unpin(&core.shards, place, reference, hold)
         ec_lock_release(&place.lock)
         raise
     pin.core = core
     pin.shard = shard
     pin.reference = reference
+    pin.hold = hold
+    pin.life = core.life
     return pin
 
 
-cdef Blob pinned_blob(CoreBlob core, uint32_t shard, uint32_t reference, RamItem* item):
+cdef Blob pinned_blob(CoreBlob core, uint32_t shard, uint32_t reference, uint32_t hold,
+                      RamItem* item):
     """A blob over an item that was just pinned: it neither moves nor changes."""
-    cdef Pin pin = pin_of(core, shard, reference)
+    cdef Pin pin = pin_of(core, shard, reference, hold)
     cdef Blob blob = Blob.__new__(Blob)
     blob.owner = pin
     blob.data = item_value(item)
@@ -144,7 +161,9 @@ cdef class CoreBlob(CoreRead):
         cdef uint32_t reference
         cdef PyObject* made = NULL
         cdef Blob blob = Blob.__new__(Blob)
-        cdef bint is_pinned = False, is_small = False, is_fronted = False
+        cdef bint is_small = False, is_fronted = False
+        cdef uint32_t is_pinned = 0
+        cdef uint32_t epoch = 0
         ec_lock_acquire(&shard.lock)
         reference = shard_find_ram(base, shard, view.hash.low, view.data, <uint32_t>view.size,
                                    &cursor)
@@ -157,12 +176,13 @@ cdef class CoreBlob(CoreRead):
                 is_fronted = item.value_len <= BLOB_FRONT_BYTES and not item_has_meta(item) and \
                     self.front_has_room(view, item.value_len)
                 is_small = is_fronted or item.value_len <= BLOB_SMALL_BYTES
-                is_pinned = not is_small and memory_pin(base, &shard.memory, reference)
+                is_pinned = 0 if is_small else shard_pin(&self.shards, shard, reference)
         if is_small or is_pinned:
             memory_hit(base, &shard.memory, reference, view.hash.low)
             shard.counters.memory_hit_count += 1
             blob.size = item.value_len
             if is_small:
+                epoch = shard_epoch(&self.shards, shard, view.hash.low)[0]
                 # Making an object of bytes runs no Python code, so it may happen under the lock.
                 made = bytes_or_null(item_value(item), item.value_len)
             else:
@@ -172,12 +192,11 @@ cdef class CoreBlob(CoreRead):
             blob.owner = taken(made)
             blob.data = PyBytes_AS_STRING(blob.owner)
         if is_pinned:
-            blob.owner = pin_of(self, shard.number, reference)
+            blob.owner = pin_of(self, shard.number, reference, is_pinned)
         elif is_fronted:
             # The next view of this key then needs no lock, and no look at the item. Views only fill
-            # free places: more keys than the table holds must not chase each other out. Nobody
-            # else ran since: the GIL is held, and native threads change versions only.
-            self.front_put(key, view, shard, reference, blob.owner)
+            # free places: more keys than the table holds must not chase each other out.
+            self.front_put(key, view, shard, reference, epoch, blob.owner)
         return blob if is_small or is_pinned else None
 
     def peek_entry(self, key):
@@ -200,7 +219,7 @@ cdef class CoreBlob(CoreRead):
         cdef uint32_t reference
         cdef PyObject* made = NULL
         cdef PyObject* made_meta
-        cdef bint is_pinned
+        cdef uint32_t is_pinned
         if not take_plain_key(self, key, &view):
             self.check_open()
             _owner = self.take_key(key, &view)
@@ -227,8 +246,9 @@ cdef class CoreBlob(CoreRead):
             return None
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
-        is_pinned = item.value_len > PEEK_COPY_BYTES and \
-            memory_pin(base, &shard.memory, reference)
+        is_pinned = 0
+        if item.value_len > PEEK_COPY_BYTES:
+            is_pinned = shard_pin(&self.shards, shard, reference)
         # Bytes alone are made under the lock: other objects may start a collection, and that may
         # run Python code.
         if not is_pinned:
@@ -239,7 +259,7 @@ cdef class CoreBlob(CoreRead):
         location = item_disk_location(item)
         ec_lock_release(&shard.lock)
         if is_pinned:
-            value = pinned_blob(self, shard.number, reference, item)
+            value = pinned_blob(self, shard.number, reference, is_pinned, item)
         else:
             value = taken(made)
         return (value, taken(made_meta), expiry_us, version, location)
@@ -316,8 +336,11 @@ cdef class Pin:
 
     def __dealloc__(self):
         cdef Shard* shard = shard_at(&self.core.shards, self.shard)
+        if self.life != self.core.life:
+            # Of the process that this one was forked from, or of a store that has closed since.
+            return
         ec_lock_acquire(&shard.lock)
-        memory_unpin(self.core.shards.base, &shard.memory, self.reference)
+        shard_unpin(&self.core.shards, shard, self.reference, self.hold)
         ec_lock_release(&shard.lock)
 
 

@@ -1,6 +1,7 @@
 """Root: gathering counters (see _core_counters.pxd). Reading needs no lock: each is exact."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
 
 from edgecache._core_base cimport (
     SHED_BACKPRESSURE,
@@ -9,10 +10,18 @@ from edgecache._core_base cimport (
     SHED_NO_MEMORY,
     SHED_NO_SPACE,
     SHED_READ_ONLY,
+    SHED_REASON_COUNT,
     SHED_TOO_LARGE,
     SHED_WRITE_BUDGET,
 )
 from edgecache._core_write cimport CoreWrite
+from edgecache._process cimport (
+    PROCESS_SLOTS,
+    ProcessCells,
+    ProcessShared,
+    process_cells,
+    process_live_count,
+)
 from edgecache._segment cimport (
     REGION_FREE,
     REGION_OPEN,
@@ -113,10 +122,10 @@ cdef dict _log_counters(CoreWrite store):
         "regions_lost": states[<int>REGION_RETIRED],
         "disk_used_bytes": shared.used_bytes, "buffered_bytes": buffered,
         "is_read_only": shared.read_only != 0, "last_errno": shared.last_errno,
-        "checkpoints": store.checkpointer.count,
-        "checkpoint_errors": store.checkpointer.error_count,
-        "checkpoint_bytes": store.checkpointer.last_bytes,
-        "checkpoint_us": store.checkpointer.last_duration_us,
+        "checkpoints": store.checkpointer.shared.count,
+        "checkpoint_errors": store.checkpointer.shared.error_count,
+        "checkpoint_bytes": store.checkpointer.shared.last_bytes,
+        "checkpoint_us": store.checkpointer.shared.last_duration_us,
         "recovery_us": store.report.duration_us,
         "recovery_objects": store.report.object_count,
         "recovery_replayed": store.report.replayed_entries,
@@ -133,33 +142,64 @@ cdef dict _log_counters(CoreWrite store):
     }
 
 
+cdef void _sum_cells(CoreWrite store, ProcessCells* sums):
+    """What all processes counted, those that have gone too."""
+    cdef uint32_t number, reason
+    cdef ProcessCells* cells
+    cdef uint32_t count = PROCESS_SLOTS if store.is_shared else 1
+    memset(sums, 0, sizeof(ProcessCells))
+    for number in range(count):
+        cells = process_cells(&store.processes, number) if store.is_shared else store.cells
+        sums.front_hits += cells.front_hits
+        sums.front_bytes += cells.front_bytes
+        sums.front_items += cells.front_items
+        sums.invalidations += cells.invalidations
+        for reason in range(SHED_REASON_COUNT):
+            sums.shed[reason] += cells.shed[reason]
+
+
+cdef dict _shared_counters(CoreWrite store):
+    cdef ProcessShared* shared = store.processes.shared
+    return {
+        "processes": process_live_count(&store.processes),
+        "processes_attached": shared.attach_count,
+        "processes_reaped": shared.reaped_count,
+        "role_takeovers": shared.takeover_count,
+        "lock_repairs": shared.repair_count,
+        "shard_resets": shared.shard_reset_count,
+        "index_resets": shared.index_reset_count,
+    }
+
+
 cdef dict collect_counters(CoreWrite store):
     cdef dict found = _sum_shards(store)
-    found["front_hits"] = store.front_hit_count
-    found["front_bytes"] = store.front_bytes
-    found["front_items"] = store.front_count
+    cdef ProcessCells sums
+    _sum_cells(store, &sums)
+    found["front_hits"] = sums.front_hits
+    found["front_bytes"] = sums.front_bytes
+    found["front_items"] = sums.front_items
     found["front_budget_bytes"] = store.front_budget_bytes
-    found["invalidations"] = store.invalidation_count
+    found["invalidations"] = sums.invalidations
     found["memory_budget_bytes"] = store.memory_bytes
     found["disk_budget_bytes"] = store.disk_bytes if store.has_disk else 0
     found["index_reserved_bytes"] = store.index_bytes
     found["is_hash_native"] = bool(store.hash_native)
-    found["was_reformatted"] = bool(store.reformatted)
+    found["was_reformatted"] = store.common.reformatted != 0
     found["write_budget_bytes"] = store.write_budget_bytes
-    found["write_budget_level"] = store.write_level
-    found["superseded_puts"] = store.engine.superseded_count
-    found["unlogged_deletes"] = store.engine.unlogged_delete_count
-    found["index_full"] = store.engine.index_full_count
-    found["memory_skips"] = store.engine.memory_skip_count
+    found["write_budget_level"] = store.common.write_level
+    found["superseded_puts"] = store.engine.shared.superseded_count
+    found["unlogged_deletes"] = store.engine.shared.unlogged_delete_count
+    found["index_full"] = store.engine.shared.index_full_count
+    found["memory_skips"] = store.engine.shared.memory_skip_count
     found["shed"] = {
-        "backpressure": store.shed_counts[SHED_BACKPRESSURE],
-        "no_space": store.shed_counts[SHED_NO_SPACE],
-        "io_error": store.shed_counts[SHED_IO_ERROR],
-        "write_budget": store.shed_counts[SHED_WRITE_BUDGET],
-        "index_full": store.shed_counts[SHED_INDEX_FULL],
-        "too_large": store.shed_counts[SHED_TOO_LARGE],
-        "no_memory": store.shed_counts[SHED_NO_MEMORY],
-        "read_only": store.shed_counts[SHED_READ_ONLY],
+        "backpressure": sums.shed[SHED_BACKPRESSURE],
+        "no_space": sums.shed[SHED_NO_SPACE],
+        "io_error": sums.shed[SHED_IO_ERROR],
+        "write_budget": sums.shed[SHED_WRITE_BUDGET],
+        "index_full": sums.shed[SHED_INDEX_FULL],
+        "too_large": sums.shed[SHED_TOO_LARGE],
+        "no_memory": sums.shed[SHED_NO_MEMORY],
+        "read_only": sums.shed[SHED_READ_ONLY],
     }
     if store.lower is not None:
         found.update(store.lower.counters())
@@ -169,4 +209,6 @@ cdef dict collect_counters(CoreWrite store):
         found["demotions"], found["memory_evictions"] = found["memory_evictions"], 0
     if store.has_disk:
         found.update(_log_counters(store))
+    if store.is_shared:
+        found.update(_shared_counters(store))
     return found

@@ -7,7 +7,8 @@ under the GIL):
    while the item's version, its key and the shard's page epoch are. So a hit needs no lock, copies
    nothing and mostly does not even touch the item.
 2. Objects of entries with a meta (which may say "stale") are not kept here.
-3. front_bytes is the sum over all entries and never exceeds the budget.
+3. front_bytes is the sum over all entries and never exceeds the budget. Several processes share
+   the budget: each keeps at most what it has claimed of it, in grains.
 4. An entry owns its key object, whose bytes cannot change: the same object is the same key, of the
    same hash. A hint tells where the entry of a key object was; it may be outdated, so the entry's
    own key decides.
@@ -22,6 +23,7 @@ from libc.string cimport memcmp
 from edgecache._core_base cimport STORE_OPEN, CoreBase
 from edgecache._hash cimport Hash128
 from edgecache._memory cimport RamItem
+from edgecache._process cimport ProcessCells
 from edgecache._shard cimport Shard
 from edgecache._sync cimport ec_load_u32, ec_now_coarse_us, ec_now_us, ec_prefetch
 
@@ -78,12 +80,14 @@ cdef struct FrontEntry:             # 32 bytes: what a hit touches
     uint8_t rest                    # hits until the policy is told of one; 0: of the next
     uint8_t told                    # hits in a row that it was told of
 
-cdef struct FrontOrigin:            # 24 bytes, one per entry: what only those touch
+cdef struct FrontOrigin:            # 32 bytes, one per entry: what only those touch
     RamItem* item                   # as long as the epoch is what it was
     uint32_t version
     uint32_t shard
     uint32_t page_epoch
     uint32_t has_expiry             # the item must be looked at on each hit
+    uint32_t incarnation            # of the shard's RAM tier
+    uint32_t zero
 
 cdef struct FrontHint:
     uint32_t key_bits               # of the key object's address
@@ -97,11 +101,12 @@ cdef class CoreFront(CoreBase):
     cdef const uint32_t* front_epochs
     cdef uint64_t front_mask
     cdef uint64_t front_hint_mask
+    cdef uint64_t front_memory_bytes
     cdef uint64_t front_bytes
+    cdef uint64_t front_limit_bytes     # what this process may keep now; the budget when alone
     cdef uint64_t front_count
     cdef uint64_t front_hand
     cdef uint64_t front_value_max
-    cdef uint64_t front_hit_count
     cdef uint8_t front_frequency_max
 
     cdef object take_key(self, object key, KeyView* view)
@@ -109,7 +114,12 @@ cdef class CoreFront(CoreBase):
     cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept
     cdef void front_drop(self, FrontEntry* entry) noexcept
     cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
-                        object value)
+                        uint32_t epoch, object value)
+    cdef bint front_claim(self, uint64_t wanted_bytes) noexcept
+    cdef bint front_look(self, FrontEntry* entry, const FrontOrigin* origin, Shard* shard,
+                         KeyView* view) noexcept
+    cdef _front_map(self, uint64_t entries, uint64_t hints)
+    cdef front_clear(self)
     cdef bint front_has_room(self, const KeyView* view, uint64_t value_bytes) noexcept
 
 
@@ -141,6 +151,12 @@ cdef inline bint take_plain_key(CoreFront self, object key, KeyView* view) noexc
         return False
     view.hash = self.engine.api.bits128(view.data, view.size, self.seed)
     return True
+
+
+# What this process counts lies in front of the table, where a hit needs no pointer to find it. In
+# shared mode that page is the arena's, so that every process can sum them.
+cdef inline ProcessCells* front_cells(CoreFront self) noexcept:
+    return <ProcessCells*>self.front - 1
 
 
 cdef inline void front_count_told(FrontEntry* entry) noexcept:
@@ -185,7 +201,7 @@ cdef inline PyObject* front_same(CoreFront self, object key) noexcept:
         entry.rest -= 1
     elif not front_tell(self, entry):
         return NULL
-    self.front_hit_count += 1
+    front_cells(self).front_hits += 1
     return entry.value
 
 
@@ -221,7 +237,7 @@ cdef inline FrontEntry* front_find(CoreFront self, object key, KeyView* view) no
         entry.rest -= 1
     elif not front_tell(self, entry):
         return self.front_settle(entry, key, view)
-    self.front_hit_count += 1
+    front_cells(self).front_hits += 1
     return entry
 
 

@@ -32,6 +32,7 @@ cdef class CorePart(CoreWrite):
     cdef object channels            # threading.local: a BatchReader per thread
     cdef list left_readers          # overdue BatchReaders; their requests are still in flight
     cdef object reader_references   # set of weak references to all of them
+    cdef list forked                # what a child of fork must not end: it is the parent's
     cdef JobPool jobs
     cdef PartTable parts
     cdef uint32_t part_writes       # in flight; a futex

@@ -26,14 +26,20 @@ from edgecache._core_write cimport CoreWrite
 from edgecache._fetch cimport Fetch
 from edgecache._hash cimport Hash128, XxhashApi
 from edgecache._io cimport IoChannel, IoEngine, IoRequest
-from edgecache._jobs cimport JOB_DONE, Job, job_wait, jobs_cancel, jobs_stop, jobs_submit
+from edgecache._jobs cimport (
+    JOB_DONE,
+    Job,
+    JobPool,
+    job_wait,
+    jobs_cancel,
+    jobs_stop,
+    jobs_submit,
+)
 from edgecache._memory cimport (
     RamItem,
     item_value,
     memory_hit,
     memory_item,
-    memory_pin,
-    memory_unpin,
 )
 from edgecache._part cimport (
     PART_BAD,
@@ -50,9 +56,18 @@ from edgecache._part cimport (
 )
 from edgecache._part_format cimport part_content_hash, part_meta_bytes
 from edgecache._promote cimport promote_allocate, promote_copy, promote_publish, promote_touch
-from edgecache._segment cimport LOG_MAIN, log_block_give
+from edgecache._segment cimport LOG_MAIN
+from edgecache._spare_blocks cimport block_give
 from edgecache._segment_format cimport RecordHeader
-from edgecache._shard cimport Probe, Shard, shard_at, shard_number, shard_probe
+from edgecache._shard cimport (
+    Probe,
+    Shard,
+    shard_at,
+    shard_number,
+    shard_pin,
+    shard_probe,
+    shard_unpin,
+)
 from edgecache._status cimport Status
 from edgecache._strips cimport STRIPS_MAX, strip_count, strips_hash, strips_sum
 from edgecache._sync cimport (
@@ -100,7 +115,7 @@ cdef void _run_write(Job* job) noexcept nogil:
     self.is_stored = is_stored
     self.is_over = 1
     if self.exports == 0 and self.block != NULL:
-        log_block_give(self.block, self.block_bytes)
+        block_give(self.block, self.block_bytes)
         self.block = NULL
     ec_lock_release(&self.lock)
     give_place(in_flight)
@@ -110,7 +125,7 @@ cdef void _note_read(Engine* engine, PartFetch* part) noexcept nogil:
     """Tell the policy of a read from disk; a whole part goes to RAM where that takes its size."""
     cdef Shard* shard = shard_at(engine.shards, shard_number(engine.shards, part.hash.high))
     cdef Fetch fetch
-    cdef uint32_t reference = 0
+    cdef uint32_t reference = 0, hold = 0
     memset(&fetch, 0, sizeof(Fetch))
     fetch.log = part.log
     fetch.shards = engine.shards
@@ -125,10 +140,10 @@ cdef void _note_read(Engine* engine, PartFetch* part) noexcept nogil:
     ec_lock_release(&shard.lock)
     if part.record != NULL and part.is_joined and part.first == 0 and \
             part.last == part.part_bytes:
-        reference = promote_allocate(engine, &fetch)
+        reference = promote_allocate(engine, &fetch, &hold)
     if reference:
         promote_copy(engine, &fetch, reference)
-        promote_publish(engine, &fetch, reference)
+        promote_publish(engine, &fetch, reference, hold)
     else:
         promote_touch(engine, &fetch)
 
@@ -239,6 +254,15 @@ cdef class CorePart(CoreWrite):
             with nogil:
                 jobs_stop(&self.jobs)
         part_table_free(&self.parts)
+
+    cdef forget_threads(self):
+        CoreWrite.forget_threads(self)
+        self.forked = [self.forked, self.channels, self.io]
+        self.forked += [reference() for reference in list(self.reader_references or ())]
+        self.channels = threading.local()
+        self.reader_references = set()
+        memset(&self.jobs, 0, sizeof(JobPool))
+        memset(&self.parts, 0, sizeof(PartTable))
 
     cdef BatchReader batch_reader(self):
         """A reader of this thread that is not in the middle of a batch."""
@@ -455,12 +479,12 @@ cdef class CorePart(CoreWrite):
         cdef Probe probe
         cdef RamItem* item
         cdef uint64_t first = wanted[2], last = wanted[3], size = wanted[1]
-        cdef bint is_here = False
+        cdef uint32_t is_here = 0
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, &probe)
         if probe.ram:
             item = memory_item(base, &shard.memory, probe.ram)
-            is_here = item.value_len == size and memory_pin(base, &shard.memory, probe.ram)
+            is_here = shard_pin(&self.shards, shard, probe.ram) if item.value_len == size else 0
             if is_here:
                 memory_hit(base, &shard.memory, probe.ram, view.hash.low)
                 shard.counters.memory_hit_count += 1
@@ -469,7 +493,7 @@ cdef class CorePart(CoreWrite):
             # Pinned items neither move nor change.
             copy_out(PyBytes_AS_STRING(target), item_value(item) + first, last - first)
             ec_lock_acquire(&shard.lock)
-            memory_unpin(base, &shard.memory, probe.ram)
+            shard_unpin(&self.shards, shard, probe.ram, is_here)
             ec_lock_release(&shard.lock)
             return True
         part_init(fetch, &self.log, &self.parts, view.hash, view.data, <uint32_t>view.size, &probe)
@@ -550,7 +574,7 @@ cdef class PartWrite:
     def __dealloc__(self):
         self.settle()
         if self.job.block != NULL:
-            log_block_give(self.job.block, self.job.block_bytes)
+            block_give(self.job.block, self.job.block_bytes)
 
     cdef bint settle(self):
         # In the child of a fork its thread does not exist: there is nothing to wait for.
@@ -605,7 +629,7 @@ cdef class PartWrite:
             ec_lock_acquire(&self.job.lock)
             self.job.exports -= 1
             if self.job.exports == 0 and self.job.is_over:
-                log_block_give(self.job.block, self.job.block_bytes)
+                block_give(self.job.block, self.job.block_bytes)
                 self.job.block = NULL
             ec_lock_release(&self.job.lock)
         return found

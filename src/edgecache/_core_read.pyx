@@ -32,8 +32,6 @@ from edgecache._memory cimport (
     item_value,
     memory_hit,
     memory_item,
-    memory_pin,
-    memory_unpin,
 )
 from edgecache._meta cimport (
     META_FIXED_BYTES,
@@ -47,10 +45,13 @@ from edgecache._shard cimport (
     Probe,
     Shard,
     shard_at,
+    shard_epoch,
     shard_erase_disk,
     shard_erase_ram,
     shard_number,
+    shard_pin,
     shard_probe,
+    shard_unpin,
 )
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 
@@ -122,11 +123,16 @@ cdef class CoreRead(CoreFront):
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
+<<<<<<< HEAD
         cdef PyObject* made
         cdef PyObject* made_meta = NULL
         cdef int64_t expiry_us = 0
         cdef uint64_t location = 0
         cdef uint32_t reference, version = 0
+=======
+        cdef uint32_t reference
+        cdef uint32_t hold = 0, epoch
+>>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
         cdef bint fronted
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
@@ -151,25 +157,38 @@ cdef class CoreRead(CoreFront):
         result[0] = LOOKUP_HIT
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
+<<<<<<< HEAD
         if item.value_len <= LARGE_COPY_BYTES or not memory_pin(base, &shard.memory, reference):
             # Bytes alone are made under the lock: other objects may start a collection, and that
             # may run Python code. Nothing leaves by way of an exception.
             made = bytes_or_null(item_value(item), item.value_len)
+=======
+        if item.value_len > LARGE_COPY_BYTES:
+            hold = shard_pin(&self.shards, shard, reference)
+        if hold == 0:
+            # Making an object of bytes runs no Python code, so it may happen under the lock.
+            value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
+>>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
             if whole or is_object:
                 made_meta = bytes_or_null(item_meta(item), item_meta_len(item))
                 expiry_us = item_expiry_us(item)
                 version = item.version
                 location = item_disk_location(item)
             fronted = not item_has_meta(item)
+            epoch = shard_epoch(&self.shards, shard, view.hash.low)[0]
             ec_lock_release(&shard.lock)
+<<<<<<< HEAD
             value = taken(made)
             if whole or is_object:
                 value = (value, taken(made_meta), expiry_us, version, location)
             # Nobody else ran since: the GIL is held, and native threads change versions only.
+=======
+>>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
             if fronted and self.front_budget_bytes and not whole:
-                self.front_put(key, view, shard, reference, value)
+                self.front_put(key, view, shard, reference, epoch, value)
             return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
+<<<<<<< HEAD
         try:
             value = copy_pinned(item_value(item), item.value_len)
             if whole or is_object:
@@ -179,13 +198,22 @@ cdef class CoreRead(CoreFront):
             ec_lock_acquire(&shard.lock)
             memory_unpin(base, &shard.memory, reference)
             ec_lock_release(&shard.lock)
+=======
+        value = copy_pinned(item_value(item), item.value_len)
+        if whole or is_object:
+            # Pinned items neither move nor change.
+            value = whole_entry(value, item)
+        ec_lock_acquire(&shard.lock)
+        shard_unpin(&self.shards, shard, reference, hold)
+        ec_lock_release(&shard.lock)
+>>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
         return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):
         """Value of a found record, promoted to RAM; None if it is expired or stale."""
         cdef RecordHeader* record = fetch.record
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, fetch.hash.high))
-        cdef uint32_t reference
+        cdef uint32_t reference, hold = 0
         cdef bint is_object = not whole and meta_has_flag(record_meta(record), record.meta_len,
                                                           META_FLAG_OBJECT)
         if record.expiry_us and is_past(record.expiry_us):
@@ -206,7 +234,7 @@ cdef class CoreRead(CoreFront):
         shard.counters.disk_hit_count += 1
         shard.counters.clash_count += fetch.clash_count
         ec_lock_release(&shard.lock)
-        reference = promote_allocate(&self.engine, fetch)
+        reference = promote_allocate(&self.engine, fetch, &hold)
         if reference == 0:
             promote_touch(&self.engine, fetch)
             return value
@@ -215,7 +243,7 @@ cdef class CoreRead(CoreFront):
                 promote_copy(&self.engine, fetch, reference)
         else:
             promote_copy(&self.engine, fetch, reference)
-        promote_publish(&self.engine, fetch, reference)
+        promote_publish(&self.engine, fetch, reference, hold)
         return value
 
     cdef object get_disk(self, KeyView* view, Probe* probe, bint whole):

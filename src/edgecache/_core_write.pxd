@@ -14,7 +14,6 @@ cdef enum StoreResult:
     NOT_SAME = 3                    # only for CHANGE_IF_SAME
 
 cdef class CoreWrite(CoreBlob):
-    cdef uint64_t invalidation_count
 
     cdef int prepare(self, Change* change, bint block) except -1
     cdef void count_shed(self, Status status)

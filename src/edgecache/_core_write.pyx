@@ -59,7 +59,7 @@ from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
 from edgecache._segment cimport LOG_MAIN
 from edgecache._status cimport Status, raise_for_status
-from edgecache._sync cimport ec_load_u32, ec_monotonic_ns, ec_now_us
+from edgecache._sync cimport ec_count, ec_load_u32, ec_monotonic_ns, ec_now_us
 
 from edgecache import errors
 from edgecache._core_blob cimport CoreBlob
@@ -116,25 +116,25 @@ cdef class CoreWrite(CoreBlob):
 
     cdef void count_shed(self, Status status):
         if status == Status.STATUS_AGAIN or status == Status.STATUS_TIMEOUT:
-            self.shed_counts[SHED_BACKPRESSURE] += 1
+            self.cells.shed[SHED_BACKPRESSURE] += 1
         elif status == Status.STATUS_NO_SPACE:
-            self.shed_counts[SHED_NO_SPACE] += 1
+            self.cells.shed[SHED_NO_SPACE] += 1
         elif status == Status.STATUS_TOO_LARGE:
-            self.shed_counts[SHED_TOO_LARGE] += 1
+            self.cells.shed[SHED_TOO_LARGE] += 1
         elif status == Status.STATUS_NO_MEMORY:
-            self.shed_counts[SHED_NO_MEMORY] += 1
+            self.cells.shed[SHED_NO_MEMORY] += 1
         elif self.log.shared != NULL and self.log.shared.read_only:
-            self.shed_counts[SHED_READ_ONLY] += 1
+            self.cells.shed[SHED_READ_ONLY] += 1
         else:
-            self.shed_counts[SHED_IO_ERROR] += 1
+            self.cells.shed[SHED_IO_ERROR] += 1
 
     cdef void count_shed_late(self, Status status):
         """A put that found no place when its record was ready."""
         if status == Status.STATUS_NO_MEMORY:
-            self.shed_counts[SHED_INDEX_FULL] += 1
+            self.cells.shed[SHED_INDEX_FULL] += 1
         elif status == Status.STATUS_NO_SPACE:
             # RAM only, and RAM has no room for a value of this size.
-            self.shed_counts[SHED_TOO_LARGE] += 1
+            self.cells.shed[SHED_TOO_LARGE] += 1
         else:
             self.count_shed(status)
 
@@ -186,7 +186,7 @@ cdef class CoreWrite(CoreBlob):
                     change.head = LOG_MAIN
                 status = <Status>self.prepare(&change, block)
             else:
-                self.shed_counts[SHED_WRITE_BUDGET] += 1
+                self.cells.shed[SHED_WRITE_BUDGET] += 1
                 change.flags |= CHANGE_NO_DISK
         if status == Status.STATUS_OK and change.is_large:
             if block:
@@ -348,7 +348,7 @@ cdef class CoreWrite(CoreBlob):
                 if self.prepare(&change, True) != <int>Status.STATUS_OK:
                     # The entry goes all the same; the next sync waits for a checkpoint.
                     change.flags |= CHANGE_UNLOGGED
-                    self.engine.unlogged_delete_count += 1
+                    ec_count(&self.engine.shared.unlogged_delete_count, 1)
             else:
                 break
         change_abandon(&change)
@@ -498,7 +498,7 @@ cdef class CoreWrite(CoreBlob):
         _owner = self.take_key(key, &view)
         if not self.remove(&view):
             return False
-        self.invalidation_count += 1
+        self.cells.invalidations += 1
         return True
 
     def sync(self):

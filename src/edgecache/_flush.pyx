@@ -1,6 +1,6 @@
 """Flushing the region log (see _flush.pxd)."""
 
-from libc.errno cimport EBUSY, EIO, ESHUTDOWN
+from libc.errno cimport EBUSY, EIO, ESHUTDOWN, ETIMEDOUT
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
@@ -15,6 +15,7 @@ from edgecache._io cimport (
     IoRequest,
 )
 from edgecache._io_lanes cimport Lane, lane_leave, lane_transfer, lanes_sweep
+from edgecache._log_space cimport log_write_erasure
 from edgecache._segment cimport (
     BUFFER_CLOSED,
     BUFFER_COUNT_MAX,
@@ -39,7 +40,6 @@ from edgecache._segment cimport (
     log_seal_block,
     log_wake,
     log_write_done_locked,
-    log_write_erasure,
     log_write_failed_locked,
 )
 from edgecache._segment_format cimport (
@@ -60,9 +60,11 @@ from edgecache._sync cimport (
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
+    ec_lock_break,
     ec_lock_release,
     ec_lock_try,
     ec_monotonic_ns,
+    ec_store_u32,
     ec_store_u64,
 )
 
@@ -71,6 +73,9 @@ cdef extern from "stdlib.h" nogil:
 
 cdef enum:
     WAIT_SLICE_NS = 20000000        # longest sleep before the state is looked at again
+    WATCH_NS = 20000000             # how often a new writer looks for them, idle or not, ...
+    WATCHES = 10                    # ... and how many times
+    REAP_NS = 100000000             # how often a busy writer looks for the dead
     SWEEP_NS = 50000000             # while a transfer is overdue: look whether it has landed
     SKIPPED = -4096                 # beyond every errno: the block was not written
 
@@ -97,7 +102,9 @@ cdef WriteBuffer* _claim_locked(LogStore* log) noexcept nogil:
                 (best == NULL or buffer.ticket < best.ticket):
             best = buffer
     if best != NULL:
-        best.state = BUFFER_WRITING
+        if log.processes != NULL:
+            best.writer = log.processes.number + 1
+        ec_store_u32(&best.state, BUFFER_WRITING)
     return best
 
 
@@ -116,7 +123,7 @@ cdef void _finish(LogStore* log, WriteBuffer* buffer, int64_t result) noexcept n
         log_write_failed_locked(log, buffer.region, <int>-result if result < 0 else EIO)
     else:
         # Its region was retired: these records are lost.
-        log.loss_count += 1
+        log.shared.loss_count += 1
     buffer.state = BUFFER_DRAINING if buffer.readers else BUFFER_FREE
     shared.flushed_ticket = _flushed_ticket_locked(log)
     ec_lock_release(&shared.lock)
@@ -202,6 +209,12 @@ cdef bint _flush_one(LogStore* log, int64_t timeout_ns) noexcept nogil:
     return True
 
 
+cdef inline void _reap(LogStore* log) noexcept nogil:
+    """Nothing came for a while: what one waits for may be in the hands of the dead."""
+    if log.processes != NULL:
+        log.reap(log.reap_context)
+
+
 cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef LogShared* shared = log.shared
     cdef uint32_t seen = ec_load_u32(&shared.done_word)
@@ -212,7 +225,8 @@ cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
     if _flush_one(log, deadline_ns - now if log.write_timeout_ns else -1):
         return True
     left = min(deadline_ns - now, <int64_t>WAIT_SLICE_NS)
-    ec_futex_wait(&shared.done_word, seen, left)
+    if ec_futex_wait(&shared.done_word, seen, left) == ETIMEDOUT:
+        _reap(log)
     ec_count(&shared.counters.flush_wait_count, 1)
     ec_count(&shared.counters.flush_wait_ns, <uint64_t>(ec_monotonic_ns() - now))
     return True
@@ -242,7 +256,9 @@ cdef Status _flush_closed(LogStore* log, uint64_t target, uint64_t errors,
         now = ec_monotonic_ns()
         if now >= deadline_ns:
             return Status.STATUS_TIMEOUT
-        ec_futex_wait(&shared.done_word, seen, min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
+        if ec_futex_wait(&shared.done_word, seen,
+                         min(deadline_ns - now, <int64_t>WAIT_SLICE_NS)) == ETIMEDOUT:
+            _reap(log)
     return Status.STATUS_OK if ec_load_u64(&shared.counters.flush_error_count) == errors \
         else Status.STATUS_IO_ERROR
 
@@ -294,7 +310,7 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
             if not log.regions[region].unsynced:
                 continue
             if has_failed:
-                log.loss_count += 1
+                log.shared.loss_count += 1
                 log_retire_locked(log, region)
             else:
                 # However many regions it takes down, the device failed once.
@@ -306,14 +322,14 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
 
 cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef LogShared* shared = log.shared
-    cdef uint32_t attempts = ec_load_u32(&log.settle_attempts), seen
+    cdef uint32_t attempts = ec_load_u32(&log.shared.settle_attempts), seen
     cdef int64_t now
     while not log_is_settled(log):
         seen = ec_load_u32(&shared.done_word)
         now = ec_monotonic_ns()
         # One attempt may have begun too early; the second tells.
         if ec_load_u32(&shared.read_only) or ec_load_u32(&log.stopping) or \
-                ec_load_u32(&log.settle_attempts) - attempts >= 2:
+                ec_load_u32(&log.shared.settle_attempts) - attempts >= 2:
             return Status.STATUS_IO_ERROR
         if now >= deadline_ns:
             return Status.STATUS_TIMEOUT
@@ -335,7 +351,7 @@ cdef void _ask_for_prewriting(LogStore* log) noexcept nogil:
         used = log.regions[region].written_bytes + log.buffer_bytes
         wanted |= log.regions[region].touched_bytes < min(end, used + log.prewrite_bytes // 2) \
             and used < end
-    log.prewrite_wanted = wanted
+    log.shared.prewrite_wanted = wanted
     ec_lock_release(&log.shared.lock)
     if wanted:
         log_wake(&log.shared.reclaim_word)
@@ -348,13 +364,13 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     # A block may have been lost before this call, in the background: whoever put into it must hear
     # of it, so the news is kept until a sync has told it. Source: errseq_t of the Linux kernel.
     ec_lock_acquire(&log.shared.lock)
-    if log.loss_count != log.loss_reported:
-        log.loss_reported = log.loss_count
+    if log.shared.loss_count != log.shared.loss_reported:
+        log.shared.loss_reported = log.shared.loss_count
         status = Status.STATUS_IO_ERROR
     ec_lock_release(&log.shared.lock)
     if status == Status.STATUS_OK:
         status = log_settle(log, deadline_ns)
-    if log.prewrite_bytes and not log.prewrite_wanted:
+    if log.prewrite_bytes and not log.shared.prewrite_wanted:
         _ask_for_prewriting(log)
     return status
 
@@ -371,35 +387,35 @@ cdef Status _sync_round(LogStore* log, int64_t deadline_ns) noexcept nogil:
         log_close_buffer_locked(log, head)
     target = shared.closed_ticket
     # Whoever asks from here on is gathered for the next round.
-    log.sync_round += 1
+    log.shared.sync_round += 1
     ec_lock_release(&shared.lock)
     status = _flush_closed(log, target, errors, deadline_ns)
     if status == Status.STATUS_TIMEOUT:
         return status
     ec_lock_acquire(&shared.lock)
     covered = shared.flushed_ticket
-    mark = min(covered, log.large_ticket_floor) if log.large_count else covered
-    extra = log.extra_written_count
+    mark = min(covered, log.shared.large_ticket_floor) if log.shared.large_count else covered
+    extra = log.shared.extra_written_count
     ec_lock_release(&shared.lock)
     synced = _sync_files(log)
     if synced == Status.STATUS_OK:
-        ec_store_u64(&log.extra_synced_count, extra)
-        ec_store_u64(&log.synced_mark, max(mark, log.synced_mark))
-        ec_store_u64(&log.synced_ticket, covered)
+        ec_store_u64(&log.shared.extra_synced_count, extra)
+        ec_store_u64(&log.shared.synced_mark, max(mark, log.shared.synced_mark))
+        ec_store_u64(&log.shared.synced_ticket, covered)
     status = synced if status == Status.STATUS_OK else status
     if status != Status.STATUS_OK:
-        ec_add_u32(&log.sync_failure_count, 1)
+        ec_add_u32(&log.shared.sync_failure_count, 1)
     return status
 
 
 cdef void _sync_wake(LogStore* log, uint32_t round_number) noexcept nogil:
     """Wake all whom the round covered, and one of those gathered since, to lead the next."""
-    cdef uint32_t* done = &log.sync_words[round_number & 1]
-    cdef uint32_t* gathered = &log.sync_words[(round_number + 1) & 1]
+    cdef uint32_t* done = &log.shared.sync_words[round_number & 1]
+    cdef uint32_t* gathered = &log.shared.sync_words[(round_number + 1) & 1]
     # The words change even if nobody sleeps yet: who is about to must not.
     ec_add_u32(done, 1)
     ec_add_u32(gathered, 1)
-    if ec_load_u32(&log.sync_waiting):
+    if ec_load_u32(&log.shared.sync_waiting):
         ec_futex_wake(done, 0x7FFFFFFF)
         ec_futex_wake(gathered, 1)
 
@@ -415,26 +431,26 @@ cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
     for head in range(LOG_COUNT):
         index = shared.heads[head].buffer
         target += index != NONE32 and log.buffers[index].record_count != 0
-    extra = log.extra_written_count
-    round_number = log.sync_round
-    failures = ec_load_u32(&log.sync_failure_count)
+    extra = log.shared.extra_written_count
+    round_number = log.shared.sync_round
+    failures = ec_load_u32(&log.shared.sync_failure_count)
     ec_lock_release(&shared.lock)
     # Group commit: one thread writes and syncs for all; who comes meanwhile waits for the next
     # round, which one of them leads. Its words differ from this round's, so that only those wake
     # who are done, and the new leader.
     while True:
         # Before the looks that follow: a wake-up after them changes the word, and the wait returns.
-        seen = ec_load_u32(&log.sync_words[round_number & 1])
+        seen = ec_load_u32(&log.shared.sync_words[round_number & 1])
         # First: a later round that succeeds does not bring back what a failed one lost.
-        if ec_load_u32(&log.sync_failure_count) != failures:
+        if ec_load_u32(&log.shared.sync_failure_count) != failures:
             return Status.STATUS_IO_ERROR
-        if ec_load_u64(&log.synced_ticket) >= target and \
-                ec_load_u64(&log.extra_synced_count) >= extra:
+        if ec_load_u64(&log.shared.synced_ticket) >= target and \
+                ec_load_u64(&log.shared.extra_synced_count) >= extra:
             return Status.STATUS_OK
-        if ec_lock_try(&log.sync_lock):
-            round_number = log.sync_round
+        if ec_lock_try(&log.shared.sync_lock):
+            round_number = log.shared.sync_round
             status = _sync_round(log, deadline_ns)
-            ec_lock_release(&log.sync_lock)
+            ec_lock_release(&log.shared.sync_lock)
             _sync_wake(log, round_number)
             if status != Status.STATUS_OK:
                 return status
@@ -442,10 +458,12 @@ cdef Status log_sync_quiet(LogStore* log, int64_t deadline_ns) noexcept nogil:
         now = ec_monotonic_ns()
         if now >= deadline_ns:
             return Status.STATUS_TIMEOUT
-        ec_add_u32(&log.sync_waiting, 1)
-        ec_futex_wait(&log.sync_words[round_number & 1], seen,
-                      min(deadline_ns - now, <int64_t>WAIT_SLICE_NS))
-        ec_add_u32(&log.sync_waiting, <uint32_t>-1)
+        ec_add_u32(&log.shared.sync_waiting, 1)
+        if ec_futex_wait(&log.shared.sync_words[round_number & 1], seen,
+                         min(deadline_ns - now, <int64_t>WAIT_SLICE_NS)) == ETIMEDOUT:
+            # The leader may be dead.
+            ec_lock_break(&log.shared.sync_lock)
+        ec_add_u32(&log.shared.sync_waiting, <uint32_t>-1)
 
 
 cdef struct LargeLeft:              # a large block that nobody waits for any more
@@ -457,7 +475,7 @@ cdef void _large_written(LogStore* log, const Append* append, int64_t moved) noe
     ec_lock_acquire(&log.shared.lock)
     if moved == <int64_t>append.block_bytes:
         log_write_done_locked(log, append.region, append.block_base)
-        log.extra_written_count += 1
+        log.shared.extra_written_count += 1
     else:
         log_write_failed_locked(log, append.region, <int>-moved if moved < 0 else EIO)
     ec_lock_release(&log.shared.lock)
@@ -547,7 +565,7 @@ cdef Status log_erase(LogStore* log, uint32_t region) noexcept nogil:
     if status == 0:
         # A sync that follows must not take itself for covered by an earlier one.
         ec_lock_acquire(&log.shared.lock)
-        log.extra_written_count += 1
+        log.shared.extra_written_count += 1
         ec_lock_release(&log.shared.lock)
         return Status.STATUS_OK
     ec_lock_acquire(&log.shared.lock)
@@ -560,7 +578,7 @@ cdef void log_seal_regions(LogStore* log) noexcept nogil:
     cdef uint32_t region
     cdef char* memory = NULL
     # One thread at a time: a region is sealed once, with the block list that is its own.
-    if not ec_lock_try(&log.seal_lock):
+    if not ec_lock_try(&log.shared.seal_lock):
         return
     for region in range(log.shared.region_count):
         if log.regions[region].state != REGION_SEALING or log.regions[region].in_flight:
@@ -569,7 +587,7 @@ cdef void log_seal_regions(LogStore* log) noexcept nogil:
                 posix_memalign(<void**>&memory, PAGE_BYTES, FOOTER_BYTES) != 0:
             break
         _seal_region(log, region, <Footer*>memory)
-    ec_lock_release(&log.seal_lock)
+    ec_lock_release(&log.shared.seal_lock)
     free(memory)
 
 
@@ -597,11 +615,16 @@ cdef int64_t _next_due_ns(LogStore* log) noexcept nogil:
         left = log.buffers[index].opened_ns + log.flush_interval_ns - now
         left = max(left, <int64_t>0)
         due = left if due < 0 else min(due, left)
+    if log.processes != NULL:
+        for index in range(log.shared.buffer_count):
+            # Somebody puts into it, or died doing so.
+            if log.buffers[index].state in (BUFFER_CLOSED, BUFFER_WRITING):
+                due = REAP_NS if due < 0 else min(due, <int64_t>REAP_NS)
     if log.shared.read_only:
         due = PROBE_INTERVAL_NS if due < 0 else min(due, <int64_t>PROBE_INTERVAL_NS)
     if ec_load_u32(&log.lanes.overdue_count):
         due = SWEEP_NS if due < 0 else min(due, <int64_t>SWEEP_NS)
-    log.flusher_timed = due >= 0
+    log.shared.flusher_timed = due >= 0
     ec_lock_release(&log.shared.lock)
     return due
 
@@ -640,9 +663,9 @@ cdef void _probe(LogStore* log) noexcept nogil:
     """While the tier is read-only: a page written to a file of its own tells whether it heals."""
     cdef char* page = NULL
     cdef int file
-    if not log.shared.read_only or ec_monotonic_ns() < log.probe_after_ns:
+    if not log.shared.read_only or ec_monotonic_ns() < log.shared.probe_after_ns:
         return
-    log.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+    log.shared.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
     if posix_memalign(<void**>&page, PAGE_BYTES, PAGE_BYTES) != 0:
         return
     memset(page, 0, PAGE_BYTES)
@@ -651,7 +674,7 @@ cdef void _probe(LogStore* log) noexcept nogil:
     if file >= 0:
         if log.ops.write(log.engine, <uint32_t>file, 0, page, PAGE_BYTES) == PAGE_BYTES and \
                 log.ops.sync(log.engine, <uint32_t>file) == 0:
-            log.failure_count = 0
+            log.shared.failure_count = 0
             log.shared.read_only = 0
             log.shared.last_errno = 0
             log_wake(&log.shared.reclaim_word)
@@ -667,11 +690,14 @@ cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
     cdef IoRequest* done[BUFFER_COUNT_MAX]
     cdef uint32_t seen, in_flight = 0
     cdef int count, index
-    cdef int64_t due
+    cdef int64_t due, reaped_ns = 0
+    cdef uint32_t watch = WATCHES if log.processes != NULL else 0
     requests = <IoRequest*>calloc(BUFFER_COUNT_MAX, sizeof(IoRequest))
     if requests == NULL:
         return
-    if log.ops.channel_open(log.engine, depth, False, &channel) != 0:
+    # In shared mode by system calls that a killed process still ends: a write that is on its way in
+    # a ring could hit the buffer's next use (docs/adr/0015-shared-mode.md).
+    if log.processes != NULL or log.ops.channel_open(log.engine, depth, False, &channel) != 0:
         channel = NULL
     while True:
         seen = ec_load_u32(&shared.flush_word)
@@ -693,8 +719,14 @@ cdef void log_flusher_run(LogStore* log, uint32_t depth) noexcept nogil:
         if ec_load_u32(&log.stopping):
             break
         due = _next_due_ns(log)
-        if due != 0:
-            ec_futex_wait(&shared.flush_word, seen, due)
+        if watch:
+            # The last writer may be dying: its threads are gone before its files are.
+            watch -= 1
+            due = WATCH_NS if due < 0 else min(due, <int64_t>WATCH_NS)
+        if due != 0 and ec_futex_wait(&shared.flush_word, seen, due) == ETIMEDOUT or \
+                log.processes != NULL and ec_monotonic_ns() - reaped_ns > <int64_t>REAP_NS:
+            _reap(log)
+            reaped_ns = ec_monotonic_ns()
     if channel != NULL:
         log.ops.channel_close(channel)
     free(requests)

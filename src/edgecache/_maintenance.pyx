@@ -5,6 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from edgecache._checkpoint cimport checkpoint_write
 from edgecache._flush cimport log_flusher_run
 from edgecache._prewrite cimport log_prewrite
+from edgecache._process cimport process_thread_is_live
 from edgecache._reclaim cimport (
     reclaim_is_stuck,
     reclaim_needs_checkpoint,
@@ -15,13 +16,17 @@ from edgecache._segment cimport LogStore, log_is_settled, log_wake
 from edgecache._shard cimport ShardSet, shard_at
 from edgecache._status cimport Status
 from edgecache._sync cimport (
+    ec_cas_u32,
+    ec_count,
     ec_futex_wait,
+    ec_futex_wake,
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
     ec_store_u32,
+    ec_thread_id,
 )
 
 cdef extern from "pthread.h" nogil:
@@ -30,6 +35,7 @@ cdef extern from "pthread.h" nogil:
     int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
                        void* (*start)(void*) noexcept nogil, void* argument)
     int pthread_join(pthread_t thread, void** result)
+    int pthread_tryjoin_np(pthread_t thread, void** result)
 
 cdef extern from "signal.h" nogil:
     ctypedef struct sigset_t:
@@ -40,14 +46,80 @@ cdef extern from "signal.h" nogil:
         SIG_SETMASK
 
 cdef enum:
+    JOIN_NS = 1000000
     RETRY_NS = 100000000            # no region could be freed: look again soon
     UNSETTLED_NS = 1000000000       # a checkpoint is due that could not be written
     GROWN_RECORDS = 1000000         # a checkpoint is due after so many, or an eighth of all objects
 
 
+cdef extern from *:
+    """
+    #include <linux/futex.h>
+    #include <stddef.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+
+    /* One entry, whose futex lies elsewhere: an offset from the entry may lead anywhere. */
+    struct ec_robust_list {
+        struct robust_list_head head;
+        struct robust_list entry;
+    };
+
+    static __thread struct ec_robust_list ec_robust;
+
+    /* For the rest of the calling thread's life: it must use no robust mutex of the C library. */
+    static void ec_robust_watch(uint32_t *word) {
+        ec_robust.head.list.next = &ec_robust.entry;
+        ec_robust.head.futex_offset = (char *)word - (char *)&ec_robust.entry;
+        ec_robust.head.list_op_pending = NULL;
+        ec_robust.entry.next = &ec_robust.head.list;
+        syscall(SYS_set_robust_list, &ec_robust.head, sizeof ec_robust.head);
+    }
+    #define EC_OWNER_DIED 0x40000000u
+    #define EC_OWNER_MASK 0x3fffffffu
+    """
+    void ec_robust_watch(uint32_t* word) noexcept nogil
+    uint32_t EC_OWNER_DIED
+    uint32_t EC_OWNER_MASK
+    uint32_t EC_LOCK_WAITERS
+
+
+cdef bint _role_take(Maintenance* self) noexcept nogil:
+    """Wait for the writer role; False: the store closes first."""
+    cdef uint32_t* word = &self.processes.shared.role_word
+    cdef uint32_t seen
+    ec_robust_watch(word)
+    while not ec_load_u32(&self.log.stopping):
+        seen = ec_load_u32(word)
+        if seen & EC_OWNER_MASK == 0 or seen & EC_OWNER_DIED or \
+                not process_thread_is_live(self.processes, seen & EC_OWNER_MASK):
+            if ec_cas_u32(word, seen, ec_thread_id() | EC_LOCK_WAITERS):
+                if seen & (EC_OWNER_MASK | EC_OWNER_DIED):
+                    ec_count(&self.processes.shared.takeover_count, 1)
+                return True
+        elif seen & EC_LOCK_WAITERS or ec_cas_u32(word, seen, seen | EC_LOCK_WAITERS):
+            ec_futex_wait(word, seen | EC_LOCK_WAITERS, -1)
+    return False
+
+
+cdef void _role_give(Maintenance* self) noexcept nogil:
+    ec_store_u32(&self.processes.shared.role_word, 0)
+    ec_futex_wake(&self.processes.shared.role_word, 0x7FFFFFFF)
+
+
 cdef void* _flusher(void* argument) noexcept nogil:
     cdef Maintenance* self = <Maintenance*>argument
-    log_flusher_run(self.log, self.flusher_depth)
+    if self.processes == NULL:
+        log_flusher_run(self.log, self.flusher_depth)
+        return NULL
+    if not _role_take(self):
+        return NULL
+    # What the last writer left in the hands of the dead, before anything waits for it.
+    self.log.reap(self.log.reap_context)
+    if pthread_create(&self.maintainer, NULL, _maintainer, self) == 0:
+        log_flusher_run(self.log, self.flusher_depth)
+        pthread_join(self.maintainer, NULL)
+    _role_give(self)
     return NULL
 
 
@@ -56,31 +128,31 @@ cdef Status _checkpoint_locked(Maintenance* self, uint32_t flags) noexcept nogil
     cdef uint64_t stable = 0
     status = checkpoint_write(self.checkpointer, flags, &stable)
     if status == Status.STATUS_OK:
-        self.reclaimer.stable_generation = stable
-        self.reclaimer.checkpoint_bytes = self.checkpointer.last_bytes
+        self.reclaimer.shared.stable_generation = stable
+        self.reclaimer.shared.checkpoint_bytes = self.checkpointer.shared.last_bytes
     # Also after a failure: the next one is due when as many more have gathered.
-    self.reclaimer.tombstone_bytes = 0
-    self.last_checkpoint_ns = ec_monotonic_ns()
+    self.reclaimer.shared.tombstone_bytes = 0
+    self.shared.last_checkpoint_ns = ec_monotonic_ns()
     return status
 
 
 cdef void maintenance_prewrite(Maintenance* self, uint64_t ahead_bytes) noexcept nogil:
-    ec_lock_acquire(&self.lock)
+    ec_lock_acquire(&self.shared.lock)
     log_prewrite(self.log, ahead_bytes)
-    ec_lock_release(&self.lock)
+    ec_lock_release(&self.shared.lock)
 
 
 cdef Status maintenance_checkpoint(Maintenance* self, uint32_t flags) noexcept nogil:
     cdef Status status
-    ec_lock_acquire(&self.lock)
+    ec_lock_acquire(&self.shared.lock)
     status = _checkpoint_locked(self, flags)
-    ec_lock_release(&self.lock)
+    ec_lock_release(&self.shared.lock)
     return status
 
 
 cdef bint _is_dirty(Maintenance* self) noexcept nogil:
     return ec_load_u64(&self.log.shared.counters.record_count) != \
-        self.checkpointer.last_record_count
+        self.checkpointer.shared.last_record_count
 
 
 cdef bint _has_grown(Maintenance* self) noexcept nogil:
@@ -90,7 +162,7 @@ cdef bint _has_grown(Maintenance* self) noexcept nogil:
     for number in range(shards.count):
         objects += shard_at(shards, number).index.object_count
     records = ec_load_u64(&self.log.shared.counters.record_count) \
-        - self.checkpointer.last_record_count
+        - self.checkpointer.shared.last_record_count
     return records > max(<uint64_t>GROWN_RECORDS, objects // 8)
 
 
@@ -99,33 +171,33 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     cdef LogStore* log = self.log
     cdef int64_t left, since
     cdef bint short_of_regions, is_settled
-    ec_lock_acquire(&self.lock)
-    if ec_load_u32(&log.prewrite_wanted):
+    ec_lock_acquire(&self.shared.lock)
+    if ec_load_u32(&log.shared.prewrite_wanted):
         log_prewrite(log, log.prewrite_bytes)
-        ec_store_u32(&log.prewrite_wanted, 0)
+        ec_store_u32(&log.shared.prewrite_wanted, 0)
     reclaim_run(self.reclaimer)
     if reclaim_is_stuck(self.reclaimer) and \
             _checkpoint_locked(self, 0) == Status.STATUS_OK and \
             _checkpoint_locked(self, 0) == Status.STATUS_OK:
         reclaim_one(self.reclaimer, True)
-    ec_lock_release(&self.lock)
+    ec_lock_release(&self.shared.lock)
     if log.shared.read_only:
         return -1
     # A lost region, or one that a recovery could not read, or a delete that the log had no room
     # for: until a checkpoint says so, another recovery might believe in it again. Where such
     # deletes come in rows, a checkpoint takes an eighth of the time.
     is_settled = log_is_settled(log)
-    since = ec_monotonic_ns() - self.last_checkpoint_ns
-    if reclaim_needs_checkpoint(self.reclaimer) or self.checkpointer.is_due or \
-            self.checkpointer.retired_count != log.shared.counters.retired_count or \
+    since = ec_monotonic_ns() - self.shared.last_checkpoint_ns
+    if reclaim_needs_checkpoint(self.reclaimer) or self.checkpointer.shared.is_due or \
+            self.checkpointer.shared.retired_count != log.shared.counters.retired_count or \
             (not is_settled and since > <int64_t>RETRY_NS and
-             since > 8000 * <int64_t>self.checkpointer.last_duration_us):
+             since > 8000 * <int64_t>self.checkpointer.shared.last_duration_us):
         maintenance_checkpoint(self, 0)
         return 0
     short_of_regions = ec_load_u32(&log.shared.ready_count) < self.reclaimer.ready_target
     if not _is_dirty(self):
         return -1 if is_settled else UNSETTLED_NS
-    left = self.last_checkpoint_ns + self.checkpoint_interval_ns - ec_monotonic_ns()
+    left = self.shared.last_checkpoint_ns + self.checkpoint_interval_ns - ec_monotonic_ns()
     if _has_grown(self):
         # What a recovery would have to replay is bounded by a share of what there is.
         left = 0
@@ -153,12 +225,11 @@ cdef void* _maintainer(void* argument) noexcept nogil:
 cdef int maintenance_start(Maintenance* self) noexcept nogil:
     cdef sigset_t all_signals, old
     cdef int result
-    self.last_checkpoint_ns = ec_monotonic_ns()
     # Signals are the interpreter's: its main thread must get them, not ours.
     sigfillset(&all_signals)
     pthread_sigmask(SIG_SETMASK, &all_signals, &old)
     result = pthread_create(&self.flusher, NULL, _flusher, self)
-    if result == 0:
+    if result == 0 and self.processes == NULL:
         result = pthread_create(&self.maintainer, NULL, _maintainer, self)
         if result != 0:
             ec_store_u32(&self.log.stopping, 1)
@@ -170,6 +241,7 @@ cdef int maintenance_start(Maintenance* self) noexcept nogil:
 
 
 cdef void maintenance_stop(Maintenance* self) noexcept nogil:
+    cdef uint32_t never = 0
     if not self.running:
         return
     self.running = 0
@@ -177,5 +249,13 @@ cdef void maintenance_stop(Maintenance* self) noexcept nogil:
     log_wake(&self.log.shared.reclaim_word)
     log_wake(&self.log.shared.flush_word)
     log_wake(&self.log.shared.done_word)
-    pthread_join(self.maintainer, NULL)
-    pthread_join(self.flusher, NULL)
+    if self.processes == NULL:
+        pthread_join(self.maintainer, NULL)
+        pthread_join(self.flusher, NULL)
+        return
+    # The flusher's thread ends the maintainer, if it has the role. If not, it may be about to sleep
+    # on a word that does not change.
+    while pthread_tryjoin_np(self.flusher, NULL) != 0:
+        ec_futex_wake(&self.processes.shared.role_word, 0x7FFFFFFF)
+        log_wake(&self.log.shared.flush_word)
+        ec_futex_wait(&never, 0, JOIN_NS)

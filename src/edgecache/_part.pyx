@@ -18,8 +18,6 @@ from edgecache._segment cimport (
     REGION_RETIRED,
     LogStore,
     location_region,
-    log_block_give,
-    log_block_take,
     log_is_large,
     log_read_buffered,
     log_read_span,
@@ -37,6 +35,7 @@ from edgecache._segment_format cimport (
     record_key,
 )
 from edgecache._shard cimport Candidate, Probe
+from edgecache._spare_blocks cimport block_give, block_take
 from edgecache._strips cimport strip_bytes, strip_count, strips_copy_verified, strips_hash
 from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
@@ -74,7 +73,7 @@ cdef void part_free(PartFetch* self) noexcept nogil:
     if self.scratch_bytes <= READ_SLOTS_MAX * READ_SLOT_BYTES:
         read_buffer_give(&self.log.read_buffers, self.scratch, self.scratch_bytes)
     else:
-        log_block_give(self.scratch, self.scratch_bytes)
+        block_give(self.scratch, self.scratch_bytes)
     self.scratch = NULL
     self.scratch_bytes = 0
 
@@ -86,7 +85,7 @@ cdef bint _take_scratch(PartFetch* self, uint64_t size) noexcept nogil:
     if size <= READ_SLOTS_MAX * READ_SLOT_BYTES:
         self.scratch = read_buffer_take(&self.log.read_buffers, size, &self.scratch_bytes)
     else:
-        self.scratch = log_block_take(size)
+        self.scratch = block_take(size)
         self.scratch_bytes = size
     return self.scratch != NULL
 

@@ -41,8 +41,8 @@ cdef uint32_t _claim(LogStore* log, uint32_t head, uint64_t ahead_bytes,
         if start < min(end, used + log.buffer_bytes + ahead_bytes):
             size = min(<uint64_t>STEP_BYTES, end - start)
             offset[0] = start
-            log.prewrite_region = region
-            log.prewrite_start = <uint32_t>start
+            log.shared.prewrite_region = region
+            log.shared.prewrite_start = <uint32_t>start
     ec_lock_release(&log.shared.lock)
     return <uint32_t>size
 
@@ -55,15 +55,15 @@ cdef bint _step(LogStore* log, uint32_t head, uint64_t ahead_bytes, const char* 
     cdef int64_t moved
     if size == 0:
         return False
-    region = log.prewrite_region
+    region = log.shared.prewrite_region
     first = <uint64_t>(region % log.regions_per_file) * log.region_bytes
     moved = log.ops.write(log.engine, <uint32_t>log.files[region // log.regions_per_file],
                           first + offset, zeroes, size)
     ec_lock_acquire(&log.shared.lock)
-    log.prewrite_start = NONE32
+    log.shared.prewrite_start = NONE32
     if moved == size:
         log.regions[region].touched_bytes = <uint32_t>(offset + size)
-        log.prewritten_bytes += size
+        log.shared.prewritten_bytes += size
     else:
         # Nothing is lost with it. Writes that matter will tell what the device thinks of them.
         log.prewrite_bytes = 0

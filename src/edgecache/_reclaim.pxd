@@ -28,18 +28,23 @@ cdef struct GhostTable:                 # in the arena: 4-way buckets of 32-bit 
     uint64_t clock
     uint64_t offset                     # of the u32 cells, from the arena base
 
+cdef struct ReclaimShared:              # in the arena
+    uint64_t stable_generation          # see above; written by the checkpointer
+    uint64_t tombstone_bytes            # written since the last checkpoint
+    uint64_t checkpoint_bytes           # size of the last one
+    int64_t retry_after_ns              # a region could not be emptied: not before that
+
 cdef struct Reclaimer:                  # process-local
+    ReclaimShared* shared
     LogStore* log
     ShardSet* shards
     GhostTable* ghosts
     double small_share
     double reinsert_share               # most of a region's bytes that may survive it
     uint32_t reinsert                   # 0: plain FIFO
-    uint32_t ready_target
-    uint64_t stable_generation          # see above; written by the checkpointer
-    uint64_t tombstone_bytes            # written since the last checkpoint
-    uint64_t checkpoint_bytes           # size of the last one
-    int64_t retry_after_ns              # a region could not be emptied: not before that
+    uint32_t usable_count               # regions that there is file space for, as far as is known
+    uint32_t ready_target               # of which so many are kept ready
+    int64_t prepare_after_ns            # the disk gave no space: not before that
 
 cdef uint64_t ghost_bytes(uint64_t disk_bytes) noexcept nogil
 cdef void ghost_init(char* base, GhostTable* ghosts, uint64_t offset, uint64_t size) noexcept nogil
@@ -59,5 +64,7 @@ cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil
 cdef bint reclaim_is_stuck(Reclaimer* reclaimer) noexcept nogil
 # Are so many tombstones waiting for checkpoints that one is due now?
 cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil
+# Make regions ready while the disk has space for them; without it, be content with those there are.
+cdef void reclaim_prepare(Reclaimer* reclaimer) noexcept nogil
 # Keep `ready_target` regions ready. Returns the number of regions freed.
 cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil

@@ -6,6 +6,7 @@ from libc.string cimport memcpy, memset
 
 from edgecache._flush cimport log_erase, log_sync_quiet, log_wait
 from edgecache._index cimport size_class_of
+from edgecache._log_space cimport log_prepare
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
@@ -31,7 +32,6 @@ from edgecache._segment cimport (
     log_abandon,
     log_commit,
     log_is_large,
-    log_prepare,
     log_release_region,
     log_reserve,
     log_retire_region,
@@ -75,6 +75,9 @@ cdef enum:
     SYNC_PATIENCE_NS = 60000000000
     UNREADABLE_MAX = 3
     RETIRED_NS = 500000000              # how long a region stays retired at least
+    READY_MIN = 2                       # one for each log
+    READY_MAX = 8
+    SPACE_RETRY_NS = 250000000          # before a disk that was full is asked again
     RETRY_NS = 50000000                 # before a region that could not be emptied is tried again
 
 cdef enum Kept:
@@ -227,7 +230,7 @@ cdef bint _put_tombstone(Pass* work, uint64_t hash_low, uint64_t hash_high, cons
         carried.location = birth
         return scan_list_push(&work.carried, &carried) == Status.STATUS_OK
     work.appended = 1
-    work.reclaimer.tombstone_bytes += record_bytes(key_len, 0, 0) + INDEX_ENTRY_BYTES
+    work.reclaimer.shared.tombstone_bytes += record_bytes(key_len, 0, 0) + INDEX_ENTRY_BYTES
     return reclaim_tombstone(work.reclaimer.log, LOG_MAIN, hash_low, hash_high, key, key_len,
                              sequence, birth) == Status.STATUS_OK
 
@@ -241,7 +244,7 @@ cdef bint _carry(Pass* work, const ScanEntry* entry) noexcept nogil:
         return _put_tombstone(work, entry.hash_low, entry.hash_high, NULL, 0, _sequence(entry),
                               work.generation_last)
     birth = <uint64_t>record.expiry_us
-    if birth < work.reclaimer.stable_generation:
+    if birth < work.reclaimer.shared.stable_generation:
         return True
     return _put_tombstone(work, entry.hash_low, entry.hash_high, record_key(record),
                           record.key_len, record.sequence, birth)
@@ -298,7 +301,8 @@ cdef bint _hide_older(Pass* work) noexcept nogil:
     cdef ScanList* hiders = &work.hiders
     cdef ScanEntry* entry
     cdef uint64_t number
-    qsort(hiders.entries, hiders.count, sizeof(ScanEntry), _newest_first)
+    if hiders.count:
+        qsort(hiders.entries, hiders.count, sizeof(ScanEntry), _newest_first)
     for number in range(hiders.count):
         entry = &hiders.entries[number]
         if number and entry.hash_low == hiders.entries[number - 1].hash_low and \
@@ -346,7 +350,7 @@ cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noex
 cdef uint32_t _retired_for_long(LogStore* log) noexcept nogil:
     """A retired region that may be erased: the device writes, and a checkpoint knows of it."""
     cdef uint32_t region
-    if log.shared.read_only or log.retired_settled != log.shared.counters.retired_count:
+    if log.shared.read_only or log.shared.retired_settled != log.shared.counters.retired_count:
         return NONE32
     for region in range(log.shared.region_count):
         if log.regions[region].state == REGION_RETIRED and log.regions[region].in_flight == 0 and \
@@ -368,7 +372,7 @@ cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     small = _oldest_sealed(log, LOG_SMALL, &small_count)
     main = _oldest_sealed(log, LOG_MAIN, &main_count)
     if small != NONE32 and (main == NONE32 or
-                            small_count > reclaimer.small_share * log.shared.region_count):
+                            small_count > reclaimer.small_share * reclaimer.usable_count):
         choice = small
     else:
         choice = main
@@ -470,7 +474,7 @@ cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil:
     else:
         _give_up(&work, info.failed_count != 0)
         status = Status.STATUS_AGAIN
-        reclaimer.retry_after_ns = ec_monotonic_ns() + <int64_t>RETRY_NS
+        reclaimer.shared.retry_after_ns = ec_monotonic_ns() + <int64_t>RETRY_NS
     free(work.window.bytes)
     scan_list_free(&work.drops)
     scan_list_free(&work.carried)
@@ -483,18 +487,41 @@ cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil:
     # Tombstones are dropped when two checkpoints know that they can be: where they pile up faster
     # than checkpoints come, the log would fill with them. An eighth of it is the most.
     cdef LogStore* log = reclaimer.log
-    return reclaimer.tombstone_bytes > log.region_bytes // 4 and \
-        reclaimer.tombstone_bytes > min(reclaimer.checkpoint_bytes,
+    return reclaimer.shared.tombstone_bytes > log.region_bytes // 4 and \
+        reclaimer.shared.tombstone_bytes > min(reclaimer.shared.checkpoint_bytes,
                                         log.shared.region_count * log.region_bytes // 8)
+
+
+cdef inline uint32_t ready_target_of(uint32_t region_count) noexcept nogil:
+    return min(<uint32_t>READY_MAX, max(<uint32_t>READY_MIN, region_count // 16))
+
+
+cdef void reclaim_prepare(Reclaimer* reclaimer) noexcept nogil:
+    cdef LogStore* log = reclaimer.log
+    cdef uint32_t region
+    cdef int64_t now = ec_monotonic_ns()
+    if now < reclaimer.prepare_after_ns:
+        return
+    reclaimer.usable_count = log.shared.region_count
+    reclaimer.ready_target = ready_target_of(reclaimer.usable_count)
+    if log_prepare(log, reclaimer.ready_target) == 0:
+        return
+    # Shares are of what there is: on a full disk the budget says how large the cache may be, not
+    # how large it is.
+    reclaimer.usable_count = 0
+    for region in range(log.shared.region_count):
+        reclaimer.usable_count += log.regions[region].state != REGION_FREE
+    reclaimer.ready_target = ready_target_of(reclaimer.usable_count)
+    reclaimer.prepare_after_ns = now + <int64_t>SPACE_RETRY_NS
 
 
 cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
     cdef LogStore* log = reclaimer.log
     cdef uint32_t freed = 0
-    log_prepare(log, reclaimer.ready_target)
+    reclaim_prepare(reclaimer)
     while ec_load_u32(&log.shared.ready_count) < reclaimer.ready_target and \
             not ec_load_u32(&log.stopping) and not reclaim_needs_checkpoint(reclaimer) and \
-            ec_monotonic_ns() >= reclaimer.retry_after_ns:
+            ec_monotonic_ns() >= reclaimer.shared.retry_after_ns:
         if reclaim_one(reclaimer, False) != Status.STATUS_OK:
             break
         freed += 1
@@ -503,4 +530,4 @@ cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
 
 cdef bint reclaim_is_stuck(Reclaimer* reclaimer) noexcept nogil:
     return ec_load_u32(&reclaimer.log.shared.ready_count) == 0 and \
-        ec_monotonic_ns() < reclaimer.retry_after_ns and not reclaimer.log.shared.read_only
+        ec_monotonic_ns() < reclaimer.shared.retry_after_ns and not reclaimer.log.shared.read_only

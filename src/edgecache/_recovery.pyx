@@ -461,14 +461,14 @@ cdef uint64_t _merge(Recovery* self, ScanList* entries) noexcept nogil:
 cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil:
     """Sequences, generations and checkpoint numbers go on above everything there ever was."""
     cdef LogShared* shared = self.log.shared
-    cdef uint64_t number = checkpointer.number
+    cdef uint64_t number = checkpointer.shared.number
     cdef uint32_t region
     # Not below the clock either, for the case that nothing could be read of what there was.
     shared.sequence = max(self.sequence_max + SEQUENCE_JUMP, <uint64_t>ec_now_us())
     shared.generation = max(self.generation_max + GENERATION_JUMP, <uint64_t>ec_now_us())
     shared.closed_ticket = <uint64_t>self.ticket_max + TICKET_JUMP
     shared.flushed_ticket = shared.closed_ticket
-    self.log.synced_mark = self.synced_max
+    self.log.shared.synced_mark = self.synced_max
     if not self.report.checkpoint_clean:
         # A killed process may have left blocks that no sync covered: the next one has to.
         for region in range(self.log.file_count):
@@ -479,20 +479,20 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
         if self.log.regions[region].state == REGION_FREE:
             self.log.regions[region].generation = shared.generation
     # A checkpoint that could not be read now must never pass for the newest later.
-    checkpointer.number = max(number, shared.generation)
-    if (checkpointer.number ^ number) & 1:
-        checkpointer.number += 1
-    checkpointer.is_due = not (self.report.checkpoint_clean and
+    checkpointer.shared.number = max(number, shared.generation)
+    if (checkpointer.shared.number ^ number) & 1:
+        checkpointer.shared.number += 1
+    checkpointer.shared.is_due = not (self.report.checkpoint_clean and
                                self.report.region_unreadable == 0 and
                                self.report.checkpoint_skipped == 0)
     if self.sequence_max == 0 and self.report.region_count == 0:
-        checkpointer.is_due = 0
+        checkpointer.shared.is_due = 0
     if self.report.region_unreadable or self.report.checkpoint_skipped or \
             self.report.torn_entries:
         # What could not be read may be readable again, and nobody can delete by name what nobody
         # sees: until a checkpoint has dropped it, no sync may say that anything is durable.
         log_note_unlogged(self.log)
-        checkpointer.is_due = 1
+        checkpointer.shared.is_due = 1
 
 
 cdef void _trim(LogStore* log) noexcept nogil:

@@ -30,6 +30,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._io cimport IoChannel, IoEngineOps
 from edgecache._io_lanes cimport Lanes
+from edgecache._process cimport ProcessTable
 from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._spans cimport SpanHints
@@ -89,6 +90,8 @@ cdef struct WriteBuffer:
     uint32_t readers
     uint32_t record_count
     uint32_t block_bytes
+    uint32_t writer             # of a WRITING buffer: the process slot + 1; 0: this process alone
+    uint32_t zero
     uint64_t ticket
     uint64_t generation         # of its region when it was opened
     uint64_t data_offset        # from the arena base
@@ -144,6 +147,34 @@ cdef struct LogShared:
     uint32_t read_only          # 1: the device failed too often; probing
     int32_t last_errno
     LogCounters counters
+    uint32_t sync_lock          # held by the thread that leads a sync, across its I/O; only tried
+    uint32_t sync_round         # syncs begun; under the log lock
+    uint32_t sync_words[2]      # futexes: those who wait for an even round, for an odd one
+    uint32_t sync_waiting       # how many of both
+    uint32_t sync_failure_count
+    uint32_t flusher_timed      # the flusher wakes up by itself before any buffer is too old
+    uint32_t settle_attempts    # checkpoints tried
+    uint64_t synced_ticket      # buffers up to this ticket are durable
+    uint64_t extra_written_count    # large blocks and erasures, and how many of them a sync covered
+    uint64_t extra_synced_count
+    uint64_t large_count        # large blocks reserved and not given back (invariant 8)
+    uint64_t large_floor
+    uint64_t large_ticket_floor     # tickets of large blocks that were not given back are higher
+    uint64_t synced_mark        # all blocks up to this ticket are durable, large ones too
+    uint64_t loss_count         # blocks that were accepted and did not become durable ...
+    uint64_t loss_reported      # ... and how many of them a sync has told about
+    uint64_t retired_settled    # regions that were retired when the last checkpoint was begun
+    uint32_t prewrite_wanted    # the maintenance thread has been asked
+    uint32_t prewrite_region    # being prewritten ...
+    uint32_t prewrite_start     # ... from here on; NONE32: nothing is
+    uint32_t seal_lock          # held while footers are written: a sleeping lock
+    uint32_t failure_count
+    uint64_t prewritten_bytes
+    int64_t probe_after_ns      # when read-only: next attempt
+    uint64_t unlogged_sequence  # invariant 9; changed under the log lock
+    uint64_t settled_sequence
+
+ctypedef void (*log_reap_function)(void* context) noexcept nogil
 
 cdef struct LogStore:           # process-local: pointers and handles
     char* base
@@ -159,34 +190,15 @@ cdef struct LogStore:           # process-local: pointers and handles
     uint32_t regions_per_file
     uint32_t file_count
     int32_t* files              # index in the engine's file table, -1: not open
-    uint32_t* dirty             # per file: writes since the last sync
-    uint32_t sync_lock          # held by the thread that leads a sync, across its I/O; only tried
-    uint32_t sync_round         # syncs begun; under the log lock
-    uint32_t sync_words[2]      # futexes: those who wait for an even round, for an odd one
-    uint32_t sync_waiting       # how many of both
-    uint32_t sync_failure_count
-    uint32_t flusher_timed      # the flusher wakes up by itself before any buffer is too old
+    uint32_t* dirty             # per file, in the arena: writes since the last sync
+    ProcessTable* processes     # NULL: one process alone works on the arena
+    log_reap_function reap      # with processes: clean up after the dead, now and then
+    void* reap_context
     uint32_t direct
-    uint64_t synced_ticket      # buffers up to this ticket are durable
-    uint64_t extra_written_count    # large blocks and erasures, and how many of them a sync covered
-    uint64_t extra_synced_count
-    uint64_t large_count        # large blocks reserved and not given back (invariant 8)
-    uint64_t large_floor
-    uint64_t large_ticket_floor     # tickets of large blocks that were not given back are higher
-    uint64_t synced_mark        # all blocks up to this ticket are durable, large ones too
-    uint64_t loss_count         # blocks that were accepted and did not become durable ...
-    uint64_t loss_reported      # ... and how many of them a sync has told about
-    uint64_t retired_settled    # regions that were retired when the last checkpoint was begun
-    uint32_t settle_attempts    # checkpoints tried
     uint64_t prewrite_bytes     # how far zeroes are written ahead while somebody syncs; 0: never
-    uint64_t prewritten_bytes
-    uint32_t prewrite_wanted    # the maintenance thread has been asked
-    uint32_t prewrite_region    # being prewritten ...
-    uint32_t prewrite_start     # ... from here on; NONE32: nothing is
-    uint32_t seal_lock          # held while footers are written: a sleeping lock
+    uint32_t space_is_short     # a reservation of file space was refused
     uint32_t stopping
     uint32_t failure_limit      # write failures in a row that make the tier read-only
-    uint32_t failure_count
     uint32_t registered         # buffers are registered memory
     uint32_t read_align_bytes   # of offset and length of a read: 512 to 4096
     ReadBuffers read_buffers
@@ -195,11 +207,8 @@ cdef struct LogStore:           # process-local: pointers and handles
     int64_t write_timeout_ns    # of a put's thread; 0: for ever
     SpanHints spans             # of records, by size class
     int64_t flush_interval_ns
-    int64_t probe_after_ns      # when read-only: next attempt
-    Footer* footers             # block lists of regions not sealed yet, FOOTER_SLOTS of them
+    Footer* footers             # in the arena: block lists of regions not sealed yet, FOOTER_SLOTS
     uint32_t* footer_regions    # whose, NONE32: unused
-    uint64_t unlogged_sequence  # invariant 9; changed under the log lock
-    uint64_t settled_sequence
 
 cdef struct Append:             # a reservation of record bytes
     char* record
@@ -211,9 +220,12 @@ cdef struct Append:             # a reservation of record bytes
     uint32_t region_offset      # large only
     uint32_t ticket             # large only
     uint64_t generation         # of the region
+    uint32_t hold               # shared mode: what the process table knows of it (_process.pxd)
     char* block_base            # large only: memory of the caller (log_large_free)
 
-cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil
+# LogShared, regions, buffers, footers and their owners, dirty marks, in this order.
+cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count,
+                               uint32_t file_count) noexcept nogil
 
 # Reserve room for a record of `record_bytes` whose body starts `head_bytes` into it.
 # STATUS_AGAIN: no buffer or region is free now (log_wait, then retry); STATUS_NO_SPACE: the disk
@@ -230,11 +242,6 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                             uint64_t head_bytes, Append* out) noexcept nogil
 # Give a large block back after it was indexed or given up; it counts as in flight until then.
 cdef void log_large_free(LogStore* log, Append* append) noexcept nogil
-
-# Page-aligned memory for large transfers, or NULL; `size` as it was taken, or less, on return: the
-# last few blocks are kept for the next ones.
-cdef char* log_block_take(uint64_t size) noexcept nogil
-cdef void log_block_give(char* block, uint64_t size) noexcept nogil
 
 cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil
 # An entry leaves the index, and nothing in the log will say so (invariant 9). Called while its
@@ -258,12 +265,6 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                             uint64_t* available) noexcept nogil
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil
 
-# The footer page that says that every block of the region up to its generation is dead. 0 or a
-# negative errno; durable after a sync.
-cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil
-# Reserve file space for free regions, and erase them, until `wanted` are READY; 0 or a negative
-# errno.
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil
 cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_retire_region(LogStore* log, uint32_t region) noexcept nogil
 cdef void log_wake(uint32_t* word) noexcept nogil
@@ -286,8 +287,8 @@ cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint3
 
 # No block may be placed in this region from this offset on, now. Under the log lock.
 cdef inline uint64_t log_place_limit(const LogStore* log, uint32_t region) noexcept nogil:
-    if log.prewrite_start != NONE32 and log.prewrite_region == region:
-        return log.prewrite_start
+    if log.shared.prewrite_start != NONE32 and log.shared.prewrite_region == region:
+        return log.shared.prewrite_start
     return log.region_bytes - FOOTER_BYTES
 
 cdef inline uint32_t location_region(const LogStore* log, uint64_t location) noexcept nogil:

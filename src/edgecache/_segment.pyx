@@ -1,23 +1,17 @@
 """The region log: reservations, regions and reads (see _segment.pxd for the invariants)."""
 
-from libc.errno cimport EDQUOT, EIO, ENOMEM, ENOSPC
+from libc.errno cimport EDQUOT, EFBIG, ENOSPC
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from edgecache._io cimport (
-    IO_OPEN_CREATE,
-    IO_OPEN_DIRECT,
-    IO_OPEN_WRITE,
-)
+from edgecache._process cimport HOLD_LARGE, HOLD_RESERVATION, hold_give, hold_take
 from edgecache._segment_format cimport (
     BLOCK_HEADER_BYTES,
     BLOCK_MAGIC,
     BODY_ALIGN_MIN_BYTES,
     FOOTER_BLOCKS_MAX,
     FOOTER_BYTES,
-    FOOTER_MAGIC,
     FORMAT_VERSION,
     INDEX_ENTRY_BYTES,
     PAGE_BYTES,
@@ -32,6 +26,7 @@ from edgecache._segment_format cimport (
     block_header_sum,
     record_void,
 )
+from edgecache._spare_blocks cimport block_give, block_take
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_add_u32,
@@ -42,63 +37,22 @@ from edgecache._sync cimport (
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
-    ec_lock_try,
     ec_monotonic_ns,
+    ec_store_u32,
 )
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
 
-cdef enum:
-    SPARE_BLOCK_BYTES_MAX = 8388608
-    SPARE_BLOCKS = 4
 
-# Blocks of the last large records of the process, for the next ones: fresh memory of this size is
-# mapped each time, and its page faults cost as much as copying the record. The lock is only tried:
-# in the child of a fork nobody may be left to release it.
-cdef uint32_t spare_lock = 0
-cdef (char*)[SPARE_BLOCKS] spare_blocks
-cdef uint64_t[SPARE_BLOCKS] spare_bytes
-
-
-cdef char* log_block_take(uint64_t size) noexcept nogil:
-    cdef char* taken = NULL
-    cdef uint32_t number
-    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
-        for number in range(SPARE_BLOCKS):
-            if spare_blocks[number] != NULL and \
-                    spare_bytes[number] >= size and spare_bytes[number] <= 2 * size:
-                taken = spare_blocks[number]
-                spare_blocks[number] = NULL
-                break
-        ec_lock_release(&spare_lock)
-    if taken == NULL and posix_memalign(<void**>&taken, PAGE_BYTES, size) != 0:
-        return NULL
-    return taken
-
-
-cdef void log_block_give(char* block, uint64_t size) noexcept nogil:
-    cdef char* old = block
-    cdef uint32_t number, least = 0
-    if size <= SPARE_BLOCK_BYTES_MAX and ec_lock_try(&spare_lock):
-        for number in range(SPARE_BLOCKS):
-            if spare_blocks[number] == NULL:
-                least = number
-                break
-            if spare_bytes[number] < spare_bytes[least]:
-                least = number
-        if spare_blocks[least] == NULL or spare_bytes[least] <= size:
-            old = spare_blocks[least]
-            spare_blocks[least] = block
-            spare_bytes[least] = size
-        ec_lock_release(&spare_lock)
-    free(old)
-
-
-cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count) noexcept nogil:
+cdef uint64_t log_shared_bytes(uint32_t region_count, uint32_t buffer_count,
+                               uint32_t file_count) noexcept nogil:
     return align_up(sizeof(LogShared), 64) + \
         align_up(<uint64_t>region_count * sizeof(Region), 64) + \
-        align_up(<uint64_t>buffer_count * sizeof(WriteBuffer), 64)
+        align_up(<uint64_t>buffer_count * sizeof(WriteBuffer), 64) + \
+        <uint64_t>FOOTER_SLOTS * FOOTER_BYTES + \
+        align_up(<uint64_t>FOOTER_SLOTS * sizeof(uint32_t), 64) + \
+        align_up(<uint64_t>file_count * sizeof(uint32_t), 64)
 
 
 cdef void log_wake(uint32_t* word) noexcept nogil:
@@ -112,14 +66,14 @@ cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil:
 
 cdef void log_note_unlogged(LogStore* log) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
-    log.unlogged_sequence = log_next_sequence(log)
+    log.shared.unlogged_sequence = log_next_sequence(log)
     ec_lock_release(&log.shared.lock)
 
 
 cdef bint log_is_settled(LogStore* log) noexcept nogil:
-    return ec_load_u64(&log.retired_settled) == \
+    return ec_load_u64(&log.shared.retired_settled) == \
         ec_load_u64(&log.shared.counters.retired_count) and \
-        ec_load_u64(&log.settled_sequence) >= ec_load_u64(&log.unlogged_sequence)
+        ec_load_u64(&log.shared.settled_sequence) >= ec_load_u64(&log.shared.unlogged_sequence)
 
 
 cdef bint log_is_large(LogStore* log, uint64_t record_bytes) noexcept nogil:
@@ -181,6 +135,11 @@ cdef void _footer_add(LogStore* log, uint32_t region, uint32_t offset, uint32_t 
     cdef Footer* footer = log_footer(log, region)
     if footer == NULL:
         return
+    if 0 < footer.block_count <= FOOTER_BLOCKS_MAX and \
+            footer.blocks[footer.block_count - 1].offset_bytes == offset:
+        # A process died while it closed this very buffer: it is closed again (_repair.pyx).
+        footer.block_count -= 1
+        footer.record_count -= footer.blocks[footer.block_count].record_count
     if footer.block_count < FOOTER_BLOCKS_MAX:
         footer.blocks[footer.block_count].offset_bytes = offset
         footer.blocks[footer.block_count].block_bytes = block_bytes
@@ -224,8 +183,9 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     cdef Region* region
     if shared.ready_count == 0:
         ec_count(&shared.counters.no_region_count, 1)
-        return Status.STATUS_NO_SPACE if shared.last_errno in (ENOSPC, EDQUOT) \
-            else Status.STATUS_AGAIN
+        # More regions than the open ones are in use: reclaim will free one.
+        return Status.STATUS_NO_SPACE if shared.last_errno in (ENOSPC, EDQUOT, EFBIG) and \
+            shared.region_count - shared.free_count <= LOG_COUNT else Status.STATUS_AGAIN
     # The reclaimer needs a region for tombstones and survivors: the last one is its own (LOG_MAIN).
     if head == LOG_SMALL and shared.ready_count < 2:
         return Status.STATUS_AGAIN
@@ -240,7 +200,6 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     region.generation_last = shared.generation
     region.sequence_max = 0
     region.failure_count = 0
-    region.state = REGION_OPEN
     region.log = head
     region.written_bytes = 0
     region.block_count = 0
@@ -248,6 +207,8 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     region.hit_count = 0
     region.unsynced = 0
     _footer_open(log, index)
+    # Last: a region that is OPEN without being a head's is as good as READY (_repair.pyx).
+    ec_store_u32(&region.state, REGION_OPEN)
     shared.free_count -= 1
     shared.ready_count -= 1
     shared.heads[head].region = index
@@ -277,7 +238,6 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
             limit < log.region_bytes - FOOTER_BYTES:
         return Status.STATUS_AGAIN
     buffer = &log.buffers[index]
-    buffer.state = BUFFER_ACTIVE
     buffer.log = head
     buffer.region = region
     buffer.generation = log.regions[region].generation
@@ -286,6 +246,7 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
     buffer.fill = BLOCK_HEADER_BYTES
     buffer.record_count = 0
     buffer.opened_ns = ec_monotonic_ns()
+    ec_store_u32(&buffer.state, BUFFER_ACTIVE)
     shared.heads[head].buffer = index
     return Status.STATUS_OK
 
@@ -294,6 +255,13 @@ cdef Status _writable_locked(LogStore* log) noexcept nogil:
     if log.stopping:
         return Status.STATUS_CLOSED
     return Status.STATUS_IO_ERROR if log.shared.read_only else Status.STATUS_OK
+
+
+cdef void _check_role(LogStore* log) noexcept nogil:
+    """There is work for the writer: whoever was woken to be it may have died before it was."""
+    cdef uint32_t* word = &log.processes.shared.role_word
+    if ec_load_u32(word) & 0x3FFFFFFF == 0 or ec_load_u32(word) & 0x40000000:
+        ec_futex_wake(word, 0x7FFFFFFF)
 
 
 cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uint64_t head_bytes,
@@ -313,7 +281,7 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
                                          + 2 * BLOCK_HEADER_BYTES)
             # An idle flusher has no timer: it must learn that a buffer ages now. One that has wakes
             # up for an older buffer, and looks at this one then.
-            opened = status == Status.STATUS_OK and not log.flusher_timed
+            opened = status == Status.STATUS_OK and not log.shared.flusher_timed
             continue
         buffer = &log.buffers[index]
         gap = _gap_bytes(buffer.region_offset + buffer.fill, record_bytes, head_bytes)
@@ -331,8 +299,15 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         out.region = buffer.region
         out.generation = buffer.generation
         out.size_bytes = <uint32_t>record_bytes
-        buffer.fill = <uint32_t>end
-        buffer.record_count += 1
+        if log.processes != NULL:
+            out.hold = hold_take(log.processes, HOLD_RESERVATION, index, buffer.fill + gap, 0,
+                                 record_bytes, buffer.generation)
+            if out.hold == 0:
+                status = Status.STATUS_AGAIN
+                break
+        # The count first: with one too many the block still has room for its mini-index.
+        ec_store_u32(&buffer.record_count, buffer.record_count + 1)
+        ec_store_u32(&buffer.fill, <uint32_t>end)
         buffer.writers += 1
         shared.counters.record_count += 1
         shared.counters.record_bytes += record_bytes
@@ -340,6 +315,8 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
     ec_lock_release(&shared.lock)
     if closed or opened or status == Status.STATUS_AGAIN:
         log_wake(&shared.flush_word)
+        if log.processes != NULL:
+            _check_role(log)
     if status == Status.STATUS_AGAIN and ec_load_u32(&shared.ready_count) < 2:
         log_wake(&shared.reclaim_word)
     return status
@@ -353,6 +330,8 @@ cdef void log_commit(LogStore* log, Append* append) noexcept nogil:
         return
     ec_lock_acquire(&shared.lock)
     buffer = &log.buffers[append.buffer]
+    if log.processes != NULL:
+        hold_give(log.processes, append.hold)
     buffer.writers -= 1
     wake = buffer.writers == 0 and buffer.state == BUFFER_CLOSED
     log.regions[append.region].record_count += 1
@@ -384,7 +363,7 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     block_bytes = _block_bytes(BLOCK_HEADER_BYTES + gap + record_bytes, 1)
     if block_bytes > log.region_bytes - FOOTER_BYTES:
         return Status.STATUS_TOO_LARGE
-    out.block_base = log_block_take(block_bytes)
+    out.block_base = block_take(block_bytes)
     if out.block_base == NULL:
         return Status.STATUS_NO_MEMORY
     ec_lock_acquire(&shared.lock)
@@ -399,6 +378,11 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
     if status == Status.STATUS_OK and \
             log.regions[index].written_bytes + block_bytes > log_place_limit(log, index):
         status = Status.STATUS_AGAIN
+    if status == Status.STATUS_OK and log.processes != NULL:
+        out.hold = hold_take(log.processes, HOLD_LARGE, index, 0, 0, block_bytes,
+                             log.regions[index].generation)
+        if out.hold == 0:
+            status = Status.STATUS_AGAIN
     if status == Status.STATUS_OK:
         region = &log.regions[index]
         out.region = index
@@ -413,10 +397,10 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
         region.in_flight += 1
         region.generation_last = shared.generation
         region.record_count += 1
-        if log.large_count == 0:
-            log.large_floor = shared.sequence
-            log.large_ticket_floor = shared.closed_ticket - 1
-        log.large_count += 1
+        if log.shared.large_count == 0:
+            log.shared.large_floor = shared.sequence
+            log.shared.large_ticket_floor = shared.closed_ticket - 1
+        log.shared.large_count += 1
         shared.used_bytes += block_bytes
         shared.counters.large_count += 1
         shared.counters.record_count += 1
@@ -444,7 +428,7 @@ cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
     cdef bint reserved = append.block_bytes != 0
     if append.block_base != NULL:
         if reserved:
-            log_block_give(append.block_base, append.block_bytes)
+            block_give(append.block_base, append.block_bytes)
         else:
             free(append.block_base)
     append.block_base = NULL
@@ -452,8 +436,10 @@ cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
     if not reserved:
         return
     ec_lock_acquire(&log.shared.lock)
+    if log.processes != NULL:
+        hold_give(log.processes, append.hold)
     log.regions[append.region].in_flight -= 1
-    log.large_count -= 1
+    log.shared.large_count -= 1
     ec_lock_release(&log.shared.lock)
     log_wake(&log.shared.flush_word)
 
@@ -472,7 +458,7 @@ cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint3
     header.log = <uint16_t>log.regions[region].log
     header.region = region
     header.ticket = ticket
-    header.synced_ticket = <uint32_t>ec_load_u64(&log.synced_mark)
+    header.synced_ticket = <uint32_t>ec_load_u64(&log.shared.synced_mark)
     header.generation = generation
     header.block_bytes = block_bytes
     header.index_offset = fill
@@ -496,12 +482,12 @@ cdef void log_write_done_locked(LogStore* log, uint32_t region, const char* bloc
     cdef const BlockHeader* header = <const BlockHeader*>block
     if log.regions[region].generation != header.generation:
         # The region was retired while this was on its way.
-        log.loss_count += 1
+        log.shared.loss_count += 1
         return
     log.dirty[region // log.regions_per_file] = 1
     log.regions[region].unsynced = 1
     log.regions[region].sequence_max = max(log.regions[region].sequence_max, header.sequence_max)
-    log.failure_count = 0
+    log.shared.failure_count = 0
     log.shared.counters.flush_count += 1
     log.shared.counters.flush_bytes += header.block_bytes
 
@@ -510,11 +496,11 @@ cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code
     cdef LogShared* shared = log.shared
     shared.last_errno = errno_code
     shared.counters.flush_error_count += 1
-    log.loss_count += 1
-    log.failure_count += 1
-    if log.failure_count >= log.failure_limit and not shared.read_only:
+    log.shared.loss_count += 1
+    log.shared.failure_count += 1
+    if log.shared.failure_count >= log.failure_limit and not shared.read_only:
         shared.read_only = 1
-        log.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+        log.shared.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
         # The flusher probes; it may sleep without a limit now.
         log_wake(&shared.flush_word)
     log_retire_locked(log, region)
@@ -531,7 +517,6 @@ cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil:
             log_close_buffer_locked(log, head)
             shared.heads[head].region = NONE32
     _footer_close(log, region)
-    log.regions[region].state = REGION_RETIRED
     # Slots that point here stay: a delete or an overwrite must still see that there was something.
     shared.generation += 1
     if log.regions[region].retired_generation == 0:
@@ -539,6 +524,8 @@ cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil:
     log.regions[region].retired_ns = ec_monotonic_ns()
     log.regions[region].generation = shared.generation
     log.regions[region].generation_last = shared.generation
+    # In this order, so that a death in between can be told (_repair.pyx).
+    ec_store_u32(&log.regions[region].state, REGION_RETIRED)
     shared.counters.retired_count += 1
     log_wake(&shared.reclaim_word)
 
@@ -562,7 +549,7 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     log.regions[region].retired_generation = 0
     shared.generation += 1
     log.regions[region].generation = shared.generation
-    log.regions[region].state = REGION_READY
+    ec_store_u32(&log.regions[region].state, REGION_READY)
     shared.free_count += 1
     shared.ready_count += 1
     ec_lock_release(&shared.lock)
@@ -572,111 +559,6 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
 cdef void log_take_file(LogStore* log, uint32_t index, uint32_t file) noexcept nogil:
     log.read_align_bytes = max(log.read_align_bytes, log.ops.read_alignment(log.engine, file))
     log.files[index] = <int32_t>file
-
-
-cdef int _open_file(LogStore* log, uint32_t index, bint* is_new) noexcept nogil:
-    """Open data file `index` and reserve its space; 0 or a negative errno."""
-    cdef char name[32]
-    cdef int file, status
-    cdef uint64_t first = <uint64_t>index * log.regions_per_file
-    cdef uint64_t count = min(<uint64_t>log.regions_per_file, log.shared.region_count - first)
-    snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
-    file = log.files[index]
-    if file < 0:
-        file = log.ops.open_file(log.engine, name,
-                                 IO_OPEN_WRITE | IO_OPEN_CREATE
-                                 | (IO_OPEN_DIRECT if log.direct else 0))
-        if file < 0:
-            return file
-        log_take_file(log, index, <uint32_t>file)
-    is_new[0] = log.ops.file_size(log.engine, <uint32_t>file) == 0
-    status = log.ops.allocate(log.engine, <uint32_t>file, count * log.region_bytes)
-    # A synced file whose name was not synced is gone after a power loss: the file in `data`, and
-    # `data` in the root.
-    if status == 0:
-        status = log.ops.sync_directory(log.engine, b"data")
-    if status == 0:
-        status = log.ops.sync_directory(log.engine, b"")
-    return status
-
-
-cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil:
-    cdef uint32_t file = region // log.regions_per_file
-    cdef uint64_t offset = <uint64_t>(region % log.regions_per_file + 1) * log.region_bytes
-    cdef Footer* footer = NULL
-    cdef int64_t moved
-    if posix_memalign(<void**>&footer, PAGE_BYTES, FOOTER_BYTES) != 0:
-        return -ENOMEM
-    memset(footer, 0, FOOTER_BYTES)
-    footer.magic = FOOTER_MAGIC
-    footer.version = FORMAT_VERSION
-    footer.log = <uint16_t>log.regions[region].log
-    footer.region = region
-    footer.generation = log.regions[region].generation
-    footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
-    moved = log.ops.write(log.engine, <uint32_t>log.files[file], offset - FOOTER_BYTES,
-                          <char*>footer, FOOTER_BYTES)
-    free(footer)
-    if moved == FOOTER_BYTES:
-        log.dirty[file] = 1
-        return 0
-    return <int>moved if moved < 0 else -EIO
-
-
-cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept nogil:
-    """Make FREE regions from `first` on READY that lie in its file; 0 or a negative errno.
-
-    What a region holds from an earlier life, where its first block may have been lost, must not
-    come to light again when the first block of this life is: it is erased before it is used.
-    """
-    cdef LogShared* shared = log.shared
-    cdef uint32_t file = first // log.regions_per_file, region, count = 0
-    cdef uint32_t end = min((file + 1) * log.regions_per_file, shared.region_count)
-    cdef bint is_new = False
-    cdef int status = _open_file(log, file, &is_new)
-    if is_new:
-        wanted = shared.region_count
-    for region in range(first, end):
-        if status < 0 or count == wanted:
-            end = region
-            break
-        if log.regions[region].state == REGION_FREE:
-            count += 1
-            if not is_new:
-                status = log_write_erasure(log, region)
-    if status == 0 and not is_new:
-        status = log.ops.sync(log.engine, <uint32_t>log.files[file])
-    ec_lock_acquire(&shared.lock)
-    if status < 0:
-        shared.last_errno = -status
-        shared.counters.prepare_error_count += 1
-    else:
-        if shared.last_errno in (ENOSPC, EDQUOT):
-            shared.last_errno = 0
-        for region in range(first, end):
-            if log.regions[region].state == REGION_FREE:
-                log.regions[region].state = REGION_READY
-                shared.ready_count += 1
-    ec_lock_release(&shared.lock)
-    return status
-
-
-cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil:
-    """Called at open and by the reclaimer only."""
-    cdef uint32_t index, ready
-    cdef int status
-    while True:
-        ready = ec_load_u32(&log.shared.ready_count)
-        if ready >= wanted:
-            return 0
-        for index in range(log.shared.region_count):
-            if log.regions[index].state == REGION_FREE:
-                break
-        else:
-            return 0
-        status = _prepare_some(log, index, wanted - ready)
-        if status < 0:
-            return status
 
 
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil:
@@ -714,6 +596,8 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
                 offset < buffer.region_offset + buffer.fill:
             size = min(length, <uint64_t>(buffer.region_offset + buffer.fill - offset))
             buffer.readers += 1
+            if log.processes != NULL:
+                log.processes.own.readers[index] += 1
             break
     ec_lock_release(&shared.lock)
     if size == 0:
@@ -722,6 +606,8 @@ cdef bint log_read_buffered(LogStore* log, uint64_t location, uint64_t length, c
     available[0] = size
     ec_lock_acquire(&shared.lock)
     buffer.readers -= 1
+    if log.processes != NULL:
+        log.processes.own.readers[index] -= 1
     if buffer.readers == 0 and buffer.state == BUFFER_DRAINING:
         buffer.state = BUFFER_FREE
         size = 0

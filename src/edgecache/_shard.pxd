@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from edgecache._index cimport IndexCursor, IndexShard
 from edgecache._memory cimport MemoryHooks, MemoryShard
+from edgecache._process cimport ProcessTable
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_store_u32
 from edgecache._xxhash cimport XxhashApi
@@ -46,6 +47,20 @@ cdef struct Shard:                      # in the arena
     ShardCounters counters
     IndexShard index
     MemoryShard memory
+    # What never changes, for laying the parts out anew after a death (_repair.pxd).
+    uint64_t[2] area_offsets            # of the RAM tier; private: only the first
+    uint64_t area_bytes
+    uint64_t budget_bytes
+    uint64_t private_offset
+    uint64_t private_bytes
+    uint64_t index_offset
+    uint64_t index_bytes
+    uint32_t policy
+    # And what does: see the invariants there. 0 in a private arena.
+    uint32_t incarnation                # of the RAM tier; its low bit is the area
+    uint32_t stale_holds                # of earlier incarnations
+    uint32_t is_closed
+    uint64_t kept_bytes                 # pages of those, within the budget
 
 cdef struct ShardSet                    # below
 
@@ -64,6 +79,7 @@ cdef struct ShardSet:                   # process-local
     ShardLocal* locals
     uint64_t epochs_offset              # u32[SHARD_EPOCHS] in the arena, each shard's together
     uint64_t epoch_mask                 # slots per shard - 1
+    ProcessTable* processes             # NULL: one process alone works on the arena
 
 cdef struct Candidate:
     uint64_t location
@@ -124,6 +140,27 @@ cdef bint shard_relocate(char* base, Shard* shard, uint64_t hash, uint64_t sourc
 # The record goes: a disk slot is erased, a RAM item keeps living without a copy.
 cdef bint shard_drop_location(char* base, Shard* shard, uint64_t hash,
                               uint64_t location) noexcept nogil
+# Pin a live item: what to unpin it by, 0 when it cannot be pinned.
+cdef uint32_t shard_pin(ShardSet* shards, Shard* shard, uint32_t reference) noexcept nogil
+cdef void shard_unpin(ShardSet* shards, Shard* shard, uint32_t reference,
+                      uint32_t hold) noexcept nogil
+# memory_allocate for an item that is filled after the lock was given back; *hold goes with it.
+cdef uint32_t shard_fill_begin(ShardSet* shards, Shard* shard, const char* key, uint32_t key_len,
+                               uint32_t meta_len, uint64_t value_len, int64_t expiry_us,
+                               uint32_t* hold) noexcept nogil
+# Before memory_publish (True), or instead of it: False, the item went when a process died. The hold
+# is given back in either case.
+cdef bint shard_fill_end(ShardSet* shards, Shard* shard, uint32_t hold) noexcept nogil
+# Give up an item that is being filled.
+cdef void shard_fill_drop(ShardSet* shards, Shard* shard, uint32_t reference,
+                          uint32_t hold) noexcept nogil
+
+# For _repair: lay the RAM tier out anew where `incarnation` says.
+cdef void shard_reopen(ShardSet* shards, Shard* shard, uint32_t version) noexcept nogil
+cdef void shard_punch(ShardSet* shards, uint64_t offset, uint64_t size_bytes) noexcept nogil
+# That many holds of earlier incarnations are left; with none their memory is given back.
+cdef void shard_drain(ShardSet* shards, Shard* shard, uint32_t stale) noexcept nogil
+
 # Wire hooks and locals of a set whose shards are laid out. 0, or -1 without memory.
 cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) noexcept nogil
 cdef void shard_set_close(ShardSet* shards) noexcept nogil

@@ -1,9 +1,10 @@
 """What ties index and RAM tier of one shard together (see _shard.pxd)."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
+from edgecache._evict cimport EvictKind
 from edgecache._index cimport (
     INDEX_FREQUENCY_MAX,
     IndexCursor,
@@ -19,6 +20,7 @@ from edgecache._index cimport (
     index_set_frequency,
 )
 from edgecache._memory cimport (
+    MEMORY_BUDGET_BYTES_MIN,
     MemoryHooks,
     RamItem,
     item_disk_location,
@@ -26,13 +28,24 @@ from edgecache._memory cimport (
     item_key,
     item_key_len,
     item_set_disk,
+    memory_allocate,
     memory_check,
     memory_free,
+    memory_init,
     memory_item,
+    memory_pin,
+    memory_set_budget,
+    memory_unpin,
 )
+from edgecache._process cimport HOLD_FILL, HOLD_PIN, hold_at, hold_give, hold_take
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_prefetch
 from edgecache._xxhash cimport XxhashApi
+
+
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void* address, size_t length, int advice)
+    int MADV_REMOVE
 
 
 cdef inline bint _key_equals(RamItem* item, const char* key, uint32_t key_len) noexcept nogil:
@@ -200,6 +213,93 @@ cdef void _foresee(void* context, uint64_t hash) noexcept nogil:
     cdef ShardLocal* local = <ShardLocal*>context
     index_prefetch_pair(local.shards.base, &local.shard.index, hash)
     ec_prefetch(shard_epoch(local.shards, local.shard, hash))
+
+
+cdef uint32_t shard_pin(ShardSet* shards, Shard* shard, uint32_t reference) noexcept nogil:
+    cdef uint32_t hold = 1
+    if shards.processes != NULL:
+        hold = hold_take(shards.processes, HOLD_PIN, shard.number, reference, shard.incarnation,
+                         memory_item(shards.base, &shard.memory, reference).node.size_bytes, 0)
+        if hold == 0:
+            return 0
+    if memory_pin(shards.base, &shard.memory, reference):
+        return hold
+    if shards.processes != NULL:
+        hold_give(shards.processes, hold)
+    return 0
+
+
+cdef bint _take_back(ShardSet* shards, Shard* shard, uint32_t hold) noexcept nogil:
+    """Give a hold back; False: what it holds lies in an area that the shard has left."""
+    cdef bint is_current = hold_at(shards.processes, hold).incarnation == shard.incarnation
+    hold_give(shards.processes, hold)
+    if not is_current and shard.stale_holds:
+        shard_drain(shards, shard, shard.stale_holds - 1)
+    return is_current
+
+
+cdef void shard_unpin(ShardSet* shards, Shard* shard, uint32_t reference,
+                      uint32_t hold) noexcept nogil:
+    if shards.processes == NULL or _take_back(shards, shard, hold):
+        memory_unpin(shards.base, &shard.memory, reference)
+
+
+cdef uint32_t shard_fill_begin(ShardSet* shards, Shard* shard, const char* key, uint32_t key_len,
+                               uint32_t meta_len, uint64_t value_len, int64_t expiry_us,
+                               uint32_t* hold) noexcept nogil:
+    cdef uint32_t reference = memory_allocate(shards.base, &shard.memory,
+                                              &shards.hooks[shard.number], key, key_len, meta_len,
+                                              value_len, expiry_us)
+    hold[0] = 0
+    if reference and shards.processes != NULL:
+        hold[0] = hold_take(shards.processes, HOLD_FILL, shard.number, reference,
+                            shard.incarnation,
+                            memory_item(shards.base, &shard.memory, reference).node.size_bytes, 0)
+        if hold[0] == 0:
+            memory_free(shards.base, &shard.memory, reference)
+            return 0
+    return reference
+
+
+cdef bint shard_fill_end(ShardSet* shards, Shard* shard, uint32_t hold) noexcept nogil:
+    return shards.processes == NULL or _take_back(shards, shard, hold)
+
+
+cdef void shard_fill_drop(ShardSet* shards, Shard* shard, uint32_t reference,
+                          uint32_t hold) noexcept nogil:
+    if shard_fill_end(shards, shard, hold):
+        memory_free(shards.base, &shard.memory, reference)
+
+
+cdef void shard_reopen(ShardSet* shards, Shard* shard, uint32_t version) noexcept nogil:
+    cdef uint64_t budget = MEMORY_BUDGET_BYTES_MIN if shard.is_closed \
+        else shard.budget_bytes - shard.kept_bytes
+    memory_init(shards.base, &shard.memory, <EvictKind>shard.policy,
+                shard.area_offsets[shard.incarnation & 1], shard.area_bytes, budget,
+                shard.private_offset, shard.private_bytes)
+    shard.memory.version_last = version
+    if shard.is_closed:
+        memory_set_budget(shards.base, &shard.memory, &shards.hooks[shard.number], 0)
+
+
+cdef void shard_punch(ShardSet* shards, uint64_t offset, uint64_t size_bytes) noexcept nogil:
+    madvise(shards.base + offset, size_bytes, MADV_REMOVE)
+
+
+cdef void shard_drain(ShardSet* shards, Shard* shard, uint32_t stale) noexcept nogil:
+    cdef uint64_t budget, index_bytes = shard.index.area_used_bytes
+    shard.stale_holds = stale
+    if stale:
+        return
+    shard_punch(shards, shard.area_offsets[(shard.incarnation & 1) ^ 1], shard.area_bytes)
+    shard.kept_bytes = 0
+    if shard.is_closed:
+        shard_punch(shards, shard.area_offsets[shard.incarnation & 1], shard.area_bytes)
+        shard.is_closed = 0
+        shard_reopen(shards, shard, shard.memory.version_last)
+    budget = max(shard.budget_bytes - min(index_bytes, shard.budget_bytes),
+                 <uint64_t>MEMORY_BUDGET_BYTES_MIN)
+    memory_set_budget(shards.base, &shard.memory, &shards.hooks[shard.number], budget)
 
 
 cdef int shard_set_open(ShardSet* shards, const XxhashApi* api, uint64_t seed) noexcept nogil:

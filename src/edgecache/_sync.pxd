@@ -1,4 +1,4 @@
-"""Kernel: atomics, a process-shared lock and clocks.
+"""Kernel: atomics, a process-shared lock and clocks. Waiting for a lock is in _sync.pyx.
 
 The lock is one u32 in the arena. Invariants:
 
@@ -6,7 +6,9 @@ The lock is one u32 in the arena. Invariants:
    may sleep in the kernel on this word.
 2. It is held for tens of nanoseconds, never across a wait, a system call (but the futex's own) or a
    GIL release, and no Python code runs under it. A thread may therefore wait for it with the GIL.
-3. The owner's id in the word is what lets another process find out that an owner died.
+3. The owner's id in the word is what lets another process find out that an owner died. Who waits
+   for a lock in a range that was announced (robust_add) asks about a millisecond later whether that
+   thread lives; if not, it takes the lock over, and the range's repair sees to what it guards.
 
 Source: U. Drepper, "Futexes Are Tricky" (2011), mutex 3; futex(2).
 """
@@ -17,6 +19,7 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <linux/futex.h>
+    #include <pthread.h>
     #include <sched.h>
     #include <stdint.h>
     #include <sys/syscall.h>
@@ -27,6 +30,12 @@ cdef extern from *:
 
     /* 4 bytes of the space that the loader keeps for this model: no call to find the variable. */
     static __thread uint32_t ec_thread_id_cached __attribute__((tls_model("initial-exec")));
+
+    /* The thread that forked is another one in the child, in every extension that has this. */
+    static void ec_thread_forget(void) { ec_thread_id_cached = 0; }
+    static __attribute__((constructor)) void ec_thread_watch_forks(void) {
+        pthread_atfork(NULL, NULL, ec_thread_forget);
+    }
 
     static inline uint32_t ec_thread_id(void) {
         if (__builtin_expect(ec_thread_id_cached == 0, 0))
@@ -57,47 +66,10 @@ cdef extern from *:
         syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
     }
 
-    static __attribute__((noinline, unused)) void ec_lock_acquire_slow(uint32_t *word) {
-        uint32_t self = ec_thread_id(), seen;
-        int spin;
-        for (spin = 0; spin < 200; spin++) {
-            seen = 0;
-            if (__atomic_load_n(word, __ATOMIC_RELAXED) == 0 &&
-                __atomic_compare_exchange_n(word, &seen, self, 0, __ATOMIC_ACQUIRE,
-                                            __ATOMIC_RELAXED))
-                return;
-            ec_pause();
-        }
-        for (;;) {
-            seen = __atomic_load_n(word, __ATOMIC_RELAXED);
-            if (seen == 0) {
-                /* Others may sleep too, so the bit stays set until an unlock found none. */
-                if (__atomic_compare_exchange_n(word, &seen, self | EC_LOCK_WAITERS, 0,
-                                                __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-                    return;
-                continue;
-            }
-            if (!(seen & EC_LOCK_WAITERS)) {
-                if (!__atomic_compare_exchange_n(word, &seen, seen | EC_LOCK_WAITERS, 0,
-                                                 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-                    continue;
-                seen |= EC_LOCK_WAITERS;
-            }
-            ec_futex_wait(word, seen, 1000000);
-        }
-    }
-
-    static inline void ec_lock_acquire(uint32_t *word) {
-        uint32_t expected = 0;
-        if (__builtin_expect(!__atomic_compare_exchange_n(word, &expected, ec_thread_id(), 0,
-                                                          __ATOMIC_ACQUIRE, __ATOMIC_RELAXED), 0))
-            ec_lock_acquire_slow(word);
-    }
-
     static inline int ec_lock_try(uint32_t *word) {
         uint32_t expected = 0;
-        return __atomic_compare_exchange_n(word, &expected, ec_thread_id(), 0, __ATOMIC_ACQUIRE,
-                                           __ATOMIC_RELAXED);
+        return __builtin_expect(__atomic_compare_exchange_n(word, &expected, ec_thread_id(), 0,
+                                                            __ATOMIC_ACQUIRE, __ATOMIC_RELAXED), 1);
     }
 
     static inline void ec_lock_release(uint32_t *word) {
@@ -163,7 +135,6 @@ cdef extern from *:
     int ec_futex_wait(uint32_t* word, uint32_t seen, int64_t timeout_ns) noexcept nogil
     void ec_futex_wake(uint32_t* word, int count) noexcept nogil
 
-    void ec_lock_acquire(uint32_t* word) noexcept nogil
     bint ec_lock_try(uint32_t* word) noexcept nogil
     void ec_lock_release(uint32_t* word) noexcept nogil
 
@@ -182,3 +153,35 @@ cdef extern from *:
     int64_t ec_now_us() noexcept nogil            # CLOCK_REALTIME, microseconds since the epoch
     int64_t ec_now_coarse_us() noexcept nogil     # the same with 4 ms grain, 4x cheaper
     int64_t ec_monotonic_ns() noexcept nogil
+
+
+# Waits until the lock is free, or its owner is known to be dead; the lock is the caller's then.
+cdef void ec_lock_acquire_slow(uint32_t* word) noexcept nogil
+
+cdef inline void ec_lock_acquire(uint32_t* word) noexcept nogil:
+    if not ec_lock_try(word):
+        ec_lock_acquire_slow(word)
+
+# For locks that are only tried: when the owner is dead, repair and give the lock back. Whether.
+cdef bint ec_lock_break(uint32_t* word) noexcept nogil
+
+# Is the thread that holds a lock gone with its process?
+ctypedef bint (*robust_dead_function)(void* context, uint32_t thread) noexcept nogil
+# The lock's owner died holding it; the caller holds it now. Repair what it guards.
+ctypedef void (*robust_repair_function)(void* context, uint32_t* word) noexcept nogil
+
+cdef enum:
+    ROBUST_RANGES_MAX = 32
+
+cdef struct RobustRange:                # memory whose locks other processes may hold
+    char* base                          # NULL: unused
+    uint64_t size_bytes
+    robust_dead_function is_dead
+    robust_repair_function repair
+    void* context
+
+# Announce a range; NULL: there are too many. Both under the GIL; nobody may use its locks at the
+# time of either.
+cdef RobustRange* robust_add(char* base, uint64_t size_bytes, robust_dead_function is_dead,
+                             robust_repair_function repair, void* context) noexcept nogil
+cdef void robust_remove(RobustRange* place) noexcept nogil

@@ -21,37 +21,37 @@ def prewrite(CoreBase core, uint64_t ahead_bytes):
 
 
 def prewritten_bytes(CoreBase core):
-    return core.log.prewritten_bytes
+    return core.log.shared.prewritten_bytes
 
 
 def prewrite_begin(CoreBase core, uint32_t start):
     """As while zeroes are being written in the open region from `start` on."""
     ec_lock_acquire(&core.log.shared.lock)
-    core.log.prewrite_region = core.log.shared.heads[LOG_SMALL].region
-    core.log.prewrite_start = start
+    core.log.shared.prewrite_region = core.log.shared.heads[LOG_SMALL].region
+    core.log.shared.prewrite_start = start
     ec_lock_release(&core.log.shared.lock)
 
 
 def prewrite_end(CoreBase core):
     ec_lock_acquire(&core.log.shared.lock)
-    core.log.prewrite_start = NONE32
+    core.log.shared.prewrite_start = NONE32
     ec_lock_release(&core.log.shared.lock)
     log_wake(&core.log.shared.done_word)
 
 
 def sync_begin(CoreBase core):
     """As while another thread leads a sync."""
-    ec_lock_acquire(&core.log.sync_lock)
+    ec_lock_acquire(&core.log.shared.sync_lock)
 
 
 def sync_end(CoreBase core):
     """That thread is done, and covered nobody: all who wait look again."""
     cdef uint32_t number
-    ec_lock_release(&core.log.sync_lock)
+    ec_lock_release(&core.log.shared.sync_lock)
     for number in range(2):
-        ec_add_u32(&core.log.sync_words[number], 1)
-        ec_futex_wake(&core.log.sync_words[number], 0x7FFFFFFF)
+        ec_add_u32(&core.log.shared.sync_words[number], 1)
+        ec_futex_wake(&core.log.shared.sync_words[number], 0x7FFFFFFF)
 
 
 def sync_waiting(CoreBase core):
-    return ec_load_u32(&core.log.sync_waiting)
+    return ec_load_u32(&core.log.shared.sync_waiting)

@@ -17,6 +17,8 @@ cdef struct Walk:
     uint32_t prefix_len
     uint32_t tag_len
     const char* tag                 # NULL: any entry
+    uint32_t flag                   # of the meta: entries that have it; 0: those that are no parts
+    uint32_t zero
     # Keys of matching live entries, one after the other: u32 length, bytes.
     char* keys
     uint64_t keys_bytes

@@ -99,7 +99,10 @@ cdef bint _matches(Walk* self, const char* key, uint32_t key_len, const char* me
                    uint32_t meta_len) noexcept nogil:
     if self.prefix == NULL and self.tag == NULL:
         return False
-    if meta_has_flag(meta, meta_len, META_FLAG_PART):
+    if self.flag:
+        if not meta_has_flag(meta, meta_len, self.flag):
+            return False
+    elif meta_has_flag(meta, meta_len, META_FLAG_PART):
         return False
     if self.prefix != NULL and (key_len < self.prefix_len or
                                 memcmp(key, self.prefix, self.prefix_len) != 0):
@@ -262,9 +265,9 @@ cdef bint _write_checkpoint(LogStore* log, Checkpointer* checkpointer) noexcept 
     """One that reflects everything logged so far; False where it could not be had."""
     cdef uint64_t stable = 0, sequence
     log_note_unlogged(log)
-    sequence = ec_load_u64(&log.unlogged_sequence)
+    sequence = ec_load_u64(&log.shared.unlogged_sequence)
     return checkpoint_write(checkpointer, 0, &stable) == Status.STATUS_OK and \
-        ec_load_u64(&log.settled_sequence) >= sequence
+        ec_load_u64(&log.shared.settled_sequence) >= sequence
 
 
 cdef void walk_clear(Engine* engine, Checkpointer* checkpointer) noexcept nogil:

@@ -157,7 +157,8 @@ def _request(scope: Scope, receive: Receive) -> Request:
         scope["method"].encode("ascii") + b" " + target + b" HTTP/1.1\r\n", 0
     )
     fields = tuple((name, value) for name, value in scope["headers"] if name.lower() not in _HOP)
-    block = Block(b"", fields)
+    # The proxy knows sections again by their bytes, so two that differ must not have the same.
+    block = Block(b"".join([b"%b: %b\r\n" % pair for pair in fields]), fields)
     peer = tuple(scope["client"]) if scope.get("client") else ""
     request = Request(method, target, minor, block, peer, scope.get("scheme", "http"))
     has_content = bool(block.content_length) or scope["method"] not in ("GET", "HEAD")

@@ -45,6 +45,7 @@ __all__ = [
     "PartialWritesError",
     "RangeError",
     "RangeMissingError",
+    "SharedModeError",
     "StoreClosedError",
     "StoreForkedError",
     "StoreLockedError",
@@ -263,6 +264,16 @@ class StoreLockedError(EdgeCacheError, BlockingIOError):
     default_hint = "stop the other process, or give this one another root"
     fact_names = (*EdgeCacheError.fact_names, "pid")
     errno_default = _errno.EWOULDBLOCK
+
+
+class SharedModeError(EdgeCacheError, RuntimeError):
+    """This process cannot join the processes that share the cache root.
+
+    They run another build, have another configuration or another PID namespace, or there are too
+    many of them; `expected` and `found` say which, where that is a number.
+    """
+
+    default_hint = "give all processes that share a root one version and one configuration"
 
 
 class FormatVersionError(EdgeCacheError, OSError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from time import time_ns
 
 from edgecache._meta import (
     decode_meta,
@@ -43,6 +44,10 @@ def engine_flags_of(encoded: bytes) -> int:
     return encoded[2] & ENGINE_FLAGS if len(encoded) > 2 else 0
 
 
+def _now_us() -> int:
+    return time_ns() // 1000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meta:
     """What is known about an entry; immutable, equal by value.
@@ -51,8 +56,9 @@ class Meta:
     docs/format-meta.md.
 
     Args:
-        created: When the entry was first stored, microseconds since the epoch.
-        updated: When it was last stored or validated, microseconds since the epoch.
+        created: When the entry was first stored, microseconds since the epoch; now, if not given.
+        updated: When it was last stored or validated, microseconds since the epoch; now, if not
+            given.
         fresh_until: First microsecond since the epoch at which it is stale.
         stale_while_revalidate: Seconds after `fresh_until` in which it may be served while it is
             refreshed (RFC 5861, section 3).
@@ -66,8 +72,8 @@ class Meta:
         headers: Header block, opaque to the engine.
     """
 
-    created: int
-    updated: int
+    created: int = field(default_factory=_now_us)
+    updated: int = field(default_factory=_now_us)
     fresh_until: int = FRESH_FOREVER
     stale_while_revalidate: int = 0
     stale_if_error: int = 0

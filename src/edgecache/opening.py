@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from edgecache.config import rules
+
 if TYPE_CHECKING:
     from edgecache._io import IoEngine
     from edgecache.config import Config
@@ -17,6 +19,8 @@ Progress = Callable[[int, int], object]
 
 REPORT_INTERVAL_S = 1.0
 NO_LIMIT_BYTES = 2**63 - 1
+# Of 96 bytes of memory each, whether there is space for them or not.
+REGION_COUNT_MAX = 1 << 18
 FILES_ROOT_NAME = "files.edge"
 _log = logging.getLogger("edgecache.recovery")
 
@@ -86,12 +90,31 @@ def open_lower(
     return None
 
 
-def core_options(config: Config, progress: Progress | None) -> dict[str, Any]:
-    """Return the native options of a configuration: final values, sizes in bytes, times in s."""
+def region_bytes_for(config: Config, root: str | None) -> int:
+    """Return the size of regions for a new root: of a budget that the disk has no space for, the
+    space counts, or the cache would be a few large regions.
+    """
+    if root is None or config.region_size:
+        return config.region_size_bytes
+    found = os.statvfs(root)
+    region = rules.region_bytes(min(config.disk, found.f_bavail * found.f_frsize), 0)
+    while region * REGION_COUNT_MAX < config.disk:
+        region *= 2
+    return region
+
+
+def core_options(
+    config: Config, progress: Progress | None, root: str | None = None
+) -> dict[str, Any]:
+    """Return the native options of a configuration: final values, sizes in bytes, times in s.
+
+    Args:
+        root: The directory that holds, or will hold, the store; None: it is not on a disk.
+    """
     return {
         "memory_bytes": config.memory,
         "disk_bytes": config.disk if config.has_disk else 0,
-        "region_bytes": config.region_size_bytes,
+        "region_bytes": region_bytes_for(config, root),
         "shards": config.shard_count(os.cpu_count() or 1),
         "policy": config.policy,
         "front_bytes": config.front_size_bytes,

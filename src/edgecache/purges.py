@@ -136,13 +136,19 @@ class Purges:
         """
         self._objects.forget_all()
         self.clear_all()
+        self._objects.sharing.cleared()
 
     def scrub(self: Host, *, progress: Progress | None = None) -> ScrubReport:
         """Verify every checksum on disk and drop what fails.
 
-        *Cost*: reads the whole disk tier once, without the GIL.
+        With `share_chunks` also look for shared chunks that no object has any more, and delete
+        them: a crash may have left some.
+
+        *Cost*: reads the whole disk tier once, without the GIL; three times with `share_chunks`.
         """
-        return scrub_regions(self, progress)
+        report = scrub_regions(self, progress)
+        self._objects.sweep(lambda prefix, flag: find_keys(self, prefix, None, None, flag))
+        return report
 
 
 def _text(value: Key, what: str) -> bytes:

@@ -42,6 +42,7 @@ class RootClaim:
 
     Args:
         path: The directory; it and missing parents are created with mode 0700.
+        shared: Hold it together with others that say so too (registry.py), against all who do not.
 
     Raises:
         UnsafePathError: It, or something in it, is a symbolic link, foreign, or writable by others.
@@ -55,7 +56,7 @@ class RootClaim:
 
     __slots__ = ("__weakref__", "_descriptor", "_process", "path")
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, shared: bool = False) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._descriptor = -1
         self._process = os.getpid()
@@ -63,7 +64,7 @@ class RootClaim:
         directory = _open_directory(self.path)
         try:
             _check_inside(directory, self.path, DEPTH_MAX)
-            self._descriptor = _lock(directory, os.path.join(self.path, LOCK_NAME))
+            self._descriptor = _lock(directory, os.path.join(self.path, LOCK_NAME), shared)
         finally:
             os.close(directory)
         _held.add(self)
@@ -182,7 +183,7 @@ def _check_inside(directory: int, path: str, depth: int) -> None:
                     os.close(below)
 
 
-def _lock(directory: int, path: str) -> int:
+def _lock(directory: int, path: str, shared: bool) -> int:
     """Open and lock the lock file, and leave this process's number in it."""
     descriptor = os.open(
         LOCK_NAME,
@@ -196,7 +197,7 @@ def _lock(directory: int, path: str) -> int:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             # Its first bytes are about to be overwritten: they must be nobody else's.
             raise UnsafePathError("the lock is not a plain file of its own", path=path)
-        _take(descriptor, path)
+        _take(descriptor, path, shared)
         with contextlib.suppress(OSError):  # a full disk must not keep a cache from opening
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d %d\n" % (os.getpid(), _start_time(os.getpid())), 0)
@@ -206,13 +207,14 @@ def _lock(directory: int, path: str) -> int:
     return descriptor
 
 
-def _take(descriptor: int, path: str) -> None:
+def _take(descriptor: int, path: str, shared: bool) -> None:
     """Take the lock; of a holder that lives it is not waited for."""
     pause_s = PAUSE_S_MIN
     begin_s = time.monotonic()
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             pid, start = _holder(descriptor)

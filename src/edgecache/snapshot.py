@@ -122,6 +122,10 @@ def _fill_objects(found: StatsSnapshot, counted: Mapping[str, int]) -> None:
     objects["memory_bytes"] = counted["memory_bytes"]
     objects["holes"] = counted["holes"]
     objects["hash_mismatches"] = counted["hash_mismatches"]
+    objects["shared_chunks"] = counted["shared_chunks"]
+    objects["shared_bytes"] = counted["shared_bytes"]
+    objects["share_collisions"] = counted["share_collisions"]
+    objects["share_table"] = counted["share_table"]
 
 
 def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:

@@ -13,6 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -30,9 +31,17 @@ from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
 from edgecache.meta import Meta, engine_flags_of
-from edgecache.objects import Counters, FileBackend, LogBackend, ObjectFace, ObjectManager
+from edgecache.objects import (
+    Counters,
+    FileBackend,
+    LogBackend,
+    ObjectFace,
+    ObjectManager,
+    Sharing,
+)
 from edgecache.opening import Progress, core_options, open_lower
 from edgecache.purges import Purges
+from edgecache.registry import Registry
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
 
@@ -89,11 +98,13 @@ class Storage(ObjectFace, Purges, Core):
         "_config",
         "_engine",
         "_flights",
+        "_forked",
         "_is_closing",
         "_lower",
         "_objects",
         "_opened_s",
         "_process",
+        "_registry",
         "_soft_purge_count",
     )
 
@@ -114,6 +125,7 @@ class Storage(ObjectFace, Purges, Core):
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._engine: IoEngine | None = None
         self._claim: RootClaim | None = None
+        self._registry: Registry | None = None
         self._lower: FileTier | None = None
         if disk is not None and self._config.io != "memory":
             raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
@@ -131,10 +143,12 @@ class Storage(ObjectFace, Purges, Core):
         config = self._config
         counters = Counters()
         tier = self._lower
+        backend = LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier)
         return ObjectManager(
-            LogBackend(self, counters) if tier is None else FileBackend(self, counters, tier),
+            backend,
             counters,
             chunk_bytes=config.chunk_size,
+            first_bytes=config.first_chunk_size,
             # Not all of it: there are other entries, and the log needs room to work.
             capacity_bytes=config.disk * 3 // 4 if config.has_disk else config.memory // 2,
             object_bytes_max=config.max_object_size,
@@ -143,7 +157,17 @@ class Storage(ObjectFace, Purges, Core):
             quota_bytes=config.partial_quota,
             partial_ttl_s=config.partial_ttl,
             is_atomic=config.atomic_publish,
+            sharing=Sharing(
+                backend,
+                counters,
+                self._sync_entries,
+                is_enabled=config.share_chunks,
+                is_complete=not self.counters()["objects"],
+            ),
         )
+
+    def _sync_entries(self) -> None:
+        super().sync()
 
     def _open_engine(self, disk: MemoryDisk | None) -> IoEngine | None:
         config = self._config
@@ -152,7 +176,7 @@ class Storage(ObjectFace, Purges, Core):
         if config.io == "memory":
             return open_engine("memory", disk=disk, queue_depth=config.queue_depth)
         assert config.root is not None
-        self._claim = RootClaim(config.root)
+        self._claim = RootClaim(config.root, shared=config.shared)
         return open_engine(
             config.io,
             self._claim.path,
@@ -167,19 +191,61 @@ class Storage(ObjectFace, Purges, Core):
     def _open_core(self, progress: Progress | None) -> None:
         """Open the native part, over a region log, over a tree of files, or in RAM only."""
         engine = self._engine
-        options = core_options(self._config, progress)
+        root = None if self._claim is None else self._claim.path
+        options = core_options(self._config, progress, root)
         if engine is not None:
-            root = None if self._claim is None else self._claim.path
             self._lower = open_lower(self._config, engine, root, progress)
         if self._lower is not None:
             options.update(lower=self._lower, seed=self._lower.seed)
             engine = None
-        super().__init__(options, engine)
+        if not self._config.shared:
+            super().__init__(options, engine)
+            return
+        assert self._claim is not None
+        registry = Registry.of(self._claim.path)
+        with registry.exclusive():
+            try:
+                options.update(registry=registry, arena=registry.find_arena())
+            except BaseException:
+                registry.release()
+                raise
+            # From here on it is the native part that releases it.
+            self._registry = registry
+            super().__init__(options, engine)
 
     @property
     def files(self) -> FileTier | None:
         """The disk tier of `layout: files`; None with the other layout."""
         return self._lower
+
+    def resume_forked(self) -> None:
+        """Join the processes that share the root, in a child of fork(); the first use does it.
+
+        What the parent had unfinished (streams, ranges, flights) is the parent's.
+        """
+        with _resume_lock:
+            if self._process == os.getpid():
+                return
+            self._forked = (self._engine, self._claim, self._objects, self._attachments)
+            engine = self._open_engine(None)
+            assert self._claim is not None
+            assert engine is not None
+            registry = Registry.of(self._claim.path)
+            try:
+                with registry.exclusive():
+                    self.resume(engine, registry, registry.find_arena())
+            except BaseException:
+                registry.release()
+                engine.close()
+                self._claim.release()
+                raise
+            self._engine, self._registry = engine, registry
+            self._close_lock = threading.RLock()
+            self._flights = Flights()
+            self._attachments = weakref.WeakSet()
+            self._objects = self._open_objects()
+            self.split_values()
+            self._process = os.getpid()
 
     def _give_back(self) -> None:
         """Close what the engine works on, then let others have the root: see invariant 1."""
@@ -189,6 +255,7 @@ class Storage(ObjectFace, Purges, Core):
             self._engine.close()
         if self._claim is not None:
             self._claim.release()
+        self._registry = None
 
     # Life
 
@@ -221,7 +288,12 @@ class Storage(ObjectFace, Purges, Core):
                 for attachment in list(self._attachments):
                     attachment.detach()
                 self._close_objects()
-                super().close()
+                with (
+                    contextlib.nullcontext()
+                    if self._registry is None
+                    else self._registry.exclusive()
+                ):
+                    super().close()
             finally:
                 self._give_back()
 
@@ -480,6 +552,16 @@ def several_keys(keys: Iterable[Key]) -> Iterable[Key]:
 # Stores that are open: closed in good order when the interpreter ends, while threads and modules
 # still work.
 _live: weakref.WeakSet[Storage] = weakref.WeakSet()
+# Held while a child of fork joins; a child of the child begins with a new one.
+_resume_lock = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _resume_lock
+    _resume_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @atexit.register

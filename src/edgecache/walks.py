@@ -30,7 +30,7 @@ class Walkable(Protocol):
     def walk_end(self) -> None: ...
 
     def walk_memory(
-        self, shard: int, prefix: bytes | None = None, tag: bytes | None = None
+        self, shard: int, prefix: bytes | None = None, tag: bytes | None = None, flag: int = 0
     ) -> list[bytes]: ...
 
     def walk_lower(
@@ -43,14 +43,21 @@ class Walkable(Protocol):
     def scrub_lower(self, progress: Progress | None = None) -> tuple[int, int, int] | None: ...
 
     def walk_region(
-        self, region: int, prefix: bytes | None = None, tag: bytes | None = None
+        self, region: int, prefix: bytes | None = None, tag: bytes | None = None, flag: int = 0
     ) -> tuple[list[bytes], int, int, int]: ...
 
 
 def find_keys(
-    core: Walkable, prefix: bytes | None, tag: bytes | None, progress: Progress | None
+    core: Walkable,
+    prefix: bytes | None,
+    tag: bytes | None,
+    progress: Progress | None,
+    flag: int = 0,
 ) -> set[bytes]:
     """Return the keys of all entries that have the prefix and the tag.
+
+    Parts of objects are passed over. With a flag of the engine (`meta.py`) it is those entries that
+    have it, in a store without a lower tier.
 
     An entry may be found in RAM and on disk, and one that moves from one to the other meanwhile is
     found in at least one of them: RAM first, because what is promoted keeps its copy on disk.
@@ -58,13 +65,14 @@ def find_keys(
     found: set[bytes] = set()
 
     def visit_shard(shard: int) -> None:
-        found.update(core.walk_memory(shard, prefix, tag))
+        found.update(core.walk_memory(shard, prefix, tag, flag))
 
     def visit_region(region: int) -> None:
-        found.update(core.walk_region(region, prefix, tag)[0])
+        found.update(core.walk_region(region, prefix, tag, flag)[0])
 
     _walk(core, visit_shard, visit_region, progress)
-    found.update(core.walk_lower(prefix, tag, progress))
+    if not flag:
+        found.update(core.walk_lower(prefix, tag, progress))
     return found
 
 

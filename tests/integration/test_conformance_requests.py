@@ -70,10 +70,6 @@ REQUESTS: dict[str, Case] = {
         asked(ok(FRESH, {"Vary": "Foo"}), {"Foo": "1"}),
         hit({"Foo": "2", **cc("only-if-cached")}, status=504),
     ),
-    "no-cache and Pragma as the Fetch API adds them to a condition": (
-        asked(ok(FRESH, TAG)),
-        hit({"If-None-Match": '"v1"', "Pragma": "no-cache", **cc("no-cache")}, status=304),
-    ),
     "no-cache alone beside a condition": (
         asked(ok(FRESH, TAG)),
         validated(unchanged(TAG), {"If-None-Match": '"v1"', **cc("no-cache")}, status=304),
@@ -92,9 +88,50 @@ REQUESTS: dict[str, Case] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("profile", ["safe", "rfc"])
 @pytest.mark.parametrize("case", REQUESTS)
-def test_what_requests_ask(case: str) -> None:
-    play(REQUESTS[case])
+def test_what_requests_ask(case: str, profile: str) -> None:
+    play(REQUESTS[case], profile)
+
+
+FETCH = {"Pragma": "no-cache", "Cache-Control": "no-cache"}
+# Of a stored response with the tag "v1" and this Last-Modified: what the condition alone would get.
+CONDITIONS: dict[str, tuple[dict[str, str], int]] = {
+    "If-None-Match, matching": ({"If-None-Match": '"v1"'}, 304),
+    "If-None-Match, other": ({"If-None-Match": '"v2"'}, 200),
+    "If-Modified-Since": ({"If-Modified-Since": date(-1000)}, 304),
+    "If-Range": ({"If-Range": '"v1"', "Range": "bytes=0-1"}, 206),
+}
+
+
+@pytest.mark.parametrize("case", CONDITIONS)
+def test_no_cache_as_the_fetch_api_adds_it_to_a_condition(case: str) -> None:
+    """The safe profile leaves the pair aside, the letter honours it."""
+    condition, status = CONDITIONS[case]
+    first = asked(ok(FRESH, {"Last-Modified": date(-1000), **TAG}, body=b"body"))
+    body = {206: b"bo", 304: b""}.get(status, b"body")
+    play((first, hit({**condition, **FETCH}, status=status, body=body)), "safe")
+    again = validated(unchanged(TAG), {**condition, **FETCH}, status=status, body=body)
+    play((first, again), "rfc")
+
+
+@pytest.mark.parametrize("profile", ["safe", "rfc"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        cc("no-cache"),
+        {"Pragma": "no-cache"},
+        {"Pragma": "no-cache", **cc("no-cache, foo")},
+        {"Pragma": "no-cache", **cc("max-age=0")},
+    ],
+    ids=str,
+)
+def test_no_cache_in_any_other_form_validates_beside_a_condition(
+    sent: dict[str, str], profile: str
+) -> None:
+    condition = {"If-None-Match": '"v1"'}
+    first = asked(ok(FRESH, TAG))
+    play((first, validated(unchanged(TAG), {**condition, **sent}, status=304)), profile)
 
 
 def varies(names: str) -> object:
@@ -163,6 +200,18 @@ VARY: dict[str, Case] = {
         asked(ok("max-age=0", {"Vary": "Foo", **TAG}, body=b"2"), {"Foo": "2"}),
         validated(unchanged({"Cache-Control": FRESH, **TAG}), {"Foo": "2"}, body=b"2"),
         hit({"Foo": "2"}, body=b"2"), hit({"Foo": "1"}, body=b"1"),
+    ),
+    "a default response without Vary does not take the place of the others": (
+        asked(ok(FRESH, {"Vary": "Foo"}, body=b"1"), {"Foo": "1"}),
+        asked(ok(FRESH, body=b"default")),
+        hit({"Foo": "1"}, body=b"1"), hit(body=b"default"),
+        asked(ok(FRESH, body=b"default"), {"Foo": "2"}),
+        hit({"Foo": "2"}, body=b"default"),
+    ),
+    "without a fresh one that varies it does": (
+        asked(ok("max-age=0", {"Vary": "Foo", **TAG}, body=b"1"), {"Foo": "1"}),
+        asked(ok(FRESH, body=b"default")),
+        hit({"Foo": "1"}, body=b"default"), hit({"Foo": "2"}, body=b"default"),
     ),
     "Accept-Encoding": (
         asked(varies("Accept-Encoding"), {"Accept-Encoding": "gzip, br"}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.conformance import (
     Case,
+    Turn,
     asked,
     between,
     date,
@@ -102,7 +103,6 @@ CASES: dict[str, Case] = {
     "Authorization, no-cache is not enough": not_kept("no-cache, max-age=3600", TAG, AUTH),
     "stored without Authorization answers with it": (asked(ok(FRESH)), hit(AUTH)),
     # Set-Cookie
-    "Set-Cookie": not_kept(FRESH, {"Set-Cookie": "a=1"}),
     "Set-Cookie, public": (
         asked(ok("public, max-age=3600", {"Set-Cookie": "a=1"})), hit(has={"set-cookie": "a=1"}),
     ),
@@ -177,6 +177,10 @@ def test_what_is_stored(case: str) -> None:
     play(CASES[case])
 
 
+def test_the_safe_profile_does_not_share_set_cookie() -> None:
+    play(not_kept(FRESH, {"Set-Cookie": "a=1"}), "safe")
+
+
 def test_the_letter_stores_set_cookie() -> None:
     play((asked(ok(FRESH, {"Set-Cookie": "a=1"})), hit(has={"set-cookie": "a=1"})), "rfc")
 
@@ -244,7 +248,6 @@ STORED = {
     "Allow": [("Allow", "GET, HEAD")],
     "Retry-After": [("Retry-After", "120")],
     "Pragma": [("Pragma", "foo")],
-    "Surrogate-Control": [("Surrogate-Control", "max-age=1")],
     "an empty value": [("X-Empty", "")],
     "bytes over 127": [("X-High", "caf\xe9 \xff\x80")],
     "tabs and blanks inside": [("X-Blank", "a \t  b")],
@@ -358,7 +361,6 @@ TARGETED: dict[str, Case] = {
     "of others is not ours": (
         asked(ok("no-store", {"Other-CDN-Cache-Control": "max-age=60"})), asked(),
     ),
-    "Surrogate-Control is not ours": (asked(ok(FRESH, {"Surrogate-Control": "no-store"})), hit()),
     "max-age as a string": (asked(targeted('max-age="3600"')), asked()),
     "max-age as a decimal": (asked(targeted("max-age=3600.0")), asked()),
 }  # fmt: skip
@@ -367,3 +369,55 @@ TARGETED: dict[str, Case] = {
 @pytest.mark.parametrize("case", TARGETED)
 def test_targeted_cache_control(case: str) -> None:
     play(TARGETED[case])
+
+
+def surrogate(value: str, cache_control: str | None = None, fields: object = ()) -> object:
+    """An answer with Surrogate-Control."""
+    own = {"Surrogate-Control": value, **dict(fields)}  # type: ignore[call-overload]
+    return ok(cache_control, own)
+
+
+SURROGATE: dict[str, Case] = {
+    "max-age": (asked(surrogate("max-age=60")), hit(after_s=50), asked(after_s=20)),
+    "over Cache-Control": (asked(surrogate("max-age=60", "no-store")), hit()),
+    "over Expires": (asked(surrogate("max-age=60", None, {"Expires": date(-60)})), hit()),
+    "max-age zero": (asked(surrogate("max-age=0", FRESH)), asked()),
+    "no-store": (asked(surrogate("no-store", FRESH)), asked()),
+    "private": (asked(surrogate("private, max-age=60", FRESH)), asked()),
+    "in upper case": (asked(surrogate("MAX-AGE=60", "no-store")), hit()),
+    "with content": (asked(surrogate('content="ESI/1.0", max-age=60', "no-store")), hit()),
+    "a quoted comma": (asked(surrogate('content="a, max-age=0", max-age=60', "no-store")), hit()),
+    "Age counts": (asked(surrogate("max-age=60", FRESH, {"Age": "61"})), asked()),
+    "CDN-Cache-Control comes first": (
+        asked(surrogate("max-age=60", FRESH, {"CDN-Cache-Control": "max-age=0"})), asked(),
+    ),
+    "for others only": (asked(surrogate("max-age=0;other", FRESH)), hit()),
+    "for us by name": (asked(surrogate("max-age=60;edgecache", "no-store")), hit()),
+    "empty": (asked(surrogate("", FRESH)), hit()),
+    "without digits": (asked(surrogate("max-age=x", FRESH)), asked()),
+    "stale for some time": (
+        asked(surrogate("max-age=60+30", "no-store", TAG)),
+        Turn("validated", unchanged(TAG), after_s=80, status=200),
+    ),
+    "removed, and asked for": (
+        asked(surrogate("max-age=60", FRESH), has={"surrogate-control": None},
+              saw={"surrogate-capability": 'edgecache="Surrogate/1.0"'}),
+        hit(has={"surrogate-control": None, "cache-control": FRESH}),
+    ),
+    "removed where nothing is stored": (
+        asked(surrogate("no-store"), {"Surrogate-Capability": 'a="b"'},
+              has={"surrogate-control": None},
+              saw={"surrogate-capability": 'a="b", edgecache="Surrogate/1.0"'}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SURROGATE)
+def test_surrogate_control_by_the_letter(case: str) -> None:
+    play(SURROGATE[case], "rfc")
+
+
+def test_surrogate_control_is_not_ours_unless_configured() -> None:
+    field = {"surrogate-control": "no-store"}
+    play((asked(ok(FRESH, {"Surrogate-Control": "no-store"}), has=field,
+                saw={"surrogate-capability": None}), hit(has=field)), "safe")  # fmt: skip

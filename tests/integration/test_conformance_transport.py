@@ -58,6 +58,26 @@ CASES: dict[str, Case] = {
               has={"via": holding("1.1 origin-side, 1.1 ")}),
         hit(has={"via": holding("1.1 origin-side, 1.1 ")}),
     ),
+    "Via tells the version of the origin": (
+        asked([OLD + b"Content-Length: 2\r\n\r\nhi", CLOSE], body=b"hi", status=200,
+              has={"via": "1.0 edgecache"}),
+        hit(body=b"hi", has={"via": "1.0 edgecache"}),
+    ),
+    "Via of what passes": (
+        asked([b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", CLOSE], body=b"hi", status=200,
+              has={"via": "1.0 edgecache"}),
+        asked([b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi", CLOSE], method="POST",
+              content=b"q", status=200, has={"via": "1.0 edgecache"}),
+    ),
+    "Max-Forwards of OPTIONS counts down": (
+        asked(ok("no-store"), {"Max-Forwards": "5"}, method="OPTIONS", saw={"max-forwards": "4"}),
+        asked(ok("no-store"), {"Max-Forwards": "1"}, method="OPTIONS", saw={"max-forwards": "0"}),
+        asked(ok("no-store"), {"Max-Forwards": "x"}, method="OPTIONS", saw={"max-forwards": None}),
+        hit({"Max-Forwards": "0"}, method="OPTIONS", status=204),
+    ),
+    "Max-Forwards of others passes": (
+        asked(ok("no-store"), {"Max-Forwards": "5"}, saw={"max-forwards": "5"}),
+    ),
     "Cache-Status of a miss and a hit": (
         asked(ok(FRESH), has={"cache-status": "edgecache; fwd=uri-miss; fwd-status=200; stored"}),
         hit(has={"cache-status": holding("edgecache; hit; ttl=3")}),

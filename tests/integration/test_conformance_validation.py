@@ -270,6 +270,62 @@ def test_a_condition_does_not_count_for_another_status_than_200() -> None:
     play((asked(stored), hit({"If-None-Match": '"v1"'}, status=404)))
 
 
+# Conditions of clients where nothing is stored
+
+# Condition, and the status of the answer to it where the response has the tag "v1" and this date.
+FORWARDED: dict[str, tuple[dict[str, str], int]] = {
+    "If-None-Match": ({"If-None-Match": '"v1"'}, 304),
+    "If-None-Match, another": ({"If-None-Match": '"v2"'}, 200),
+    "If-None-Match without quotes": ({"If-None-Match": "v1"}, 200),
+    "If-Modified-Since": ({"If-Modified-Since": SINCE}, 304),
+    "both": ({"If-None-Match": '"v1"', "If-Modified-Since": SINCE}, 304),
+}
+
+
+def as_sent(fields: dict[str, str]) -> dict[str, str]:
+    """The same fields of the request at the origin."""
+    return {name.lower(): value for name, value in fields.items()}
+
+
+@pytest.mark.parametrize("case", FORWARDED)
+def test_the_letter_forwards_the_conditions_of_a_miss(case: str) -> None:
+    sent, status = FORWARDED[case]
+    answer = ok(FRESH, TAG | MODIFIED, body=b"body")
+    play((
+        validated(unchanged(NOW_FRESH | TAG), sent, status=304, saw=as_sent(sent)),
+        validated(answer, sent, status=status, saw=as_sent(sent)),
+        hit(body=b"body"),
+    ), "rfc")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORWARDED)
+def test_the_safe_profile_fetches_the_whole_and_evaluates_the_condition(case: str) -> None:
+    sent, status = FORWARDED[case]
+    answer = ok(FRESH, TAG | MODIFIED, body=b"body")
+    play((asked(answer, sent, status=status), hit(body=b"body")), "safe")
+
+
+@pytest.mark.parametrize("case", FORWARDED)
+def test_what_may_not_be_stored_is_compared_with_what_the_client_has(case: str) -> None:
+    sent, status = FORWARDED[case]
+    private = ok("private, max-age=60", {**TAG, **MODIFIED, "Content-Language": "en"}, body=b"body")
+    body = b"body" if status == 200 else b""
+    has = {"content-language": "en" if status == 200 else None, "etag": '"v1"'}
+    play((
+        asked(private, sent, status=status, body=body, has=has),
+        # Known as uncacheable by now: the origin is asked by the client's own condition.
+        validated(unchanged(TAG), sent, status=304, saw=as_sent(sent)),
+        asked(private, body=b"body"),
+        asked(ok(FRESH, TAG, body=b"new")),
+        hit(body=b"new"),
+    ), "safe")  # fmt: skip
+
+
+def test_the_conditions_of_head_go_upstream() -> None:
+    sent = {"If-None-Match": '"v1"'}
+    play((validated(unchanged(TAG), sent, method="HEAD", status=304),))
+
+
 # Failures
 
 GONE = [CLOSE]
@@ -327,6 +383,34 @@ FAILURES: dict[str, Case] = {
         hit(body=b"body"),
     ),
     "nothing stored": (asked(GONE, status=502),),
+    **{
+        f"no validator, {directive}, {name}": (
+            asked(ok(f"max-age=100, {directive}", body=b"body")),
+            asked(failure, after_s=200, status=504),
+        )
+        for directive in ("must-revalidate", "proxy-revalidate", "s-maxage=90")
+        for name, failure in {"closed": GONE, "cut": CUT, "nonsense": [b"x\r\n\r\n", CLOSE]}.items()
+    },
+    "no validator, must-revalidate, and a client that takes stale ones": (
+        asked(ok("max-age=100, must-revalidate", body=b"body")),
+        asked(GONE, {"Cache-Control": "max-stale, stale-if-error=9999"}, after_s=200, status=504),
+    ),
+    "no validator, must-revalidate, HEAD": (
+        asked(ok("max-age=100, must-revalidate", body=b"body")),
+        asked(GONE, after_s=200, status=504, method="HEAD"),
+    ),
+    "closed, a request without conditions that forbids the fresh one": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, {"Cache-Control": "no-cache"}, status=502),
+    ),
+    "closed, max-age of the request": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, {"Cache-Control": "max-age=0"}, body=b"body", status=200),
+    ),
+    "closed, stale for longer than is allowed when disconnected": (
+        asked(ok(FRESH, TAG, body=b"body")),
+        validated(GONE, after_s=90_000, status=502),
+    ),
     "no validator, closed": (
         asked(ok(FRESH, body=b"body")),
         asked(GONE, after_s=200, body=b"body"),

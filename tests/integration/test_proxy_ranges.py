@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from unittest.mock import patch
+
 import pytest
 from support.origin import CLOSE, Received, looped, response
 from support.origin_world import World
+
+from edgecache.proxy.partials import Partial, Partials
 
 BODY = bytes(range(256)) * 40
 SIZE = len(BODY)
@@ -280,3 +285,100 @@ async def test_head_of_a_partial_response_tells_the_whole_size() -> None:
         await world.get("/x", Range="bytes=0-99")
         head = await world.ask("/x", "HEAD")
         assert (head.status, head["content-length"]) == (200, str(SIZE))
+
+
+class _Interleaved:
+    """The store of a proxy; before or after one of its calls something else happens, once."""
+
+    def __init__(self, store: object, name: str, event: object, is_before: bool) -> None:
+        self._store = store
+        self._name = name
+        self._event = event
+        self._is_before = is_before
+        self.count = 0
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self._store, name)
+        if name != self._name or self.count:
+            return found
+
+        async def call(*args: object, **options: object) -> object:
+            self.count += 1
+            if self._is_before:
+                await self._event()  # type: ignore[operator]
+                return await found(*args, **options)
+            result = await found(*args, **options)
+            await self._event()  # type: ignore[operator]
+            return result
+
+        return call
+
+
+@looped
+async def test_parts_that_are_completed_after_a_request_found_them_stay_for_it() -> None:
+    async with World() as world:
+        world.origin.answer("/x", ranged())
+        await world.get("/x", Range="bytes=0-4999")
+        library = world.proxy._library
+        is_completed = asyncio.Event()
+        make_whole = Partials.complete
+
+        async def noted(self: Partials, partial: Partial) -> bool:
+            is_whole = await make_whole(self, partial)
+            is_completed.set()
+            return is_whole
+
+        async def complete() -> None:
+            with patch.object(Partials, "complete", noted):
+                assert (await world.get("/x")).body == BODY
+                await is_completed.wait()
+            assert await library.load(b"http://example.org:80/x") is not None
+
+        library.store = store = _Interleaved(library.store, "availability", complete, False)
+        answer = await world.get("/x", Range="bytes=100-199")
+        assert store.count == 1
+        assert answer.is_complete
+        assert (answer.status, answer.body) == (206, BODY[100:200])
+        library.store = world.store
+        await world.settled()
+        assert (await world.get("/x")).word == "hit"
+        assert world.origin.count() == 2
+
+
+# id: what takes the place of the parts between plan and reading, whether the answer is whole
+REPLACED: dict[str, tuple[object, bool]] = {
+    "the same representation": (response(200, BODY, **FRESH), True),
+    "another tag": (response(200, BODY, **(FRESH | {"ETag": '"v2"'})), False),
+    "a weak tag": (response(200, BODY, **(FRESH | {"ETag": 'W/"v1"'})), False),
+    "another size": (response(200, BODY + b"!", **FRESH), False),
+    "nothing": (None, False),
+}
+
+
+@pytest.mark.parametrize("case", REPLACED)
+@looped
+async def test_parts_that_went_are_read_of_the_whole_that_took_their_place(case: str) -> None:
+    whole, is_served = REPLACED[case]
+    async with World() as world:
+        world.origin.answer("/x", ranged())
+        await world.get("/x", Range="bytes=0-4999")
+        library = world.proxy._library
+
+        async def replace() -> None:
+            """As another process that shares the store does: without heed of our pins."""
+            partial = await world.proxy._service._parts._partials.find(b"http://example.org:80/x")
+            assert partial is not None
+            if whole is not None:
+                world.origin.answer("/x", whole)
+                await world.get("/x", Cache_Control="no-cache")
+            await world.store.purge(partial.key)
+
+        library.store = store = _Interleaved(library.store, "read_range", replace, True)
+        if is_served:
+            answer = await world.get("/x", Range="bytes=100-199")
+            assert (answer.status, answer.body) == (206, BODY[100:200])
+        else:  # no byte of the answer was sent: the connection closes, nothing wrong is served
+            with pytest.raises(asyncio.IncompleteReadError):
+                await world.get("/x", Range="bytes=100-199")
+        assert store.count == 1
+        library.store = world.store

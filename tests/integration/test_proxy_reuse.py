@@ -482,7 +482,12 @@ async def test_an_answer_that_begins_or_stops_to_vary_takes_the_place_of_the_oth
         assert answer.body == b"foo 1"
         assert (await world.get("/x", Foo="1")).body == b"foo 1"
         assert (await world.get("/x", Foo="2")).body == b"all again"
+        # It leaves out Vary, but a fresh response says that the URI varies (RFC 9111, 4.1).
+        assert (await world.get("/x", Foo="1")).body == b"foo 1"
+        await world.age("/x", 1000)
+        assert (await world.get("/x", Foo="2")).body == b"all again"
         assert (await world.get("/x", Foo="1")).body == b"all again"
+        assert world.origin.count() == 4
 
 
 @looped
@@ -515,3 +520,27 @@ async def test_a_variant_is_validated_by_its_own_validator() -> None:
             found = await world.get("/x", Foo=foo)
             assert (found.body, found.word) == (f'"{foo}"'.encode(), "revalidated")
             assert (await world.get("/x", Foo=foo)).word == "hit"
+
+
+# id: Cache-Control, validator, how long it is kept after its end (seconds)
+KEPT: dict[str, tuple[str, bool, float]] = {
+    "must-revalidate": ("max-age=100, must-revalidate", False, 600),
+    "s-maxage": ("s-maxage=100", False, 600),
+    "must-revalidate, with a validator": ("max-age=100, must-revalidate", True, 7 * 86_400),
+    "may be served when disconnected": ("max-age=100", False, 86_400),
+    "stale-while-revalidate": ("max-age=100, stale-while-revalidate=99999", False, 99_999),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+@looped
+async def test_a_stale_response_is_kept_for_as_long_as_it_means_anything(case: str) -> None:
+    cache_control, has_validator, kept_s = KEPT[case]
+    tag = {"ETag": '"v1"'} if has_validator else {}
+    async with World() as world:
+        world.origin.answer("/x", response(200, b"body", Cache_Control=cache_control, **tag))
+        await world.get("/x")
+        library = world.proxy._library
+        entry = await library.load(b"http://example.org:80/x")
+        assert entry is not None
+        assert library.ttl_of(entry.policy) == pytest.approx(100 + kept_s, abs=30)

@@ -159,13 +159,58 @@ def test_purges_by_every_target_are_exact(served: Served) -> None:
     assert post(served, "/api/cache/clear").json() == {"cleared": True, "purged": 1}
 
 
+# key in the path of the cache API, encoding, the same key for the admin API
+ENCODED = [
+    ("caf%C3%A9", "text", "caf\u00e9"),
+    ("caf%C3%A9", "percent", "caf%C3%A9"),
+    ("caf%C3%A9", "percent", "caf\u00e9"),
+    ("%FF%00%2F", "percent", "%ff%00%2F"),
+    ("%FF%00%2F", "base64", "/wAv"),
+    ("a%25b", "percent", "a%25b"),
+    ("a%25b", "text", "a%b"),
+    ("%FF" * 8192, "percent", "%FF" * 8192),
+]
+
+
+@pytest.mark.parametrize(("path", "encoding", "key"), ENCODED, ids=lambda text: text[:12])
+@pytest.mark.parametrize("kind", ["key", "prefix"])
+def test_any_key_can_be_purged(
+    served: Served, kind: str, path: str, encoding: str, key: str
+) -> None:
+    put(served, path)
+    body = {kind: key, "encoding": encoding}
+    assert post(served, "/api/purge", body).json() == {"purged": 1, "soft": False}
+    assert served.get(f"/cache/{path}").status == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"key": "%", "encoding": "percent"},
+        {"key": "%f", "encoding": "percent"},
+        {"key": "/wA", "encoding": "base64"},
+        {"key": "*", "encoding": "base64"},
+        {"key": "\u00e9", "encoding": "base64"},
+        {"key": "a", "encoding": "hex"},
+        {"key": "\ud800"},
+        {"key": "", "encoding": "percent"},
+        {"key": "\u00e9" * 4097},
+        {"prefix": "a" * 8193},
+        {"tag": "t" * 256},
+    ],
+    ids=str,
+)
+def test_a_key_that_is_not_in_its_encoding_is_refused(served: Served, body: dict[str, str]) -> None:
+    assert post(served, "/api/purge", body).status == 422
+
+
 def test_soft_purges_make_stale_and_say_so_once(served: Served) -> None:
     put(served, "soft")
-    served.get("/stale")
-    for body in ({"key": "soft", "soft": True}, {"url": f"{served.url}/stale", "soft": True}):
+    served.get("/tagged")  # fresh for ten minutes
+    for body in ({"key": "soft", "soft": True}, {"url": f"{served.url}/tagged", "soft": True}):
         assert post(served, "/api/purge", body).json() == {"purged": 1, "soft": True}
     assert post(served, "/api/purge", {"key": "soft", "soft": True}).json()["purged"] == 0
-    assert served.get("/stale").fields["x-cache-status"] != "hit"
+    assert served.get("/tagged").fields["x-cache-status"] != "hit"
     assert served.get("/cache/soft").status == 404
 
 
@@ -244,6 +289,46 @@ def test_pages_of_other_sites_cannot_use_an_open_listener(
     assert post(served, "/api/purge", {"key": "nothing"}, **fields).status == status
 
 
+def test_metrics_come_in_three_formats_on_every_listener(served: Served) -> None:
+    for base in (served.admin, served.metrics, served.url):
+        for accept, kind in (
+            ("application/json", "application/json"),
+            ("application/json;q=0.1, text/plain", "text/plain"),
+            ("application/openmetrics-text;version=1.0.0", "application/openmetrics-text"),
+            ("*/*", "text/plain"),
+        ):
+            reply = exchange(base, "/metrics", Accept=accept)
+            assert reply.fields["content-type"].startswith(kind)
+            assert reply.fields["vary"] == "Accept"
+    families = exchange(served.admin, "/metrics", Accept="application/json").json()["metrics"]
+    assert families["edge_cache_http_connections"]["samples"][0]["value"] >= 0
+
+
+def test_latencies_are_there_by_door(served: Served) -> None:
+    put(served, "timed")
+    served.get("/slow")
+    for _ in range(80):  # one read in 61 is timed
+        assert served.get("/cache/timed").status == 200
+    latencies = exchange(served.admin, "/api/http/stats").json()["latencies"]
+    for door, kind in (("cache", "at_once"), ("proxy", "waited")):
+        found = latencies[door][kind]
+        assert sum(found["counts"]) >= 1
+        assert 0 < found["p50_seconds"] <= found["p99_seconds"]
+    text = exchange(served.admin, "/metrics").body.decode()
+    assert 'edge_cache_http_answer_seconds_count{door="cache",kind="at_once"}' in text
+    assert 'edge_cache_http_answer_seconds_bucket{door="proxy",kind="waited",le="+Inf"}' in text
+
+
+def test_a_form_of_a_web_page_is_no_order(served: Served) -> None:
+    """What a browser sends without asking first: text/plain, or a form."""
+    put(served, "formed")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
+        for body in ('{"key": "formed"}', '{"everything": true}', "everything=true"):
+            reply = exchange(served.admin, "/api/purge", "POST", body, Content_Type=kind)
+            assert reply.status == 422, (kind, body)
+    assert served.get("/cache/formed").status == 200
+
+
 # Commands
 
 
@@ -252,6 +337,10 @@ def test_the_commands_ask_a_running_server(served: Served, guarded: Served) -> N
     admin = ("--admin", served.admin)
     assert command("purge", "--prefix", "c", *admin)[:2] == (0, "2 purged\n")
     assert command("purge", "--key", "c1", "--soft", *admin)[:2] == (0, "0 made stale\n")
+    put(served, "%FF%01", "%FF%02", "%FF%03")
+    assert command("purge", "--key", "%ff%01", "--encoding", "percent", *admin)[1] == "1 purged\n"
+    assert command("purge", "--key", "/wI=", "--encoding", "base64", *admin)[1] == "1 purged\n"
+    assert command("purge", "--key", "\udcff\x03", *admin)[1] == "1 purged\n"  # the raw bytes
     code, out, _ = command("stat", *admin)
     assert code == 0
     assert all(word in out for word in ("hit ratio", "memory", "disk", "ok"))

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edgecache import Config, Hit, Miss, PurgeType, Storage, errors
+from edgecache import Config, Hit, Meta, Miss, PurgeType, Storage, errors
 from edgecache._io_memory import MemoryDisk
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -59,6 +59,7 @@ class Objects(RuleBasedStateMachine):
     engine = "memory"
     budget = "roomy"
     layout = "log"
+    shares = False
 
     @initialize()
     def start(self) -> None:
@@ -78,6 +79,8 @@ class Objects(RuleBasedStateMachine):
             "layout": self.layout, "chunk_size": "64KiB" if self.layout == "files" else "4MiB",
             "max_in_mem_partial_bytes": None if shards == 8 else "300KiB",
         }  # fmt: skip
+        if self.shares:
+            options |= {"share_chunks": True, "first_chunk_size": "4KiB"}
         if self.engine != "memory":
             options["root"] = str(self.root / "r")
         self.store = Storage(Config(**options), disk=self.disk if self.engine == "memory" else None)
@@ -171,6 +174,20 @@ class Objects(RuleBasedStateMachine):
         assert piece or reader.position == len(reader.expected)
         reader.position += len(piece)
 
+    @rule(which=st.integers(0, 3), places=st.lists(PLACES, min_size=2, max_size=6))
+    def read_ranges(self, which: int, places: list[int]) -> None:
+        if which >= len(self.readers):
+            return
+        reader = self.readers[which]
+        ends = [min(place * self.unit, len(reader.expected)) for place in places]
+        spans = [(min(pair), max(pair)) for pair in zip(ends, ends[1:], strict=False)]
+        try:
+            pieces = reader.hit.read_ranges(spans)
+        except (errors.RangeMissingError, errors.ObjectChangedError):
+            assert not self.is_lossless()
+            return
+        assert pieces == [reader.expected[start:end] for start, end in spans]
+
     @rule(which=st.integers(0, 3))
     def let_go(self, which: int) -> None:
         if which < len(self.readers):
@@ -257,6 +274,38 @@ class Objects(RuleBasedStateMachine):
         assert self.store.put(key, value)
         self.published[key] = value
 
+    @rule(key=KEYS, start=PLACES, end=PLACES, extra=st.integers(0, 3))
+    def read_range(self, key: str, start: int, end: int, extra: int) -> None:
+        if key not in self.published:
+            return
+        low, high = min(start, end) * self.unit + extra, max(start, end) * self.unit + 2 * extra
+        try:
+            found = self.store.read_range(key, low, high - low)
+        except (errors.RangeMissingError, errors.ObjectChangedError):
+            assert not self.is_lossless()
+            return
+        if found is None or key in self.unfinished:
+            assert not self.is_lossless() or key in self.unfinished
+        else:
+            assert found == self.published[key][low:high]
+
+    @rule(key=KEYS, number=st.integers(0, 9))
+    def update_meta(self, key: str, number: int) -> None:
+        """Readers in the middle keep their bytes: `read` above checks it."""
+        meta = Meta(created=1, updated=number, fresh_until=1 << 62)
+        is_there = self.store.update_meta(key, meta)
+        if self.is_lossless():
+            assert is_there == (key in self.published)
+        if is_there:
+            found = self.store.lookup(key)
+            if found is not None:
+                assert found.meta == meta
+                found.close()
+
+    @rule()
+    def scrub(self) -> None:
+        assert self.store.scrub().corrupt == 0
+
     @rule(key=KEYS, kind=st.sampled_from(PurgeType))
     def purge(self, key: str, kind: PurgeType) -> None:
         existed = self.store.purge(key, kind)
@@ -327,9 +376,11 @@ SETTINGS = settings(
 )
 
 
-def machine(engine: str, budget: str, examples: int, layout: str = "log") -> Any:
-    facts = {"engine": engine, "budget": budget, "layout": layout}
-    kind = type("Objects_{engine}_{budget}_{layout}".format(**facts), (Objects,), facts)
+def machine(
+    engine: str, budget: str, examples: int, layout: str = "log", *, shares: bool = False
+) -> Any:
+    facts = {"engine": engine, "budget": budget, "layout": layout, "shares": shares}
+    kind = type("Objects_{engine}_{budget}_{layout}_{shares}".format(**facts), (Objects,), facts)
     kind.TestCase.settings = settings(SETTINGS, max_examples=examples)
     return kind.TestCase
 
@@ -338,6 +389,10 @@ TestMemory = machine("memory", "roomy", 40)
 TestMemoryTight = machine("memory", "tight", 25)
 TestThreads = machine("threads", "roomy", 5)
 TestAuto = machine("auto", "roomy", 5)
+TestShared = machine("memory", "roomy", 30, shares=True)
+TestSharedTight = machine("memory", "tight", 15, shares=True)
+TestSharedThreads = machine("threads", "roomy", 4, shares=True)
 TestFiles = machine("memory", "roomy", 25, "files")
 TestFilesTight = machine("memory", "tight", 15, "files")
 TestFilesThreads = machine("threads", "roomy", 4, "files")
+TestFilesAuto = machine("auto", "roomy", 4, "files")

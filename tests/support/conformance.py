@@ -246,18 +246,22 @@ def _check(wanted: Mapping[str, Any], get: Callable[[str], str | None], told: st
         assert is_right, f"{name} is {found!r}, not {value!r}: {told}"
 
 
-def play(case: Case, profile: str = "safe", **options: Any) -> None:
-    """Play a case over a proxy of its own."""
+PROFILES = ("safe", "rfc")
+
+
+def play(case: Case, *profiles: str, **options: Any) -> None:
+    """Play a case over a proxy of its own, for each profile; both without any."""
 
     @looped
-    async def run() -> None:
+    async def run(profile: str) -> None:
         async with World(profile, store={"memory": "16MiB"}, **options) as world:
             played = Play(world)
             for number, turn in enumerate(case, 1):
                 async with asyncio.timeout(20):
-                    await played.one(turn, f"turn {number}")
+                    await played.one(turn, f"{profile}, turn {number}")
 
-    run()
+    for profile in profiles or PROFILES:
+        run(profile)
 
 
 def between(low: int, high: int) -> Callable[[str | None], bool]:

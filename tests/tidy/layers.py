@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("kernels", ("_bytes", "_list", "_sync", "_debug")),
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
-    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs")),
+    ("shared", ("_status", "_checksum", "_read_buffers", "_jobs", "_process", "_spare_blocks")),
     ("sums of strips", ("_strips",)),
     ("formats", ("_meta", "_segment_format", "_files_format", "_evict", "_evict_*")),
     ("formats of parts", ("_part_format",)),
@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "_arena",
             *("_index", "_index_*"),
             *("_memory", "_slab", "_slab_*"),
-            *("_segment", "_log*"),
+            *("_segment", "_log_*"),
             *("_files", "_files_index", "_files_tree"),
             "_superblock",
         ),
@@ -35,9 +35,9 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("joints", ("_shard", "_flush", "_prewrite", "_scan")),
     ("paths", ("_fetch", "_part", "_reclaim", "_checkpoint", "_recovery")),
     ("changes", ("_change", "_maintenance")),
-    ("walks", ("_promote", "_walk")),
+    ("walks", ("_promote", "_walk", "_repair")),
     ("root", ("_core", "_core_*")),
-    ("values", ("config", "meta", "metrics", "root")),
+    ("values", ("config", "meta", "metrics", "root", "registry")),
     ("disk tiers", ("files",)),
     ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),
@@ -68,6 +68,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
         "_files_index",
         "_files_tree",
     ),  # objects of the file layout, and the calls that write them
+    ("_segment", "_log_*"),  # the region log, and its file space
     ("migrate", "migrate_entry"),  # a migration, and each of its entries
     ("_memory", "_slab", "_slab_*"),  # the RAM tier and its allocator
     ("_recovery", "_checkpoint"),  # opening starts from a checkpoint
@@ -86,7 +87,7 @@ NATIVE_USERS: dict[str, frozenset[str]] = {
 }
 
 # Kernels: whole functions in a header, no module of their own.
-KERNELS = ("_bytes", "_hash", "_list", "_sync", "_debug", "_spans", "_strips")
+KERNELS = ("_bytes", "_hash", "_list", "_debug", "_spans", "_strips")
 
 # `_testing_*` modules give tests access to internals: they may see anything, nothing sees them.
 TESTING = "_testing*"

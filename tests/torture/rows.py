@@ -16,10 +16,11 @@ from torture import (
     refused,
     rot,
     sanitize,
+    shared,
     soak,
 )
 from torture.campaign import Row
 
-MODULES = (kill, power, cuts, rot, full, faults, race, hung, refused, memory, clock, sanitize,
+MODULES = (kill, shared, power, cuts, rot, full, faults, race, hung, refused, memory, clock, sanitize,
            fuzzing, soak)  # fmt: skip
 ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}

@@ -29,7 +29,7 @@ ENGINE_NAMES = {
     "walk_memory", "walk_region", "attach", "load_object", "put_beyond", "put_encoded",
     "split_values", "value_bytes_max", "has_lower", "scrub_lower", "walk_lower",
     "version_in_memory", "object_gone", "lower_key", "enter_written",
-    "begin_part", "begin_read", "read_parts",
+    "begin_part", "begin_read", "read_parts", "resume", "resume_forked",
 }  # fmt: skip
 # Not awaited: a decorator, and what a store was opened with.
 NOT_AWAITED = {"memoize", "config", "closed", "support_streaming_partial_write"}

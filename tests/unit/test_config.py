@@ -128,7 +128,9 @@ def test_an_unusable_value_names_its_field(name: str, value: Any) -> None:
     ("values", "key", "hint"),
     [
         ({"layout": "files"}, "layout", "layout: log"),
-        ({"shared": True}, "shared", "shared: false"),
+        ({"shared": True}, "shared", "set root and disk"),
+        ({"shared": True, "root": "c", "layout": "files"}, "shared", "layout: log"),
+        ({"shared": True, "io": "memory"}, "shared", "uring or threads"),
         ({"disk": 15 * MIB}, "disk", "16MiB"),
         ({"disk": "1GB", "region_size": "64MiB"}, "disk", "1GiB"),
         ({"disk": "4GiB", "region_size": "48MiB"}, "region_size", "32MiB or 64MiB"),

@@ -25,6 +25,7 @@ BUILTINS = {
     "ConfigError": ValueError,
     "StoreClosedError": ValueError,
     "StoreForkedError": RuntimeError,
+    "SharedModeError": RuntimeError,
     "StoreLockedError": BlockingIOError,
     "EntryNotFoundError": KeyError,
     "EntryExistsError": FileExistsError,

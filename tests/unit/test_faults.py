@@ -300,7 +300,7 @@ store = options(
     region_bytes=131072, disk_bytes=4194304, buffer_bytes=32768, block_timeout_s=patience_s
 )
 if kind == "size":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 core = Core(store, open_engine(engine, root))
 if kind == "files":
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))

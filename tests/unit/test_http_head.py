@@ -73,7 +73,9 @@ def test_a_place_outside_of_the_bytes_has_no_line(position: int) -> None:
 
 
 def test_a_lane_is_closed_until_it_is_opened_and_when_it_has_nothing_left() -> None:
-    exchange = Exchange(Tally(), tuple, lambda method, status: None, 100)
+    exchange = Exchange(
+        Tally(), tuple, lambda method, status: None, lambda first, seconds: None, 100
+    )
     lane = Lane(exchange)
     assert not lane.is_open
     lane.open(b"A: b\r\n", b"A: b\r\n\r\n", 5)

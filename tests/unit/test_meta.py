@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 import struct
+import time
 
 import pytest
 from hypothesis import given
@@ -78,6 +79,13 @@ def layout(tags: list[bytes], *, flags: int = 0, status: int = 0, count: int | N
     block = b"".join(struct.pack("<H", len(tag)) + tag for tag in tags) + tail
     head = struct.pack("<BBHHH", 0xEC, 1, flags, status, len(tags) if count is None else count)
     return hooks.meta_sealed(head + bytes(60) + struct.pack("<IQ", len(block), 0) + block)
+
+
+def test_a_meta_without_times_was_made_now() -> None:
+    before = time.time_ns() // 1000
+    meta = Meta(status=200)
+    assert before <= meta.created <= meta.updated <= time.time_ns() // 1000
+    assert meta.is_fresh(meta.created)
 
 
 @given(METAS)

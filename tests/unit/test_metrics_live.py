@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import unittest.mock
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from edgecache import AsyncStorage, Config, Storage, errors
 from edgecache._io_memory import MemoryDisk
 from edgecache._testing_io import disturb, fail, heal, hold, release
 from edgecache.metrics.names import METRICS
-from edgecache.objects.head import decode_head
+from edgecache.objects import sharing
+from edgecache.objects.head import content_hash, decode_head
 
 KIB = 1024
 
@@ -221,6 +223,25 @@ def objects_of_any_size(root: Path) -> set[str]:
         return seen | moved(store)
 
 
+def equal_chunks(root: Path) -> set[str]:
+    """Two objects of equal chunks, and one with a chunk of the same hash."""
+    config = memory_config(disk="64MiB", chunk_size="64KiB", share_chunks=True)
+    with Storage(config) as store:
+        for name in "ab":
+            with store.get_miss_handler(name) as miss:
+                miss.write(bytes(65537))
+                miss.finish()
+        digest = content_hash(bytes(65536))
+        with (
+            unittest.mock.patch.object(sharing, "content_hash", lambda data: digest),
+            store.get_miss_handler("c") as miss,
+        ):
+            miss.write(b"c" * 65537)
+            miss.finish()
+        assert store.get("c") == b"c" * 65537
+        return moved(store)
+
+
 def a_full_disk(root: Path) -> set[str]:
     disk = MemoryDisk()
     fail(disk, "allocate", errno.ENOSPC, count=-1)
@@ -381,6 +402,10 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
         "objects.aborted_writes", "objects.refused_writes", "objects.shed_writes",
         "objects.sparse", "objects.sparse_bytes", "objects.memory_bytes", "objects.holes",
         "objects.hash_mismatches",
+    },
+    equal_chunks: {
+        "objects.shared_chunks", "objects.shared_bytes", "objects.share_collisions",
+        "objects.share_table",
     },
     a_full_disk: {"requests.shed.no_space", "errors.open"},
     a_dying_disk: {

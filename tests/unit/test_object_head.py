@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecache.objects.grid import Grid
 from edgecache.objects.head import (
     HASH_BYTES,
     STATE_COMPLETE,
@@ -31,12 +32,46 @@ HEADS = st.builds(
     table=st.binary(max_size=4).map(lambda few: few * HASH_BYTES),
     runs=st.lists(st.tuples(U64, U64), max_size=4),
     lifetime_us=U64,
+    first_bytes=st.just(0),
+)
+CUT_HEADS = st.builds(
+    Head,
+    size=st.integers(1 << 20, 2**63 - 1),
+    generation=U64,
+    object_id=st.binary(min_size=16, max_size=16),
+    chunk_bytes=st.integers(1 << 16, 1 << 20),
+    first_bytes=st.integers(0, (1 << 16) - 1),
+    shared_count=st.integers(0, 2),
 )
 
 
-@given(HEADS)
+@given(st.one_of(HEADS, CUT_HEADS))
 def test_a_head_is_read_as_it_was_written(head: Head) -> None:
     assert decode_head(head.encode()) == head
+
+
+@given(CUT_HEADS)
+def test_a_head_with_sizes_that_cannot_be_is_refused(head: Head) -> None:
+    head.first_bytes = head.chunk_bytes
+    assert decode_head(head.encode()) is None
+    head.first_bytes = 0
+    head.shared_count = head.chunk_count + 1
+    assert decode_head(head.encode()) is None
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 1000))
+def test_chunks_of_a_grid_cover_an_object_without_overlap(
+    chunk_bytes: int, first_bytes: int, size: int
+) -> None:
+    grid = Grid(chunk_bytes, min(first_bytes, chunk_bytes))
+    position = 0
+    for number in range(grid.count(size)):
+        start, end = grid.span(number, size)
+        assert start == position < end <= start + grid.size(number)
+        assert grid.locate(start) == (number, 0)
+        assert grid.locate(end - 1) == (number, end - 1 - start)
+        position = end
+    assert position == size
 
 
 @given(HEADS, st.data())

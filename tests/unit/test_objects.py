@@ -26,6 +26,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "io": "memory", "memory": "4MiB", "disk": "128MiB", "shards": 1, "namespace": "n",
         "default_ttl": 3600,
     },
+    "shared": {
+        "io": "memory", "memory": "4MiB", "disk": "128MiB", "shards": 1, "share_chunks": True,
+        "first_chunk_size": "12KiB",
+    },
     "files": {
         "io": "memory", "layout": "files", "memory": "4MiB", "disk": "128MiB", "shards": 1,
         "chunk_size": "256KiB",
@@ -40,9 +44,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Storage]:
         assert opened.check() == []
 
 
-@pytest.fixture(params=[name for name in CONFIGS if name != "files"])
+@pytest.fixture(params=[name for name in CONFIGS if name not in ("files", "shared")])
 def cut_store(request: pytest.FixtureRequest) -> Iterator[Storage]:
-    """A store that cuts large objects into parts (for the other one: test_object_bodies.py)."""
+    """A store that cuts large objects into parts of their own (the others have their own tests)."""
     with Storage(Config(**CONFIGS[request.param])) as opened:
         yield opened
         assert opened.check() == []

@@ -11,21 +11,26 @@ Invariants:
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
+import json
 import logging
 import platform
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote_to_bytes
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgecache._version import __version__
 from edgecache.api.control import Control, PurgeOrder
 from edgecache.errors import EdgeCacheError, StoreClosedError
+from edgecache.metrics.rendering import render
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
@@ -33,31 +38,12 @@ if TYPE_CHECKING:
 __all__ = ["create_application"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+KEY_BYTES_MAX = 8192
+TAG_BYTES_MAX = 255
+ENCODED_MAX = 3 * KEY_BYTES_MAX
+"""Characters of a key, each of its bytes as a percent-escape."""
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _OPEN_PATHS = frozenset({"/livez", "/readyz", "/health", "/api/health", "/api/ready"})
-
-
-class PurgeRequest(BaseModel):
-    """What POST /api/purge takes: one target."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: str | None = Field(None, min_length=1, max_length=8192)
-    prefix: str | None = Field(None, min_length=1, max_length=8192)
-    tag: str | None = Field(None, min_length=1, max_length=255)
-    url: str | None = Field(None, min_length=1, max_length=16384)
-    everything: bool = False
-    soft: bool = False
-
-    def order(self) -> PurgeOrder:
-        """Return it as the server takes it."""
-        return PurgeOrder(
-            key=None if self.key is None else self.key.encode(),
-            prefix=None if self.prefix is None else self.prefix.encode(),
-            tag=self.tag,
-            url=self.url,
-            everything=self.everything,
-            soft=self.soft,
-        )
 
 
 class RequestError(Exception):
@@ -67,6 +53,80 @@ class RequestError(Exception):
         super().__init__(message)
         self.status = status
         self.error = error
+
+
+class PurgeRequest(BaseModel):
+    """What POST /api/purge takes: one target.
+
+    `encoding` says how `key`, `prefix` and `tag` stand for bytes: as the UTF-8 of the text, with
+    percent-escapes as in a path of the cache API, or in Base64.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str | None = Field(None, min_length=1, max_length=ENCODED_MAX)
+    prefix: str | None = Field(None, min_length=1, max_length=ENCODED_MAX)
+    tag: str | None = Field(None, min_length=1, max_length=1024)
+    url: str | None = Field(None, min_length=1, max_length=16384)
+    encoding: Literal["text", "percent", "base64"] = "text"
+    everything: bool = False
+    soft: bool = False
+
+    def order(self) -> PurgeOrder:
+        """Return it as the server takes it.
+
+        Raises:
+            RequestError: A target is not in its encoding, or too long.
+        """
+        return PurgeOrder(
+            key=self._bytes("key", self.key, KEY_BYTES_MAX),
+            prefix=self._bytes("prefix", self.prefix, KEY_BYTES_MAX),
+            tag=self._tag(),
+            url=self.url,
+            everything=self.everything,
+            soft=self.soft,
+        )
+
+    def _bytes(self, name: str, text: str | None, size_max: int) -> bytes | None:
+        if text is None:
+            return None
+        try:
+            found = decode_text(text, self.encoding)
+        except ValueError as error:
+            message = f"{name} is not in the encoding {self.encoding!r}: {error}"
+            raise RequestError(422, "encoding", message) from None
+        if not 0 < len(found) <= size_max:
+            raise RequestError(422, "size", f"{name} is not 1 to {size_max} bytes")
+        return found
+
+    def _tag(self) -> str | None:
+        """Return the tag; those that came as bytes of a field are known as Latin-1."""
+        if self.encoding == "text":
+            self._bytes("tag", self.tag, TAG_BYTES_MAX)
+            return self.tag
+        found = self._bytes("tag", self.tag, TAG_BYTES_MAX)
+        return None if found is None else found.decode("latin-1")
+
+
+def decode_text(text: str, encoding: str) -> bytes:
+    """Return the bytes that a text stands for.
+
+    Args:
+        text: The text.
+        encoding: "text" (its UTF-8), "percent" (the same, percent-escapes decoded once) or
+            "base64" (RFC 4648, section 4, with its padding).
+
+    Raises:
+        ValueError: The text is not in this encoding.
+    """
+    if encoding == "base64":
+        return base64.b64decode(text, validate=True)
+    data = text.encode()
+    if encoding == "percent":
+        if _BAD_ESCAPE.search(data):
+            raise ValueError("a percent sign begins no escape")
+        data = unquote_to_bytes(data)
+    return data
 
 
 def create_application(control: Control, token: str | None = None) -> FastAPI:
@@ -144,6 +204,17 @@ def _guard(application: FastAPI, token: str | None) -> None:
     async def refuse(_: Request, error: RequestError) -> JSONResponse:
         return JSONResponse({"error": error.error, "message": str(error)}, error.status)
 
+    @application.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        """Say where the fault is; what was sent is not echoed: it may be no text at all."""
+        faults = [
+            {"place": [str(part) for part in each["loc"]], "message": each["msg"]}
+            for each in error.errors()
+        ]
+        text = "; ".join(f"{'.'.join(each['place'])}: {each['message']}" for each in faults)
+        body = json.dumps({"error": "invalid", "message": text, "faults": faults})
+        return Response(body, 422, media_type="application/json")  # ASCII whatever was sent
+
     @application.exception_handler(EdgeCacheError)
     async def fail(_: Request, error: EdgeCacheError) -> JSONResponse:
         status = 503 if isinstance(error, StoreClosedError) else 400
@@ -183,15 +254,14 @@ def _add_health(application: FastAPI, control: Control) -> None:
 def _add_metrics(application: FastAPI, control: Control) -> None:
     @application.get("/metrics")
     async def metrics(request: Request) -> Response:
-        """Return all metrics; OpenMetrics where the client asks for it."""
+        """Return all metrics as Prometheus text, OpenMetrics or JSON, by Accept."""
         body, content_type = render_metrics(control, request.headers.get("accept", ""))
-        return Response(body, media_type=content_type)
+        return Response(body, media_type=content_type, headers={"Vary": "Accept"})
 
 
 def render_metrics(control: Control, accept: str) -> tuple[bytes, str]:
     """Return the metrics of the process and their content type."""
-    encode, content_type = choose_encoder(accept)
-    return encode(control.registry), content_type
+    return render(control.registry, accept)
 
 
 def _opened(control: Control) -> AsyncStorage:
@@ -206,6 +276,11 @@ def _add_cache(application: FastAPI, control: Control) -> None:
     async def stats() -> dict[str, Any]:
         """Return the statistics of the engine."""
         return dict(await _opened(control).stats())
+
+    @application.get("/api/http/stats")
+    async def http_stats() -> dict[str, Any]:
+        """Return what the data plane counts: requests, answers, refusals, latencies by door."""
+        return dict(control.http())
 
     @application.post("/api/cache/clear")
     async def clear() -> dict[str, int | bool]:

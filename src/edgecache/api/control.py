@@ -61,6 +61,9 @@ class Control(Protocol):
     def configuration(self) -> Mapping[str, Any]:
         """Return the settings in use, without secrets."""
 
+    def http(self) -> Mapping[str, Any]:
+        """Return what the data plane counts, latencies by door included; {} before it is there."""
+
     async def health(self) -> Mapping[str, Any]:
         """Return {"status": "ok" | "degraded" | "failing" | "starting", "reasons": [...], ...}."""
 

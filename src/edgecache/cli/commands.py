@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import enum
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +38,15 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+class Encoding(enum.Enum):
+    """How bytes are written on the command line."""
+
+    TEXT = "text"
+    PERCENT = "percent"
+    BASE64 = "base64"
+
 
 Admin = Annotated[str, typer.Option("--admin", help="URL of the admin listener.")]
 Token = Annotated[
@@ -112,6 +124,15 @@ def serve(
         raise typer.Exit(code)
 
 
+def _as_given(named: dict[str, str]) -> dict[str, str]:
+    """Return a key or prefix that is not UTF-8 on the command line as the bytes it was given as."""
+    for name in ("key", "prefix"):
+        text = named.get(name, "")
+        if any("\udc80" <= sign <= "\udcff" for sign in text):
+            return {name: base64.b64encode(os.fsencode(text)).decode(), "encoding": "base64"}
+    return {}
+
+
 @application.command()
 def purge(
     key: Annotated[str | None, typer.Option("--key", help="A key of the cache API.")] = None,
@@ -119,6 +140,10 @@ def purge(
     tag: Annotated[str | None, typer.Option("--tag", help="Entries with this tag.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="A URL of the proxy.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Everything.")] = False,
+    encoding: Annotated[
+        Encoding,
+        typer.Option("--encoding", help="How --key, --prefix and --tag are written."),
+    ] = Encoding.TEXT,
     soft: Annotated[bool, typer.Option("--soft", help="Make stale instead.")] = False,
     admin: Admin = DEFAULT_ADMIN,
     token: Token = None,
@@ -129,9 +154,10 @@ def purge(
     if len(named) + everything != 1:
         fail("name exactly one of --key, --prefix, --tag, --url, --all", EXIT_USAGE)
     with reported():
-        answer = AdminClient(admin, token).post(
-            "/api/purge", {**named, "everything": everything, "soft": soft}
-        )
+        order = {**named, "everything": everything, "soft": soft, "encoding": encoding.value}
+        if encoding is Encoding.TEXT:
+            order |= _as_given(named)
+        answer = AdminClient(admin, token).post("/api/purge", order)
         out.print(f"{answer['purged']} {'made stale' if soft else 'purged'}")
 
 
@@ -151,6 +177,11 @@ def stat(
             out.print(views.overview(stats, client.get("/api/health")))
 
 
+def _snapshot(client: AdminClient) -> dict[str, Any]:
+    """Return the statistics of the engine, and those of the data plane as "http"."""
+    return {**client.get("/api/cache/stats"), "http": client.get("/api/http/stats")}
+
+
 @application.command()
 def top(
     interval: Annotated[float, typer.Option("--interval", help="Seconds.", min=0.1)] = 1.0,
@@ -158,16 +189,16 @@ def top(
     admin: Admin = DEFAULT_ADMIN,
     token: Token = None,
 ) -> None:
-    """Watch the rates of a running server."""
+    """Watch the rates and latencies of a running server."""
     with reported():
         client = AdminClient(admin, token)
-        before, before_s = client.get("/api/cache/stats"), time.monotonic()
+        before, before_s = _snapshot(client), time.monotonic()
         page = 0
         try:
             with Live(console=out, auto_refresh=False) as live:
                 while count == 0 or page < count:
                     time.sleep(interval)
-                    after, after_s = client.get("/api/cache/stats"), time.monotonic()
+                    after, after_s = _snapshot(client), time.monotonic()
                     live.update(views.rates(before, after, after_s - before_s), refresh=True)
                     before, before_s = after, after_s
                     page += 1

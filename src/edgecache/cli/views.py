@@ -12,7 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from edgecache.cli.console import size, uptime
+from edgecache.cli.console import seconds, size, uptime
+from edgecache.metrics.histogram import quantile_seconds
 
 Stats = Mapping[str, Any]
 _STATUS_STYLE = {"ok": "bold green", "degraded": "bold yellow"}
@@ -124,4 +125,33 @@ def rates(before: Stats, after: Stats, elapsed_s: float) -> RenderableType:
         f"hit ratio {ratio}   RAM {_share(memory['used_bytes'], memory['budget_bytes'])}   "
         f"items {memory['items']:,}"
     )
-    return Group(table, foot)
+    slow = _latencies(before["http"], after["http"], elapsed_s)
+    return Group(table, foot) if slow is None else Group(table, foot, slow)
+
+
+_KINDS = {"at_once": "at once, sample", "waited": "waited"}
+
+
+def _latencies(before: Stats, after: Stats, elapsed_s: float) -> Table | None:
+    """Return how long answers took since the last page, by door; None without any."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("door")
+    table.add_column("answers")
+    for title in ("per second", "p50", "p90", "p99"):
+        table.add_column(title, justify="right")
+    old = before.get("latencies", {})
+    for door, kinds in sorted(after.get("latencies", {}).items()):
+        for kind, histogram in kinds.items():
+            new = histogram["counts"]
+            earlier = old.get(door, {}).get(kind, {}).get("counts") or [0] * len(new)
+            counts = [max(0, now - then) for now, then in zip(new, earlier, strict=True)]
+            if not sum(counts) or elapsed_s <= 0:
+                continue
+            quantiles = (quantile_seconds(counts, share) for share in (0.5, 0.9, 0.99))
+            table.add_row(
+                door,
+                _KINDS.get(kind, kind),
+                f"{histogram['weight'] * sum(counts) / elapsed_s:,.0f}",
+                *("-" if found is None else "<= " + seconds(found) for found in quantiles),
+            )
+    return table if table.row_count else None

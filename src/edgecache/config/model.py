@@ -190,6 +190,20 @@ class Config:
             "parts that large objects are stored in; smaller where region or shard are small",
         ),
     )
+    first_chunk_size: int = field(
+        default=0,
+        metadata=_about(
+            Size(maximum=64 * MIB, multiple=4 * KIB),
+            "size of the first chunk of a large object, so that its begin is cheap to keep in RAM; "
+            "0: chunk_size",
+        ),
+    )
+    share_chunks: bool = field(
+        default=False,
+        metadata=_about(
+            Flag(), "keep equal chunks of large objects once; their bytes are compared first"
+        ),
+    )
     max_key: int = field(
         default=KEY_BYTES_MAX,
         metadata=_about(

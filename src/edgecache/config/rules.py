@@ -34,18 +34,27 @@ def check(values: Mapping[str, Any]) -> None:
     Raises:
         Problem: The first rule that does not hold.
     """
-    _check_reserved(values)
+    _check_shared(values)
     _check_layout(values)
+    _check_objects(values)
     _check_disk(values)
     _check_memory(values)
     _check_io(values)
 
 
-def _check_reserved(values: Mapping[str, Any]) -> None:
-    if values["shared"]:
+def _check_shared(values: Mapping[str, Any]) -> None:
+    if not values["shared"]:
+        return
+    if values["layout"] != "log":
         raise Problem(
-            "a cache shared by several processes is not available in this version",
-            hint="use shared: false and one root per process",
+            "several processes can share the region log only",
+            hint="use layout: log, or one root per process",
+            field="shared",
+        )
+    if values["disk"] == 0 or values["root"] is None or values["io"] == "memory":
+        raise Problem(
+            "processes find a shared cache by its root, and need its disk tier to outlive them",
+            hint="set root and disk, with io: auto, uring or threads",
             field="shared",
         )
 
@@ -70,6 +79,30 @@ def _check_layout(values: Mapping[str, Any]) -> None:
             "the file layout has no write budget",
             hint="use write_budget: 0, or layout: log",
             field="write_budget",
+        )
+
+
+def _check_objects(values: Mapping[str, Any]) -> None:
+    if values["first_chunk_size"] > values["chunk_size"]:
+        raise Problem(
+            f"the first chunk ({format_size(values['first_chunk_size'])}) is larger than the "
+            f"others ({format_size(values['chunk_size'])})",
+            hint="use 0 for one of their size",
+            field="first_chunk_size",
+        )
+    if values["layout"] == "files":
+        for name in ("first_chunk_size", "share_chunks"):
+            if values[name]:
+                raise Problem(
+                    "the file layout keeps an object as one body, not as chunks",
+                    hint=f"leave {name} out, or use layout: log",
+                    field=name,
+                )
+    if values["share_chunks"] and values["shared"]:
+        raise Problem(
+            "several processes cannot share chunks: each would know of its own objects only",
+            hint="use shared: false, or share_chunks: false",
+            field="share_chunks",
         )
 
 

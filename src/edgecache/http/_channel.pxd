@@ -15,6 +15,7 @@ from edgecache.http._wire cimport Watched, Wire
 cdef enum:
     CHANNEL_LANE_BYTES = 16384      # read at once while the lane is open
     CHANNEL_VECTORS = 32            # pieces that one call sends
+    CHANNEL_FIRST_BYTES = 128       # of a request whose answer is timed: its door is told by them
 
 cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol)
 
@@ -40,6 +41,8 @@ cdef class Channel(Watched):
 
     cdef object socket_error(self)
     cdef int read(self) except -1
+    cdef int take(self, Py_ssize_t size) except -1
+    cdef int take_timed(self, Py_ssize_t size) except -1
     cdef int pass_lane(self, Py_ssize_t size) except -1
     cdef int keep(self, object piece) except -1
     cdef int send_queue(self) except -1

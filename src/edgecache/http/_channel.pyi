@@ -1,16 +1,17 @@
+import socket
 from collections.abc import Iterable
 from typing import Any, Protocol, final
 
 from typing_extensions import Buffer
 
 from edgecache.http._head import Lane
-from edgecache.http._wire import Watched
+from edgecache.http._wire import Watched, Wire
 
 __test__: dict[str, str]
 
 WRITE_HIGH_BYTES: int
 
-class LaneProtocol(Protocol):
+class WireProtocol(Protocol):
     lane: Lane
     def connection_made(self, transport: Any) -> None: ...
     def connection_lost(self, error: Exception | None) -> None: ...
@@ -18,6 +19,12 @@ class LaneProtocol(Protocol):
     def eof_received(self) -> bool: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
+
+class LaneProtocol(WireProtocol, Protocol):
+    @property
+    def answered_count(self) -> int: ...
+    @property
+    def request(self) -> object: ...
 
 @final
 class Channel(Watched):
@@ -34,3 +41,5 @@ class Channel(Watched):
     def abort(self) -> None: ...
     def on_lost(self, error: Exception | None) -> None: ...
     def get_extra_info(self, name: str, default: object = None) -> Any: ...
+
+def attach(wire: Wire, handle: socket.socket, protocol: WireProtocol) -> None: ...

@@ -8,12 +8,19 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as c_close
 
 from edgecache.http._outbox cimport OUTBOX_LARGE_BYTES, Outbox, iovec
-from edgecache.http._wire cimport WIRE_READ_BYTES, Watched, Wire, os_error
+from edgecache.http._wire cimport (
+    WIRE_READ_BYTES,
+    WIRE_SAMPLE_READS,
+    Watched,
+    Wire,
+    os_error,
+)
 
 cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP
@@ -29,6 +36,12 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_NOSIGNAL, MSG_DONTWAIT, SHUT_WR, SOL_SOCKET, SO_ERROR
 
 WRITE_HIGH_BYTES = 65536
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
@@ -51,6 +64,17 @@ cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
         channel.lose(error)
         raise
     return channel
+
+
+def attach(Wire wire not None, handle not None, protocol not None):
+    """Let a protocol have a connected socket; the wire owns it from now on.
+
+    Args:
+        handle: A socket that does not block.
+        protocol: It has an attribute `lane`; `connection_made` is called before this returns.
+    """
+    peer = handle.getpeername()
+    adopt(wire, handle.detach(), peer, protocol)
 
 
 @cython.final
@@ -93,10 +117,10 @@ cdef class Channel(Watched):
             if size >= 0 or errno != EINTR:
                 break
         if size > 0:
-            if self.lane.is_open and self.waiting_bytes == 0 and not self.is_paused:
-                return self.pass_lane(size)
-            self.protocol.data_received(PyBytes_FromStringAndSize(self.wire.buffer, size))
-            return 0
+            self.wire.reads_to_sample -= 1
+            if self.wire.reads_to_sample <= 0 and self.wire.exchange.on_sample is not None:
+                return self.take_timed(size)
+            return self.take(size)
         if size == 0:
             self.is_at_end = True
             self.is_reading = False
@@ -107,6 +131,29 @@ cdef class Channel(Watched):
             return 0
         if errno != EAGAIN:
             self.lose(os_error(errno))
+        return 0
+
+    cdef int take(self, Py_ssize_t size) except -1:
+        """Pass on what was read."""
+        if self.lane.is_open and self.waiting_bytes == 0 and not self.is_paused:
+            return self.pass_lane(size)
+        self.protocol.data_received(PyBytes_FromStringAndSize(self.wire.buffer, size))
+        return 0
+
+    cdef int take_timed(self, Py_ssize_t size) except -1:
+        """Pass on what was read, and tell how long that took if it was answered at once."""
+        cdef object protocol = self.protocol
+        cdef bytes first = PyBytes_FromStringAndSize(
+            self.wire.buffer, min(size, <Py_ssize_t>CHANNEL_FIRST_BYTES))
+        cdef uint64_t before = protocol.answered_count + self.lane.answered_count
+        cdef int64_t start_ns, spent_ns
+        self.wire.reads_to_sample = WIRE_SAMPLE_READS
+        start_ns = monotonic_ns()
+        self.take(size)
+        spent_ns = monotonic_ns() - start_ns
+        if protocol.answered_count + self.lane.answered_count > before and \
+                protocol.request is None:
+            self.wire.exchange.on_sample(first, spent_ns / 1e9)
         return 0
 
     cdef int pass_lane(self, Py_ssize_t size) except -1:

@@ -28,6 +28,7 @@ class Exchange:
         tally: Tally,
         ready: type,
         count: Callable[[bytes, int], None],
+        on_sample: Callable[[bytes, float], None] | None,
         target_bytes_max: int,
     ) -> Exchange: ...
 

@@ -67,10 +67,11 @@ cdef class Tally:
 cdef class Exchange:
 
     def __cinit__(self, Tally tally not None, object ready not None, object count not None,
-                  Py_ssize_t target_bytes_max):
+                  object on_sample, Py_ssize_t target_bytes_max):
         self.tally = tally
         self.ready = ready
         self.count = count
+        self.on_sample = on_sample
         self.target_bytes_max = target_bytes_max
         self.end_keep = b""
         self.routes = []

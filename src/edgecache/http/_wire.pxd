@@ -20,6 +20,8 @@ from edgecache.http._outbox cimport Outbox
 cdef enum:
     WIRE_READ_BYTES = 262144
     WIRE_EVENTS = 128               # taken by one call
+    # One read in so many is timed; a prime, so that no pattern of connections hides from it.
+    WIRE_SAMPLE_READS = 61
 
 cdef object os_error(int number)
 
@@ -45,6 +47,7 @@ cdef class Wire:
     cdef object loop
     cdef Exchange exchange
     cdef Outbox outbox
+    cdef int reads_to_sample        # reads of sockets until one is timed
     cdef char* buffer               # every socket is read into it
     cdef int epoll
     cdef set channels

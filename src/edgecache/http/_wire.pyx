@@ -65,6 +65,7 @@ cdef class Wire:
         self.exchange = exchange
         self.outbox = Outbox()
         self.channels = set()
+        self.reads_to_sample = WIRE_SAMPLE_READS
         self.ports = set()
         self.buffer = <char*>malloc(WIRE_READ_BYTES)
         if self.buffer == NULL:

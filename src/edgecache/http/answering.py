@@ -16,9 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from edgecache.http._head import Lane
+from edgecache.http.deferred import Deferred
 from edgecache.http.failures import ClientGoneError, RequestError
 from edgecache.http.response import Response, text_response
 from edgecache.http.sending import send_body
@@ -60,7 +62,7 @@ class Answering:
         self.scheme = "http"
         self.phase = HEAD
         self.request: Request | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | Deferred | None = None
         # Input
         self.tail = b""
         self.block: Block | None = None
@@ -115,10 +117,35 @@ class Answering:
                 return
             answer = _resolved(answer)
         self.request = request
+        if not self.shared.is_timed:
+            request.started_s = self.shared.loop.time()
         if request.minor:
             request.relay = self.relay
+        if type(answer) is Deferred:
+            self.task = answer
+            answer.then(partial(self._on_answer, request))
+            return
         later = self._answer_later(request, cast("Awaitable[Response]", answer))
         self.task = self.shared.loop.create_task(later)
+
+    def _on_answer(self, request: Request, response: Response) -> None:
+        """Send what a `Deferred` gave."""
+        body = response.body
+        if type(body) is not bytes or len(body) > PIECE_BYTES:
+            self.task = self.shared.loop.create_task(
+                self._answer_later(request, _resolved(response))
+            )
+            return
+        self.task = None
+        if not self.transport.is_closing():
+            self._emit(request, response)
+            self.repeat = None  # belongs to bytes that were received earlier
+            if self.phase != CLOSING:
+                self.flush()
+                if self.phase == HEAD:
+                    self.resume_input()
+        if response.release is not None:
+            response.release()
 
     async def _answer_later(self, request: Request, answer: Awaitable[Response]) -> None:
         response: Response | None
@@ -140,6 +167,8 @@ class Answering:
             if response.release is not None:
                 response.release()
         self.task = None
+        spent_s = self.shared.loop.time() - request.started_s
+        self.statistics.latencies.add_waited(request.target, spent_s)
         if self.phase == CLOSING:
             return
         self.flush()

@@ -40,6 +40,7 @@ class HttpApp:
     def __init__(self) -> None:
         self._by_host: dict[bytes, list[Mount]] = {}
         self._anywhere: list[Mount] = []
+        self._names: dict[bytes, str] = {}
         # Doors that a target can reach, by its first bytes: a request compares few prefixes.
         self._near: dict[bytes, list[Mount]] = {}
         # Who answers at once, as `Shared` has it: empty as soon as hosts matter.
@@ -49,12 +50,20 @@ class HttpApp:
         self._nowhere = text_response(404, "nothing is served here")
         self._options = Response(204)
 
-    def mount(self, prefix: bytes, door: Handler, *, host: bytes | None = None) -> None:
+    @property
+    def door_names(self) -> list[tuple[bytes, str]]:
+        """Prefixes and what their doors are called in statistics."""
+        return list(self._names.items())
+
+    def mount(
+        self, prefix: bytes, door: Handler, *, host: bytes | None = None, name: str = "other"
+    ) -> None:
         """Let `door` answer what starts with `prefix`.
 
         Args:
             prefix: Of the path; begins with "/".
             host: Name with its port as in the Host field, or None for any.
+            name: What it is called in statistics.
 
         Raises:
             ArgumentError: The prefix does not begin with "/", or is taken.
@@ -67,6 +76,7 @@ class HttpApp:
         if any(each[0] == prefix for each in doors):
             raise ArgumentError("this prefix has a door already", found=prefix)
         doors.append((prefix, bound(door), getattr(door, "instant", None)))
+        self._names[prefix] = name
         self.without_content &= getattr(door, "without_content", WITHOUT_CONTENT)
         doors.sort(key=lambda mount: -len(mount[0]))
         self._near.clear()

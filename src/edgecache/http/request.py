@@ -161,7 +161,7 @@ class Request:
         body: None when there is no content, or when it was discarded (GET and HEAD).
         peer: Address of the client as the transport gives it: (host, port, ...), or "" for a Unix
             socket.
-        started_s: When it was handed over; only where answers are timed.
+        started_s: When it was handed over; only where answers are timed, or it had to wait.
         scheme: "http" or "https".
     """
 

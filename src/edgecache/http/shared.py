@@ -100,15 +100,19 @@ class Shared:
         self.loop = loop
         # By scheme: what the exact bytes of one request were answered with, and may be again.
         self.repeats: dict[str, dict[bytes, Repeat]] = {"http": {}, "https": {}}
+        self.statistics = HttpStatistics()
         self.handle_with(handler)
         self.limits = limits
         self.shows_time = shows_time
         self.is_draining = False
         self.observe_with(on_answer)
-        self.statistics = HttpStatistics()
         target_bytes_max = limits.request_line_bytes_max - LINE_BYTES_BESIDES
         self.exchange = Exchange(
-            self.statistics.native, Response, self.statistics.count, target_bytes_max
+            self.statistics.native,
+            Response,
+            self.statistics.count,
+            self.statistics.latencies.add_sample,
+            target_bytes_max,
         )
         self.exchange.is_plain = self.is_plain
         self.exchange.routes = routes_of(handler)
@@ -127,6 +131,7 @@ class Shared:
         self.without_content: frozenset[bytes] = getattr(
             handler, "without_content", WITHOUT_CONTENT
         )
+        self.statistics.latencies.name_doors(getattr(handler, "door_names", ()))
         self.forget()
 
     def limit_with(self, limits: HttpLimits) -> None:

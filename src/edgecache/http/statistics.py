@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from edgecache.http._head import Tally
+from edgecache.http.latency import Latencies
 
 __all__ = ["HttpStatistics"]
 
@@ -29,6 +30,7 @@ class HttpStatistics:
         refused_by_reason: Requests and connections refused or cut off, by reason.
         known_answers: As `answers`, but for hits of the native side that nobody asked about yet.
         native: What the native side counts.
+        latencies: How long answers took, by door.
         reading_pauses: Times a socket was not read because its data was not taken.
         writing_pauses: Times an answer waited for its client.
     """
@@ -40,6 +42,7 @@ class HttpStatistics:
     known_answers: dict[tuple[bytes, int], int] = field(default_factory=dict)
     refused_by_reason: Counter[str] = field(default_factory=Counter)
     native: Tally = field(default_factory=Tally)
+    latencies: Latencies = field(default_factory=Latencies)
 
     @property
     def bytes_received(self) -> int:
@@ -113,4 +116,5 @@ class HttpStatistics:
                 str(status): count for status, count in self.answers_by_status.items()
             },
             "refused_by_reason": dict(self.refused_by_reason),
+            "latencies": self.latencies.as_dict(),
         }

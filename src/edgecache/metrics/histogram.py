@@ -25,3 +25,17 @@ def cumulative_buckets(bucket_counts: Sequence[int]) -> list[tuple[str, float]]:
             buckets.append((repr(bucket_bound_seconds(position)), float(total)))
     buckets.append(("+Inf", float(total)))
     return buckets
+
+
+def quantile_seconds(bucket_counts: Sequence[int], share: float) -> float | None:
+    """Return the upper end of the bucket that holds a quantile; None without any count.
+
+    Of the last bucket, which has none, the lower one.
+    """
+    wanted = share * sum(bucket_counts)
+    seen = 0
+    for position, count in enumerate(bucket_counts):
+        seen += count
+        if count and seen >= wanted:
+            return bucket_bound_seconds(min(position, len(bucket_counts) - 2))
+    return None

@@ -91,6 +91,10 @@ METRICS: tuple[Metric, ...] = (
     _counter(
         "objects.hash_mismatches", "hash_mismatches", "Chunks whose content hash did not match."
     ),
+    _counter("objects.shared_chunks", "shared_chunks", "Chunks found stored by another object."),
+    _counter("objects.shared_bytes", "shared_bytes", "Bytes of them, which were not written."),
+    _counter("objects.share_collisions", "share_collisions", "Chunks with the hash of another."),
+    _gauge("objects.share_table", "share_table_chunks", "Shared chunks whose objects are known."),
     _gauge("memory.budget_bytes", "memory_budget_bytes", "Budget of the RAM tier."),
     _gauge("memory.used_bytes", "memory_bytes", "RAM tier in use, metadata included."),
     _gauge("memory.item_bytes", "memory_item_bytes", "RAM tier in use by objects."),
@@ -128,7 +132,9 @@ METRICS: tuple[Metric, ...] = (
         scale=MICROSECONDS,
     ),
     _counter(
-        "log.io_timeouts", "io_timeouts", "Reads and writes given up because the disk did not answer."
+        "log.io_timeouts",
+        "io_timeouts",
+        "Reads and writes given up because the disk did not answer.",
     ),
     _gauge("log.buffered_bytes", "buffered_bytes", "Bytes accepted and not yet flushed."),
     _counter("log.checkpoints", "checkpoints", "Checkpoints of the index."),

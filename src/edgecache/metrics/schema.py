@@ -82,6 +82,10 @@ class ObjectStats(TypedDict):
     memory_bytes: int  # of chunks being filled, and reserved for streams under a limit
     holes: int  # reads that found bytes missing
     hash_mismatches: int  # chunks whose content was not what the object says
+    shared_chunks: int  # chunks of new objects that were there already (`share_chunks`)
+    shared_bytes: int  # of them: what was not written
+    share_collisions: int  # chunks that had the hash of another one, and were stored beside it
+    share_table: int  # shared chunks whose objects are known now
 
 
 class MemoryStats(TypedDict):

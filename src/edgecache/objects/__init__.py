@@ -7,6 +7,7 @@ from edgecache.objects.file_backend import FileBackend
 from edgecache.objects.hit import Hit
 from edgecache.objects.manager import ObjectManager
 from edgecache.objects.miss import Miss
+from edgecache.objects.sharing import Sharing
 
 __all__ = [
     "Backend",
@@ -17,4 +18,5 @@ __all__ = [
     "Miss",
     "ObjectFace",
     "ObjectManager",
+    "Sharing",
 ]

@@ -139,11 +139,11 @@ class Backend(Protocol):
         """Start to store a chunk, whose bytes may change on return. Blocks while too many are on
         their way."""
 
-    def read_parts(self, object_id: bytes, wants: Sequence[Want]) -> list[bytes | bool | None]:
+    def read_parts(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
         """Read ranges of chunks, together: bytes, verified where they come from the disk; None:
         not there; False: not what the content hash says."""
 
-    def begin_read(self, object_id: bytes, want: Want) -> Reading | None:
+    def begin_read(self, want: Want) -> Reading | None:
         """Start a read that goes on by itself; None: only `read_parts` reads here."""
 
     def park(self, moving: Moving) -> None:
@@ -215,11 +215,11 @@ class LogBackend:
         self._counters.add("own_puts", int(not writing.has_failed))
         return writing
 
-    def read_parts(self, object_id: bytes, wants: Sequence[Want]) -> list[bytes | bool | None]:
-        return self._open().read_parts([(part_key(object_id, one[0]), *one[1:]) for one in wants])
+    def read_parts(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
+        return self._open().read_parts([(part_key(*one.name), *one[1:5]) for one in wants])
 
-    def begin_read(self, object_id: bytes, want: Want) -> Reading | None:
-        return self._open().begin_read((part_key(object_id, want.number), *want[1:]))
+    def begin_read(self, want: Want) -> Reading | None:
+        return self._open().begin_read((part_key(*want.name), *want[1:5]))
 
     def begin(self, object_id: bytes, key: bytes, chunk_bytes: int) -> None:
         """Parts need no preparation."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 COUNTED = (
     "stream_attaches", "stream_attach_misses", "aborted_writes", "refused_writes", "shed_writes",
     "holes", "hash_mismatches", "purged_evictions", "engine_evictions",
-    "too_large", "own_puts", "own_deletes", "large_hits",
+    "too_large", "own_puts", "own_deletes", "large_hits", "shared_chunks", "shared_bytes",
+    "share_collisions",
 )  # fmt: skip
 
 
@@ -29,6 +30,9 @@ class Counters:
     own_puts: int = 0
     own_deletes: int = 0
     large_hits: int = 0
+    shared_chunks: int = 0
+    shared_bytes: int = 0
+    share_collisions: int = 0
     # Reentrant: a reader that is collected while its thread counts something counts, too.
     lock: threading.RLock = field(default_factory=threading.RLock)
 

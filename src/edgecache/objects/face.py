@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from edgecache.entry import Availability, PurgeType
 from edgecache.errors import ArgumentError, KeySizeError, KeyTypeError, ObjectShedError, RangeError
-from edgecache.meta import Meta
+from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
 from edgecache.objects.backend import Stored
+from edgecache.objects.head import decode_fixed
 from edgecache.objects.hit import Hit
 from edgecache.objects.keys import KEY_BYTES_MAX
 from edgecache.objects.manager import ObjectManager
@@ -200,6 +201,21 @@ class ObjectFace:
     def load_object(self, key: Key, entry: tuple[bytes, bytes, int, int, int]) -> bytes | None:
         """Return all bytes of an object, for `get` and its relatives; the engine calls it."""
         return self._objects.load(key_bytes(key), Stored(*entry))
+
+    def replace(
+        self, key: Key, value: bytes, meta: bytes, expiry_us: int, version: int, location: int
+    ) -> bool | None:
+        """As `Core.replace`; a sweep hears of heads of objects that move while it looks at them."""
+        plain = super().replace  # type: ignore[misc]
+        head = decode_fixed(value) if engine_flags_of(meta) & ENGINE_OBJECT else None
+        if head is None or not head.shared_count:
+            return plain(key, value, meta, expiry_us, version, location)  # type: ignore[no-any-return]
+        sharing = self._objects.sharing
+        token = sharing.begin_move(head)
+        try:
+            return plain(key, value, meta, expiry_us, version, location)  # type: ignore[no-any-return]
+        finally:
+            sharing.end_move(token)
 
     def object_gone(self, head: bytes) -> None:
         """Delete the parts of an object whose head is no more; the engine calls it."""

@@ -6,14 +6,14 @@
     | magic   | version   | state   | flags   | size      | generation     | object id        |
     | u32     | u16       | u8      | u8      | u64       | u64            | 16 bytes         |
 
-    | 40           44 | 44           48 | 48         52 | 52        56 | 56            64 |
-    | chunk_bytes u32 | table_count u32 | run_count u32 | zero u32     | lifetime_us u64  |
+    | 40           44 | 44           48 | 48         52 | 52             56 | 56            64 |
+    | chunk_bytes u32 | table_count u32 | run_count u32 | first_bytes u32   | lifetime_us u64  |
 
-    | 64        80 | 80        96 | 96 + 16 x table_count | + 16 x run_count            |
-    | zero         | sum          | content hashes        | runs: start u64, end u64    |
+    | 64            72 | 72   80 | 80   96 | 96 + 16 x table_count | + 16 x run_count         |
+    | shared_count u64 | zero    | sum     | content hashes        | runs: start u64, end u64 |
 
 sum is XXH3-128 of all other bytes in their order. flags bit 0: the table holds the hashes of table
-pages, not of chunks.
+pages, not of chunks. first_bytes is 0 where the first chunk is as large as the others.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import xxhash
 
+from edgecache.objects.grid import Grid
 from edgecache.objects.ranges import Range
 
 HEAD_MAGIC = 0x484F4345  # "ECOH"
@@ -34,7 +35,7 @@ STATE_SPARSE = 2
 FLAG_PAGED = 1
 HASH_BYTES = 16
 NO_HASH = bytes(HASH_BYTES)
-HEAD_FIXED = struct.Struct("<IHBBQQ16sIIIIQ16s16s")
+HEAD_FIXED = struct.Struct("<IHBBQQ16sIIIIQQ8s16s")
 RUN = struct.Struct("<QQ")
 PIECE_FIXED = struct.Struct("<IHHII")
 PIECE_RUN = struct.Struct("<II")
@@ -71,7 +72,9 @@ class Head:
         size: Bytes of the whole object.
         generation: Grows with each write of the store; names this one.
         object_id: Where its parts are (`keys.py`).
-        chunk_bytes: Bytes of every chunk but the last.
+        chunk_bytes: Bytes of every chunk but the last, and perhaps the first.
+        first_bytes: Of the first one where that is smaller; else 0.
+        shared_count: How many chunks, from the first on, are shared with other objects.
         table: Content hashes, 16 bytes each, of chunks or (is_paged) of table pages.
         runs: Which bytes are there, of a sparse object.
         lifetime_us: What `ttl` the published object shall have; 0: the default.
@@ -86,11 +89,18 @@ class Head:
     table: bytes = b""
     runs: list[Range] = field(default_factory=list)
     lifetime_us: int = 0
+    first_bytes: int = 0
+    shared_count: int = 0
+
+    @property
+    def grid(self) -> Grid:
+        """How it is cut."""
+        return Grid(self.chunk_bytes, self.first_bytes or self.chunk_bytes)
 
     @property
     def chunk_count(self) -> int:
         """How many chunks the whole object has."""
-        return -(-self.size // self.chunk_bytes)
+        return self.grid.count(self.size)
 
     def encode(self) -> bytes:
         """Return the bytes of the head."""
@@ -98,7 +108,7 @@ class Head:
         fields = (
             HEAD_MAGIC, VERSION, self.state, FLAG_PAGED if self.is_paged else 0, self.size,
             self.generation, self.object_id, self.chunk_bytes, len(self.table) // HASH_BYTES,
-            len(self.runs), 0, self.lifetime_us, bytes(16),
+            len(self.runs), self.first_bytes, self.lifetime_us, self.shared_count, bytes(8),
         )  # fmt: skip
         fixed = HEAD_FIXED.pack(*fields, NO_HASH)
         check = xxhash.xxh3_128(fixed[:SUM_OFFSET])
@@ -109,8 +119,8 @@ class Head:
 def decode_fixed(data: bytes) -> Head | None:
     """Read the fixed part of a head that was verified before; it has neither table nor runs."""
     (
-        magic, version, state, flags, size, generation, object_id, chunk_bytes, _, _, _,
-        lifetime_us, _, _,
+        magic, version, state, flags, size, generation, object_id, chunk_bytes, _, _, first_bytes,
+        lifetime_us, shared_count, _, _,
     ) = HEAD_FIXED.unpack_from(data)  # fmt: skip
     if magic != HEAD_MAGIC or version != VERSION or not chunk_bytes:
         return None
@@ -122,6 +132,8 @@ def decode_fixed(data: bytes) -> Head | None:
         state=state,
         is_paged=bool(flags & FLAG_PAGED),
         lifetime_us=lifetime_us,
+        first_bytes=first_bytes,
+        shared_count=shared_count,
     )
 
 
@@ -131,7 +143,7 @@ def decode_head(data: bytes) -> Head | None:
         return None
     (
         magic, version, state, flags, size, generation, object_id, chunk_bytes, table_count,
-        run_count, zero, lifetime_us, zeros, check,
+        run_count, first_bytes, lifetime_us, shared_count, zeros, check,
     ) = HEAD_FIXED.unpack_from(data)  # fmt: skip
     if magic != HEAD_MAGIC or version != VERSION:
         return None
@@ -143,13 +155,13 @@ def decode_head(data: bytes) -> Head | None:
         or len(data) != table_end + run_count * RUN.size
         or state not in (STATE_COMPLETE, STATE_SPARSE)
         or flags > FLAG_PAGED
-        or zero
         or any(zeros)
         or not chunk_bytes
+        or first_bytes >= chunk_bytes
         or size > SIZE_MAX
     ):
         return None
-    return Head(
+    head = Head(
         size=size,
         generation=generation,
         object_id=object_id,
@@ -159,7 +171,10 @@ def decode_head(data: bytes) -> Head | None:
         table=data[HEAD_FIXED.size : table_end],
         runs=list(RUN.iter_unpack(data[table_end:])),
         lifetime_us=lifetime_us,
+        first_bytes=first_bytes,
+        shared_count=shared_count,
     )
+    return head if shared_count <= head.chunk_count else None
 
 
 def encode_piece(ranges: list[Range], content: bytearray) -> bytes:

@@ -15,7 +15,8 @@ import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from edgecache.entry import Availability, PurgeType
 from edgecache.errors import (
@@ -24,16 +25,26 @@ from edgecache.errors import (
     StoreForkedError,
     ValueTooLargeError,
 )
-from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
+from edgecache.meta import ENGINE_OBJECT, ENGINE_PART, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Large, Lifetime, Stored
 from edgecache.objects.budget import Budget
 from edgecache.objects.chunks import Chunks
 from edgecache.objects.counters import COUNTED, Counters
-from edgecache.objects.head import STATE_COMPLETE, Head, decode_fixed, decode_head
+from edgecache.objects.grid import Grid, even
+from edgecache.objects.head import (
+    HASH_BYTES,
+    NO_HASH,
+    STATE_COMPLETE,
+    Head,
+    decode_fixed,
+    decode_head,
+)
 from edgecache.objects.hit import Hit
-from edgecache.objects.keys import TABLE_BASE
+from edgecache.objects.keys import SHARED_PREFIX, TABLE_BASE
 from edgecache.objects.miss import Miss
+from edgecache.objects.parts import Writing
 from edgecache.objects.ranges import RangeSet
+from edgecache.objects.sharing import Sharing
 from edgecache.objects.source import ObjectSource, Source, StreamSource, ValueSource
 from edgecache.objects.sparse_set import SparseSet
 from edgecache.objects.stream import StreamState, StreamWrite
@@ -54,17 +65,31 @@ HEAD_BYTES_HELD = 131072
 Found = tuple[Meta | None, "int | Callable[[], int]", Source]
 
 
+class Doomed(NamedTuple):
+    """Parts that go with their object.
+
+    Args:
+        numbers: Of its own.
+        hashes: Those it shares; to be asked while its own are there.
+    """
+
+    numbers: list[int]
+    hashes: Callable[[], Iterable[bytes]]
+
+
 class ObjectManager:
     """See the module.
 
     Args:
         backend: Where parts and heads are.
         chunk_bytes: The configured size of chunks; smaller ones are used where these do not fit.
+        first_bytes: Of the first chunk; 0: as the others.
         capacity_bytes: What the store can hold; a write beyond is shed before it evicts itself.
         object_bytes_max, writes_max, memory_bytes_max, quota_bytes: Limits of the configuration,
             None: none.
         partial_ttl_s: Lifetime of an unfinished sparse object.
         is_atomic: Whether a write in progress is hidden from `lookup`.
+        sharing: Chunks that several objects have.
 
     *Thread-safety*: every method, any thread.
     """
@@ -75,6 +100,7 @@ class ObjectManager:
         counters: Counters,
         *,
         chunk_bytes: int,
+        first_bytes: int,
         capacity_bytes: int,
         object_bytes_max: int | None,
         writes_max: int | None,
@@ -82,16 +108,20 @@ class ObjectManager:
         quota_bytes: int | None,
         partial_ttl_s: float,
         is_atomic: bool,
+        sharing: Sharing,
     ) -> None:
         self.backend = backend
+        self.sharing = sharing
         self.counters = counters
         self.object_bytes_max = object_bytes_max
         self.capacity_bytes = capacity_bytes
-        self.chunk_bytes = chunk_bytes
-        while self.chunk_bytes > CHUNK_BYTES_MIN and (
-            self.chunk_bytes * CHUNKS_PER_UNIT > backend.part_bytes_max
+        grid = Grid(chunk_bytes, min(first_bytes or chunk_bytes, chunk_bytes))
+        while grid.chunk_bytes > CHUNK_BYTES_MIN and (
+            grid.chunk_bytes * CHUNKS_PER_UNIT > backend.part_bytes_max
         ):
-            self.chunk_bytes //= 2
+            grid = grid.halved()
+        self.grid = grid
+        self.chunk_bytes = grid.chunk_bytes
         self._writes_max = writes_max
         self.budget = Budget(self.counters, memory_bytes_max, quota_bytes)
         self.sparse = SparseSet(backend, self.budget, self.next_generation, partial_ttl_s)
@@ -103,7 +133,7 @@ class ObjectManager:
         self._published: OrderedDict[tuple[bytes, int], int] = OrderedDict()
         self._heads: OrderedDict[bytes, tuple[bytes, tuple[Head, HashTable]]] = OrderedDict()
         self._pins: dict[bytes, int] = {}
-        self._doomed: dict[bytes, list[int]] = {}
+        self._doomed: dict[bytes, Doomed] = {}
 
     # Writing
 
@@ -138,29 +168,44 @@ class ObjectManager:
             if limit is not None and self._write_count >= limit:
                 self.counters.add("refused_writes")
                 raise PartialWritesError("too many streaming writes are open", expected=limit)
-            chunk_bytes = self._reserve(is_admitted)
-            stream = StreamWrite(self.backend, key, write_id, meta, chunk_bytes)
+            grid = self._reserve(is_admitted)
+            stream = StreamWrite(self.backend, key, write_id, meta, grid)
             stream.is_reserved = not is_admitted
+            stream.is_sharing = self.sharing.is_enabled
             self._writes.setdefault(key, {})[write_id] = stream
             self._write_count += not is_admitted
             self._pins[stream.object_id] = 1
-            self.backend.begin(stream.object_id, key, chunk_bytes)
+            self.backend.begin(stream.object_id, key, grid.chunk_bytes)
         return Miss(self, stream, ttl, size)
 
-    def _reserve(self, is_admitted: bool) -> int:
-        """The chunk size of a new write: its memory, so smaller when little is left."""
-        chunk_bytes = self.chunk_bytes
+    def _reserve(self, is_admitted: bool) -> Grid:
+        """The chunks of a new write: one is its memory, so smaller ones when little is left."""
+        grid = self.grid
         if is_admitted:
-            return chunk_bytes
-        while not self.budget.reserve_stream(chunk_bytes):
-            if chunk_bytes <= CHUNK_BYTES_MIN:
+            return grid
+        while not self.budget.reserve_stream(grid.chunk_bytes):
+            if grid.chunk_bytes <= CHUNK_BYTES_MIN:
                 self.counters.add("refused_writes")
                 raise PartialWritesError(
                     "unfinished objects take all of `max_in_mem_partial_bytes`",
                     expected=self.budget.memory_limit,
                 )
-            chunk_bytes //= 2
-        return chunk_bytes
+            grid = grid.halved()
+        return grid
+
+    def begin_chunk(self, stream: StreamWrite, number: int, chunk: memoryview) -> Writing | None:
+        """Have the store take a chunk of a write; None: it was shed."""
+        writing: Writing | None = None
+        if stream.is_sharing:
+            writing = self.sharing.begin(stream.object_id, chunk)
+            if writing is None:
+                # Another chunk has its hash: from here on they are the object's own.
+                stream.is_sharing = False
+            else:
+                stream.table.shared_count = number + 1
+        if writing is None:
+            writing = self.backend.begin_part(stream.object_id, number, chunk)
+        return None if writing.has_failed else writing
 
     def end_write(self, stream: StreamWrite, state: StreamState) -> bool:
         """Take a write out of the table; False when it was out already."""
@@ -172,7 +217,7 @@ class ObjectManager:
                 self._writes.pop(stream.key, None)
             self._write_count -= stream.is_reserved
         if stream.is_reserved:
-            self.budget.release_stream(stream.chunk_bytes)
+            self.budget.release_stream(stream.grid.chunk_bytes)
 
         def settle() -> None:
             stream.state = state
@@ -187,8 +232,10 @@ class ObjectManager:
             self.counters.add("aborted_writes")
             # A delete overtakes a write that is still on its way.
             stream.park_all(self.backend)
-            count = -(-stream.written // stream.chunk_bytes)
-            self._doom(stream.object_id, [*range(count), *stream.table.page_numbers()])
+            table = stream.table
+            own = range(table.shared_count, stream.grid.count(stream.written))
+            doomed = Doomed([*own, *table.page_numbers()], table.shared_hashes)
+            self._doom(stream.object_id, doomed)
 
     def abort_all(self) -> None:
         """Abort every open write: the store closes, or what it had of them is gone."""
@@ -244,19 +291,36 @@ class ObjectManager:
         if head is None or head.state != STATE_COMPLETE:
             return
         pages = -(-head.chunk_count // PAGE_CHUNKS) if head.is_paged else 0
-        numbers = [*range(head.chunk_count), *range(TABLE_BASE, TABLE_BASE + pages)]
-        self._doom(head.object_id, numbers)
+        own = range(head.shared_count, head.chunk_count)
+        hashes = functools.partial(self._hashes_of, head)
+        if head.shared_count and self._pins.get(head.object_id):
+            # Also when a sweep finds no head of it any more.
+            self.sharing.hold(head.object_id, hashes())
+        doomed = Doomed([*own, *range(TABLE_BASE, TABLE_BASE + pages)], hashes)
+        self._doom(head.object_id, doomed)
 
-    def _doom(self, object_id: bytes, numbers: list[int]) -> None:
+    def _hashes_of(self, head: Head) -> set[bytes]:
+        """The shared chunks of an object, of whose head no more than the fixed part is known."""
+        found: set[bytes] = set()
+        for page in range(-(-head.shared_count // PAGE_CHUNKS)):
+            stored = self.backend.get_parts(head.object_id, [TABLE_BASE + page])[0] or b""
+            end = min(len(stored), (head.shared_count - page * PAGE_CHUNKS) * HASH_BYTES)
+            found.update(stored[at : at + HASH_BYTES] for at in range(0, end, HASH_BYTES))
+        return found - {NO_HASH}
+
+    def _doom(self, object_id: bytes, doomed: Doomed) -> None:
         with self._lock:
             if self._pins.get(object_id):
-                self._doomed[object_id] = numbers
+                self._doomed[object_id] = doomed
                 return
-        self._delete_parts(object_id, numbers)
+        self._delete_parts(object_id, doomed)
 
-    def _delete_parts(self, object_id: bytes, numbers: list[int]) -> None:
+    def _delete_parts(self, object_id: bytes, doomed: Doomed) -> None:
         try:
-            self.backend.delete_parts(object_id, numbers)
+            hashes = doomed.hashes()  # while its pages are there
+            if hashes:
+                self.sharing.release(object_id, hashes)
+            self.backend.delete_parts(object_id, doomed.numbers)
         except (StoreClosedError, StoreForkedError):
             return  # nobody can reach them; eviction removes them in time
 
@@ -270,9 +334,9 @@ class ObjectManager:
             if self._pins[object_id]:
                 return
             del self._pins[object_id]
-            numbers = self._doomed.pop(object_id, None)
-        if numbers is not None:
-            self._delete_parts(object_id, numbers)
+            doomed = self._doomed.pop(object_id, None)
+        if doomed is not None:
+            self._delete_parts(object_id, doomed)
         self.backend.release(object_id)
 
     # Reading
@@ -324,7 +388,7 @@ class ObjectManager:
         self.counters.add("stream_attaches")
         chunks = self._chunks(
             stream.object_id,
-            stream.chunk_bytes,
+            stream.grid,
             stream.table,
             lambda: stream.is_open or self._is_current(key, stream.object_id),
         )
@@ -346,7 +410,7 @@ class ObjectManager:
         self.counters.add("large_hits")
         chunks = self._chunks(
             large.object_id,
-            large.chunk_bytes,
+            even(large.chunk_bytes),
             HashTable(self.backend, large.object_id),
             lambda: bool(self.backend.is_current(large.object_id)),
         )
@@ -361,21 +425,21 @@ class ObjectManager:
             name = "disk"
         chunks = self._chunks(
             head.object_id,
-            head.chunk_bytes,
+            head.grid,
             table,
             lambda: self._is_current(key, head.object_id),
         )
         return ObjectSource(chunks, head.size, name)
 
     def _chunks(
-        self, object_id: bytes, chunk_bytes: int, table: HashTable, is_current: Callable[[], bool]
+        self, object_id: bytes, grid: Grid, table: HashTable, is_current: Callable[[], bool]
     ) -> Chunks:
         self._pin(object_id)
         return Chunks(
             self.backend,
             self.counters,
             object_id,
-            chunk_bytes,
+            grid,
             table,
             is_current,
             lambda: self._unpin(object_id),
@@ -450,7 +514,7 @@ class ObjectManager:
                 expected=self.object_bytes_max,
                 found=size,
             )
-        self.sparse.create(key, size, self.chunk_bytes, meta, ttl)
+        self.sparse.create(key, size, self.grid, meta, ttl)
 
     def finalize(self, key: bytes, ttl: float | None) -> int:
         """Publish the unfinished object of a key; its size."""
@@ -517,7 +581,7 @@ class ObjectManager:
         start, end = min(offset, head.size), min(offset + length, head.size)
         chunks = self._chunks(
             head.object_id,
-            head.chunk_bytes,
+            head.grid,
             table,
             lambda: self._is_current(key, head.object_id),
         )
@@ -544,6 +608,30 @@ class ObjectManager:
                 there.remove(*hole)
             return Availability(size, tuple(there), holes, True)
 
+    def sweep(self, find_keys: Callable[[bytes, int], Iterable[bytes]]) -> int:
+        """Delete shared chunks that no object refers to; how many.
+
+        Args:
+            find_keys: The keys of all entries with a prefix and an engine flag.
+        """
+        if not self.sharing.needs_sweep:
+            return 0
+
+        def find_chunks() -> list[bytes]:
+            start = len(SHARED_PREFIX)
+            found = find_keys(SHARED_PREFIX, ENGINE_PART)
+            return [key[start : start + HASH_BYTES] for key in found]
+
+        def find_heads() -> Iterator[Head]:
+            for key in find_keys(b"", ENGINE_OBJECT):
+                stored = self.backend.get_head(key)
+                if stored is not None and engine_flags_of(stored.meta) & ENGINE_OBJECT:
+                    head = decode_head(stored.value)
+                    if head is not None and head.shared_count:
+                        yield head
+
+        return self.sharing.sweep(find_chunks, find_heads, self._hashes_of)
+
     def forget_all(self) -> None:
         """Everything is about to be deleted."""
         self.abort_all()
@@ -556,12 +644,13 @@ class ObjectManager:
         found["sparse"] = len(self.sparse)
         found["sparse_bytes"] = self.budget.present_bytes
         found["memory_bytes"] = self.budget.memory_used
-        return found
+        return found | self.sharing.stats()
 
     def close(self) -> None:
         """Save what is unfinished and sparse, abort the streams. For the end of the store."""
         self.abort_all()
         self.sparse.close()
+        self.sharing.save()
 
     def hit(self, key: bytes, found: Found | None) -> Hit | None:
         """Return the synchronous hit of what was found."""

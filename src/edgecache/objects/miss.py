@@ -64,33 +64,39 @@ class Miss:
         self._require_open()
         self._check_size(self.size + len(piece))
         total = len(piece)
-        chunk_bytes = self._stream.chunk_bytes
+        stream = self._stream
+        chunk_bytes = stream.grid.chunk_bytes
         while piece:
-            room = chunk_bytes - len(self._stream.tail)
+            held = len(stream.tail)
+            room = chunk_bytes - held
+            # Late, so that an object of exactly one chunk is still an ordinary entry. The first
+            # chunk may be smaller: what follows it in the tail is the begin of the second.
+            size = chunk_bytes if stream.stored_bytes else stream.grid.first_bytes
             if room == 0:
-                # Late, so that an object of exactly one chunk is still an ordinary entry.
-                self._store(self._stream.tail)
-            elif room == chunk_bytes and len(piece) > room:
-                self._store(piece[:room])
-                piece = piece[room:]
+                self._store(memoryview(stream.tail)[:size])
+            elif held == 0 and len(piece) > room:
+                self._store(piece[:size])
+                piece = piece[size:]
             else:
-                self._stream.extend(piece[:room])
+                stream.extend(piece[:room])
                 piece = piece[room:]
         return total
 
     def will_store(self, size: int) -> bool:
         """Say whether a `write` of so many bytes has a chunk to store, so that it may block."""
-        return len(self._stream.tail) + size > self._stream.chunk_bytes
+        return len(self._stream.tail) + size > self._stream.grid.chunk_bytes
 
-    def _store(self, chunk: memoryview | bytearray) -> None:
+    def _store(self, chunk: memoryview) -> None:
         stream = self._stream
         if not stream.settle(is_last=False):
             self._shed()
-        number = stream.stored_bytes // stream.chunk_bytes
-        writing = self._manager.backend.begin_part(stream.object_id, number, chunk)
-        if writing.has_failed or not stream.table.set(number, writing.content_hash):
+        number = stream.grid.count(stream.stored_bytes)
+        writing = self._manager.begin_chunk(stream, number, chunk)
+        if writing is None or not stream.table.set(number, writing.content_hash):
             self._shed()
-        stream.hand_over(number, writing, len(chunk))
+        size = len(chunk)
+        chunk.release()  # a tail that is exported cannot shrink
+        stream.hand_over(number, writing, size)
 
     def finish(self) -> int:
         """Publish the object; its size. It replaces what the key had before.
@@ -109,10 +115,10 @@ class Miss:
                 self._shed()
         else:
             if stream.tail:
-                self._store(stream.tail)
+                self._store(memoryview(stream.tail))
             if not stream.settle(is_last=True):
                 self._shed()
-            saved = stream.table.save(-(-size // stream.chunk_bytes))
+            saved = stream.table.save(stream.grid.count(size))
             if saved is None:
                 self._shed()
             table, is_paged = saved
@@ -120,9 +126,11 @@ class Miss:
                 size=size,
                 generation=stream.write_id,
                 object_id=stream.object_id,
-                chunk_bytes=stream.chunk_bytes,
+                chunk_bytes=stream.grid.chunk_bytes,
+                first_bytes=stream.grid.first_bytes % stream.grid.chunk_bytes,
                 table=table,
                 is_paged=is_paged,
+                shared_count=stream.table.shared_count,
             )
             if not self._manager.publish_head(stream.key, head, stream.meta, self._ttl):
                 self._shed()

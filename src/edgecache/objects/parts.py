@@ -10,19 +10,24 @@ from edgecache.objects.head import NO_HASH, content_hash
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+Name = tuple[bytes, int]
+
 
 class Want(NamedTuple):
     """Bytes [start, end) of a part of `part_bytes` bytes.
 
     Args:
+        name: Object id and number of the part, or what `HashTable.name` says.
         content_hash: Of the whole part; NO_HASH: not known.
+        number: Of the chunk in its object.
     """
 
-    number: int
+    name: Name
     part_bytes: int
     start: int
     end: int
     content_hash: bytes = NO_HASH
+    number: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -110,12 +115,11 @@ class WholeParts:
         digest = content_hash(memoryview(data).cast("B"))
         return Settled(self.put_part(object_id, number, data), digest)
 
-    def read_parts(self, object_id: bytes, wants: Sequence[Want]) -> list[bytes | bool | None]:
+    def read_parts(self, wants: Sequence[Want]) -> list[bytes | bool | None]:
         """As `Backend.read_parts`."""
-        parts = self.get_parts(object_id, [want.number for want in wants])
-        return [cut(want, part) for want, part in zip(wants, parts, strict=True)]
+        return [cut(want, self.get_parts(want.name[0], [want.name[1]])[0]) for want in wants]
 
-    def begin_read(self, object_id: bytes, want: Want) -> Reading | None:
+    def begin_read(self, want: Want) -> Reading | None:
         """As `Backend.begin_read`: it cannot read ahead."""
         return None
 

@@ -153,7 +153,7 @@ class ObjectSource:
 
     @property
     def piece_bytes(self) -> int:
-        return self._chunks.chunk_bytes
+        return self._chunks.grid.chunk_bytes
 
     def take(self, position: int, size: int) -> Piece | Wait | None:
         if position >= self._size:
@@ -222,7 +222,7 @@ class StreamSource:
 
     @property
     def piece_bytes(self) -> int:
-        return self._chunks.chunk_bytes
+        return self._chunks.grid.chunk_bytes
 
     def take(self, position: int, size: int) -> Piece | Wait | None:
         stream = self._stream
@@ -237,7 +237,7 @@ class StreamSource:
             if position >= stored:
                 place = position - stored
                 return bytes(memoryview(stream.tail)[place : place + size])
-            number, offset = divmod(position, stream.chunk_bytes)
+            number, offset = stream.grid.locate(position)
             writing = stream.flying.get(number)
         if writing is not None:
             if writing.has_failed:

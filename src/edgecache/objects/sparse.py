@@ -32,6 +32,7 @@ from edgecache.errors import (
 )
 from edgecache.meta import ENGINE_OBJECT, Meta
 from edgecache.objects.backend import Backend
+from edgecache.objects.grid import Grid
 from edgecache.objects.head import (
     NO_HASH,
     STATE_COMPLETE,
@@ -108,8 +109,7 @@ class SparseObject:
     # Ranges
 
     def _span(self, number: int) -> Range:
-        start = number * self.head.chunk_bytes
-        return start, min(start + self.head.chunk_bytes, self.head.size)
+        return self.head.grid.span(number, self.head.size)
 
     def _require(self) -> None:
         if self._is_gone:
@@ -127,7 +127,7 @@ class SparseObject:
                 )
             position = 0
             while position < len(data):
-                number = (offset + position) // self.head.chunk_bytes
+                number = self.head.grid.locate(offset + position)[0]
                 start, end = self._span(number)
                 taken = min(len(data) - position, end - offset - position)
                 piece = data[position : position + taken]
@@ -244,7 +244,7 @@ class SparseObject:
             pieces: list[memoryview] = []
             position = start
             while position < end:
-                number = position // self.head.chunk_bytes
+                number = self.head.grid.locate(position)[0]
                 first, last = self._span(number)
                 until = min(end, last)
                 pieces += self._pieces(number, position - first, until - first)
@@ -264,11 +264,11 @@ class SparseObject:
         if chunk is not None:
             # A copy: the buffer changes while the caller joins it with other chunks.
             return [memoryview(bytes(memoryview(chunk.content)[start:end]))]
-        first = number * self.head.chunk_bytes
         span = self._span(number)
         if self.present.covers(*span):
-            want = Want(number, span[1] - first, start, end, self.table.get(number))
-            part = self._backend.read_parts(self.head.object_id, [want])[0]
+            name = self.head.object_id, number
+            want = Want(name, span[1] - span[0], start, end, self.table.get(number))
+            part = self._backend.read_parts([want])[0]
             if isinstance(part, bytes):
                 return [memoryview(part)]
         found = []
@@ -318,7 +318,7 @@ class SparseObject:
     def _save_head(self) -> bool:
         stored = self.present.copy()
         for number, chunk in self._open.items():
-            start = number * self.head.chunk_bytes
+            start = self.head.grid.start(number)
             for one in chunk.dirty:
                 stored.remove(start + one[0], start + one[1])
         table = self.table.save(self.head.chunk_count)
@@ -356,6 +356,7 @@ class SparseObject:
                 generation=generation,
                 object_id=self.head.object_id,
                 chunk_bytes=self.head.chunk_bytes,
+                first_bytes=self.head.first_bytes,
                 state=STATE_COMPLETE,
                 table=table[0],
                 is_paged=table[1],
@@ -386,7 +387,8 @@ class SparseObject:
                 return
             numbers: list[int] = []
             for start, end in self.present:
-                first, last = start // self.head.chunk_bytes, (end - 1) // self.head.chunk_bytes
+                first, _ = self.head.grid.locate(start)
+                last, _ = self.head.grid.locate(end - 1)
                 for number in range(first, last + 1):
                     numbers += (number, PIECE_BASE + number)
             numbers += self.table.page_numbers()
@@ -405,12 +407,13 @@ class SparseObject:
         return time.monotonic() >= self.expires_s
 
 
-def new_head(size: int, chunk_bytes: int, object_id: bytes, generation: int) -> Head:
+def new_head(size: int, grid: Grid, object_id: bytes, generation: int) -> Head:
     """Return the head of an empty unfinished object."""
     return Head(
         size=size,
         generation=generation,
         object_id=object_id,
-        chunk_bytes=chunk_bytes,
+        chunk_bytes=grid.chunk_bytes,
+        first_bytes=grid.first_bytes % grid.chunk_bytes,
         state=STATE_SPARSE,
     )

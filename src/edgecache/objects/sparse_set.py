@@ -15,6 +15,7 @@ from edgecache.errors import (
 from edgecache.meta import ENGINE_OBJECT, ENGINE_PART, FRESH_FOREVER, Meta, engine_flags_of
 from edgecache.objects.backend import Backend
 from edgecache.objects.budget import Budget
+from edgecache.objects.grid import Grid
 from edgecache.objects.head import SIZE_MAX, STATE_SPARSE, Head, decode_head
 from edgecache.objects.keys import (
     SPARSE_KEY_BYTES_MAX,
@@ -59,7 +60,7 @@ class SparseSet:
         return bool(self._objects) or self._backend.has_head(SPARSE_MARK_KEY)
 
     def create(
-        self, key: bytes, size: int, chunk_bytes: int, meta: Meta, ttl: float | None
+        self, key: bytes, size: int, grid: Grid, meta: Meta, ttl: float | None
     ) -> SparseObject:
         """Start an unfinished object, durable with the next `sync`."""
         if not 0 <= size <= SIZE_MAX:
@@ -69,15 +70,17 @@ class SparseSet:
                 f"the key has {len(key)} bytes",
                 hint=f"keys of sparse objects have at most {SPARSE_KEY_BYTES_MAX}",
             )
-        while chunk_bytes > CHUNK_BYTES_MIN and chunk_bytes * 2 > self._budget.memory_limit:
-            chunk_bytes //= 2
+        while grid.chunk_bytes > CHUNK_BYTES_MIN and (
+            grid.chunk_bytes * 2 > self._budget.memory_limit
+        ):
+            grid = grid.halved()
         with self._lock:
             self._drop_expired()
             if self.find(key) is not None:
                 raise ObjectExistsError("the key has an unfinished object")
             if not self._registry.add(key):
                 raise ObjectShedError("the store did not accept the key of the object")
-            head = new_head(size, chunk_bytes, new_object_id(), self._next_generation())
+            head = new_head(size, grid, new_object_id(), self._next_generation())
             head.lifetime_us = 0 if ttl is None else max(1, int(ttl * 1e6))
             made = SparseObject(self._backend, self._budget, key, head, meta, self._ttl_s)
             if not self._backend.has_head(SPARSE_MARK_KEY):

@@ -2,7 +2,7 @@
 
 Invariants (under `changed`):
 
-1. `written` = stored chunks x chunk_bytes + bytes of the tail, until it is finished.
+1. `written` = bytes of stored chunks + bytes of the tail, until it is finished.
 2. The bytes below `stored_bytes` are parts of the store, or in `flying`, on their way there; those
    above are in `tail`. What `flying` holds is in the store before it leaves it.
 3. The state leaves OPEN once, to FINISHED or ABORTED. Every reader hears of it; one of an aborted
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from edgecache.meta import Meta
 from edgecache.objects.backend import Backend
+from edgecache.objects.grid import Grid
 from edgecache.objects.keys import new_object_id
 from edgecache.objects.parts import Writing
 from edgecache.objects.table import HashTable
@@ -41,29 +42,28 @@ class StreamWrite:
         key: What it is published under.
         write_id: Names the write, and the object that it publishes (its generation).
         meta: What readers see at once.
-        chunk_bytes: Size of its chunks.
+        grid: How it is cut.
 
     *Thread-safety*: one writer; readers from any thread and any event loop.
     """
 
     __slots__ = (
-        "__weakref__", "_loops", "changed", "chunk_bytes", "flying", "is_reserved", "key", "meta",
-        "object_id", "state", "stored_bytes", "table", "tail", "write_id",
+        "__weakref__", "_loops", "changed", "flying", "grid", "is_reserved", "is_sharing", "key",
+        "meta", "object_id", "state", "stored_bytes", "table", "tail", "write_id",
     )  # fmt: skip
 
-    def __init__(
-        self, backend: Backend, key: bytes, write_id: int, meta: Meta, chunk_bytes: int
-    ) -> None:
+    def __init__(self, backend: Backend, key: bytes, write_id: int, meta: Meta, grid: Grid) -> None:
         self.key = key
         self.write_id = write_id
         self.meta = meta
-        self.chunk_bytes = chunk_bytes
+        self.grid = grid
         self.object_id = new_object_id()
         self.table = HashTable(backend, self.object_id)
         self.changed = threading.Condition()
         self.state = StreamState.OPEN
         self.stored_bytes = 0
         self.is_reserved = False
+        self.is_sharing = False
         self.tail = bytearray()
         self.flying: dict[int, Writing] = {}
         # Futures of the tasks that wait, by loop.
@@ -104,13 +104,13 @@ class StreamWrite:
         self.change(lambda: self.tail.extend(data))
 
     def hand_over(self, number: int, writing: Writing, size: int) -> None:
-        """A chunk is on its way to the store; the tail is empty now."""
+        """A chunk is on its way to the store; it leaves the tail, if it was there."""
 
         def advance() -> None:
             if not writing.is_done:
                 self.flying[number] = writing
             self.stored_bytes += size
-            self.tail = bytearray()
+            self.tail = self.tail[size:]
 
         self.change(advance)
 

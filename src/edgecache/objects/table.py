@@ -11,7 +11,8 @@ from collections import OrderedDict
 
 from edgecache.objects.backend import Backend
 from edgecache.objects.head import HASH_BYTES, NO_HASH, Head, content_hash
-from edgecache.objects.keys import TABLE_BASE
+from edgecache.objects.keys import TABLE_BASE, shared_name
+from edgecache.objects.parts import Name
 
 PAGE_CHUNKS = 4096
 PAGES_HELD = 4
@@ -24,7 +25,9 @@ class HashTable:
         head: Of a stored object, or None for a new one.
     """
 
-    __slots__ = ("_backend", "_dirty", "_lock", "_object_id", "_page_hashes", "_pages")
+    __slots__ = (
+        "_backend", "_dirty", "_lock", "_object_id", "_page_hashes", "_pages", "shared_count",
+    )  # fmt: skip
 
     def __init__(self, backend: Backend, object_id: bytes, head: Head | None = None) -> None:
         self._backend = backend
@@ -33,6 +36,8 @@ class HashTable:
         self._pages: OrderedDict[int, bytearray] = OrderedDict()
         self._dirty: set[int] = set()
         self._page_hashes: dict[int, bytes] = {}
+        # So many chunks, from the first on, are shared with other objects.
+        self.shared_count = 0 if head is None else head.shared_count
         if head is None or not head.table:
             return
         if not head.is_paged:
@@ -49,6 +54,20 @@ class HashTable:
         with self._lock:
             page = self._page(chunk // PAGE_CHUNKS)
             return bytes(page[place : place + HASH_BYTES]) or NO_HASH
+
+    def name(self, chunk: int) -> Name:
+        """Return what the store knows the part by that holds a chunk."""
+        if chunk < self.shared_count:
+            found = self.get(chunk)
+            if found != NO_HASH:
+                return shared_name(found), 0
+        # Of a shared one whose page is lost there is no part of this name: it is a hole.
+        return self._object_id, chunk
+
+    def shared_hashes(self) -> set[bytes]:
+        """Return the hashes of all shared chunks, as far as they are known."""
+        found = {self.get(chunk) for chunk in range(self.shared_count)}
+        return found - {NO_HASH}
 
     def set(self, chunk: int, value: bytes) -> bool:
         """Remember a hash; False when a page had to be stored and was shed."""
@@ -100,9 +119,13 @@ class HashTable:
         return True
 
     def save(self, chunk_count: int) -> tuple[bytes, bool] | None:
-        """Return the table for a head and whether it is paged; None when a page was shed."""
+        """Return the table for a head and whether it is paged; None when a page was shed.
+
+        That of an object with shared chunks is always paged: who deletes it has no more than the
+        fixed part of its head, and needs the names of those chunks.
+        """
         with self._lock:
-            if chunk_count <= PAGE_CHUNKS:
+            if chunk_count <= PAGE_CHUNKS and not self.shared_count:
                 return bytes(self._page(0)), False
             if not self._store_pages():
                 return None

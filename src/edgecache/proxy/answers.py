@@ -20,6 +20,7 @@ from edgecache.proxy.wire import (
     WireError,
     framing_of,
     parse_head,
+    plain_framing,
 )
 
 INTERIM_COUNT_MAX = 16
@@ -102,7 +103,7 @@ class AnswerReader:
                     raise WireError("malformed head")
                 self._buffer = data
                 return b""
-            head = parse_head(data[:end])
+            head, is_plain = parse_head(data, end)
             data = data[end + 4 :]
             if head.status >= 200:
                 break
@@ -113,7 +114,10 @@ class AnswerReader:
                 raise WireError("too many interim answers", is_limit=True)
             self.interim.append(head)
         self._buffer = b""
-        framing = framing_of(head, self._is_head_request, self._is_lenient)
+        if is_plain:
+            framing = plain_framing(head, self._is_head_request)
+        else:
+            framing = framing_of(head, self._is_head_request, self._is_lenient)
         self.head = head
         self.framing = framing
         if framing.kind == "none":

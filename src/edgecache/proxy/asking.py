@@ -23,7 +23,7 @@ CONDITIONS = frozenset(
     )
 )
 # Of what we send upstream the connection's own, and what is answered here.
-NOT_FORWARDED = frozenset((b"expect", b"host", b"content-length", b"max-forwards"))
+NOT_FORWARDED = frozenset((b"expect", b"host", b"content-length"))
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from edgecache.errors import EdgeCacheError
 from edgecache.proxy.entries import Entry, Library, meta_of, now_us, tags_of, without_length
 from edgecache.proxy.exchange import OriginAnswer
 from edgecache.proxy.recording import Recordings
+from edgecache.proxy.searching import path_of
 from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.invalidation import invalidated
@@ -64,12 +65,25 @@ class Changes:
             soft: Make fresh ones stale instead; they may be served while they are refreshed, or on
                 errors, as far as their origin allows.
         """
-        self._recordings.purge(uri=uri)
-        self._flights.purge(uri)
-        self._predictor.clear(uri)
-        count = await (self._library.expire(uri) if soft else self._library.purge(uri))
+        self._stop(uri)
+        count = 0
+        for each in await self._library.same_as(uri):
+            self._stop(each)
+            self._predictor.clear(each)
+            count += await (self._library.expire(each) if soft else self._library.purge(each))
         self._tally.purged += count
         return count
+
+    def _stop(self, uri: bytes) -> None:
+        """Keep answers for a URI that are on their way from being published.
+
+        With No-Vary-Search it is not known yet for which other queries of the path they are.
+        """
+        if self._library.search is None:
+            self._recordings.purge(uri=uri)
+        else:
+            self._recordings.purge(prefix=path_of(uri))
+        self._flights.purge(uri)
 
     async def purge_prefix(self, prefix: bytes) -> int:
         """Remove all responses whose URI begins with a prefix; how many there were.
@@ -112,9 +126,10 @@ class Changes:
         count = 0
         for uri in found.uris:
             if len(uri) <= KEY_BYTES_MAX - 64:
-                self._recordings.purge(uri=uri)
-                self._flights.purge(uri)
-                count += await self._library.purge(uri)
+                self._stop(uri)
+                for each in await self._library.same_as(uri):
+                    self._stop(each)
+                    count += await self._library.purge(each)
         for tag in found.tags:
             self._recordings.purge(tag=tag)
             count += await self._library.store.purge_tag(tag)

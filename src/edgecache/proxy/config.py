@@ -72,7 +72,9 @@ class PurgeAccess:
 
     Args:
         networks: Where they come from; loopback by default. Nobody: ().
-        token: If set, `Authorization: Bearer <token>` is needed as well.
+        token: If set, `Authorization: Bearer <token>` is needed as well. Without one a PURGE that a
+            browser sent (Origin, Sec-Fetch-Site), or that came through another proxy (Via,
+            Forwarded, X-Forwarded-For, X-Real-IP), is refused: its address is not its sender's.
         allows_all: Whether everything may be purged at once.
     """
 

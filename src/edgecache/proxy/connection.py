@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
+from edgecache.http._head import Lane
 from edgecache.proxy.answers import AnswerReader
 from edgecache.proxy.problems import (
     OriginConnectError,
@@ -27,6 +28,7 @@ from edgecache.proxy.wire import Fields, Head, WireError
 
 BUFFER_HIGH_BYTES = 512 << 10
 BUFFER_LOW_BYTES = 128 << 10
+FOREVER = float("inf")
 
 
 class Connection(asyncio.Protocol):
@@ -38,20 +40,29 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer",
         "_buffered",
+        "_deadline_s",
         "_drained",
         "_error",
         "_is_paused",
+        "_listener",
         "_loop",
         "_on_lost",
+        "_phase",
+        "_timeout_s",
+        "_timer",
+        "_timer_s",
         "_transport",
         "_waiter",
         "exchange_count",
         "idle_since_s",
         "is_closed",
         "is_sent",
+        "lane",
         "received_bytes",
         "upstream",
     )
+
+    lane: Lane  # of the transport of our own; never open
 
     def __init__(self, loop: asyncio.AbstractEventLoop, upstream: str) -> None:
         self._loop = loop
@@ -59,6 +70,13 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._answer: AnswerReader | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], object] | None = None
+        # One timer serves one exchange after the other: it is only ever put off when it is due.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = FOREVER
+        self._deadline_s = FOREVER
+        self._timeout_s = 0.0
+        self._phase = ""
         self._drained: asyncio.Future[None] | None = None
         self._error: OriginError | None = None
         self._on_lost: Callable[[Connection], object] | None = None
@@ -104,6 +122,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._end(error)
         self._transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if self._on_lost is not None:
@@ -132,6 +153,9 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     def _wake(self) -> None:
+        if self._listener is not None:
+            self._listener()
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -172,6 +196,16 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     # An exchange
+
+    @property
+    def answer(self) -> AnswerReader | None:
+        """The answer, as far as it is here."""
+        return self._answer
+
+    @property
+    def error(self) -> OriginError | None:
+        """Why there will be no answer, or no end of it."""
+        return self._error
 
     def begin(self, head: bytes, is_head_request: bool, is_lenient: bool, limit: int) -> None:
         """Send the head of a request, or a whole request; its body may follow by `send`."""
@@ -269,21 +303,55 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         return None if answer is None or answer.framing is None else answer.framing.length
 
+    # Waiting
+
+    def listen(self, listener: Callable[[], object] | None, timeout_s: float = 0.0) -> None:
+        """Have something called whenever `answer` or `error` has changed; None: no longer.
+
+        Args:
+            listener: It takes the place of `read_head` and `read` for the time being.
+            timeout_s: Until the first byte of a head.
+        """
+        self._listener = listener
+        if listener is None:
+            self._deadline_s = FOREVER
+        else:
+            self._arm(timeout_s, "head")
+
     async def _wait(self, timeout_s: float, phase: str) -> None:
         if self.is_closed and self._error is None:
             self._fail(OriginTruncatedError("the connection was closed", reason="closed"))
             return
         waiter = self._loop.create_future()
         self._waiter = waiter
-        handle = self._loop.call_later(timeout_s, self._expire, waiter, phase, timeout_s)
+        self._arm(timeout_s, phase)
         try:
             await waiter
         finally:
-            handle.cancel()
+            self._deadline_s = FOREVER
 
-    def _expire(self, waiter: asyncio.Future[None], phase: str, timeout_s: float) -> None:
-        if not waiter.done():
-            self._fail(self._timeout(phase, timeout_s))
+    def _arm(self, timeout_s: float, phase: str) -> None:
+        deadline_s = self._deadline_s = self._loop.time() + timeout_s
+        self._timeout_s = timeout_s
+        self._phase = phase
+        if self._timer is not None:
+            if self._timer_s <= deadline_s:
+                return
+            self._timer.cancel()
+        self._timer_s = deadline_s
+        self._timer = self._loop.call_at(deadline_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """The timer is due; what it was set for may have ended long ago."""
+        self._timer = None
+        deadline_s = self._deadline_s
+        if deadline_s == FOREVER:
+            return
+        if self._loop.time() < deadline_s:
+            self._timer_s = deadline_s
+            self._timer = self._loop.call_at(deadline_s, self._on_timer)
+            return
+        self._fail(self._timeout(self._phase, self._timeout_s))
 
     def _timeout(self, phase: str, timeout_s: float) -> OriginTimeoutError:
         error = OriginTimeoutError(f"the origin took longer than {timeout_s} s", phase=phase)

@@ -15,6 +15,9 @@ from edgecache.proxy.shared_body import SharedBody
 if TYPE_CHECKING:
     from edgecache.objects.async_hit import AsyncHit
 
+# A client that stalls holds one piece.
+READ_BYTES = 256 << 10
+
 Data = bytes | AsyncIterator[bytes]
 
 
@@ -78,7 +81,7 @@ class HitContent:
     async def _read(self, start: int, end: int, is_last: bool) -> AsyncIterator[bytes]:
         try:
             await self._hit.seek(start, end)
-            while piece := await self._hit.read():
+            while piece := await self._hit.read(READ_BYTES):
                 yield piece
         finally:
             if is_last:

@@ -5,6 +5,7 @@
     0x00 "v" <uri>                      the list of variants
     0x00 "p" <uri>                      what is known about a response of which parts are stored
     0x00 "s" <generation> <uri>         the parts: a sparse object
+    0x00 "n" ..., 0x00 "q" ...          the index of No-Vary-Search (searching.py)
 
 No URI holds a zero byte or begins with one. So all responses below a prefix of URIs, and nothing
 else, are the entries whose keys begin with that prefix.
@@ -25,14 +26,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgecache.meta import ENGINE_OBJECT, Meta, engine_flags_of
+from edgecache.proxy.searching import SearchIndex, answers
 from edgecache.proxy.variants import VariantList, variance_of
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.key import origin_of_uri
 from edgecache.rfc9111.rules import Rules
-from edgecache.rfc9111.stored import StoredPolicy, StoredResponse, decode_stored, encode_stored
+from edgecache.rfc9111.stored import (
+    FORBIDS_STALE,
+    StoredPolicy,
+    StoredResponse,
+    decode_stored,
+    encode_stored,
+)
 from edgecache.rfc9111.tags import cache_groups, surrogate_tags
-from edgecache.rfc9111.vary import is_selected, most_recent
+from edgecache.rfc9111.vary import inherited, is_selected, most_recent
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
@@ -43,6 +51,9 @@ KIND_RESPONSE = 0x0100
 URI_BYTES_MAX = 8192 - 64
 LIST_TTL_S = 10.0 * 365 * 86_400
 INLINE_BYTES_MAX = 256 << 10
+FORBIDDEN_KEPT_S = 600
+"""How long a stale response is kept that neither can be validated nor may be served: the cache
+knows by it that a failure is a 504 (RFC 9111, section 5.2.2.2), not that it never had anything."""
 
 PENDING: Any = NotImplemented
 """What a synchronous lookup returns when the disk must be asked."""
@@ -145,6 +156,7 @@ class Library:
         store: Where they are.
         keep_stale_s: How long a stale one with a validator is kept.
         variants_max: Per URI.
+        search: The index of No-Vary-Search; None: the field is not looked at.
 
     *Thread-safety*: belongs to one loop.
     """
@@ -156,11 +168,19 @@ class Library:
         "_pins",
         "_storage",
         "_variants_max",
+        "search",
         "store",
     )
 
-    def __init__(self, store: AsyncStorage, keep_stale_s: int, variants_max: int) -> None:
+    def __init__(
+        self,
+        store: AsyncStorage,
+        keep_stale_s: int,
+        variants_max: int,
+        search: SearchIndex | None = None,
+    ) -> None:
         self.store = store
+        self.search = search
         self._storage = store.storage
         self._keep_stale_s = keep_stale_s
         self._variants_max = variants_max
@@ -248,6 +268,16 @@ class Library:
                 found.append(entry)
         return _newest(found), True
 
+    async def find_equivalent(self, uri: bytes, request: Headers, rules: Rules) -> Entry | None:
+        """Return a response of another URI whose No-Vary-Search lets it answer this one."""
+        if self.search is None:
+            return None
+        for other in await self.search.others(uri):
+            entry, _ = await self.find(other, request, rules)
+            if entry is not None and answers(uri, other, entry.stored.headers):
+                return entry
+        return None
+
     def _list_now(self, uri: bytes) -> VariantList | None:
         data = self._storage.get(list_key(uri))
         return None if data is None else VariantList.decode(data)
@@ -266,6 +296,8 @@ class Library:
         )
         if policy.has_validator:
             stale_s = max(stale_s, self._keep_stale_s)
+        elif policy.flags & FORBIDS_STALE:
+            stale_s = max(stale_s, min(self._keep_stale_s, FORBIDDEN_KEPT_S))
         return max(1.0, left_s + stale_s)
 
     async def key_for(self, uri: bytes, stored: StoredResponse) -> bytes:
@@ -280,8 +312,33 @@ class Library:
                 await self.remove(uri + b"\0" + known.generation + variance)
         return uri + b"\0" + known.generation + variance_of(stored.selecting)
 
-    async def settle(self, uri: bytes, key: bytes) -> None:
+    async def inheriting(
+        self, uri: bytes, stored: StoredResponse, request: Headers, rules: Rules
+    ) -> StoredResponse:
+        """Return what to store; without Vary, beside fresh ones that have it, it varies, too.
+
+        Origins exist that leave out Vary where a request has nothing that they vary by. What they
+        answer then must not answer everybody (RFC 9111, section 4.1).
+        """
+        if stored.selecting:
+            return stored
+        known = await self._list(uri)
+        if known is None:
+            return stored
+        now = now_us()
+        pairs = []
+        for variance in known.hashes():
+            entry = await self.load(uri + b"\0" + known.generation + variance)
+            if entry is None or entry.policy.fresh_until_us <= now:
+                continue
+            if b"vary" in entry.stored.headers:  # its own: else nothing would ever end it
+                pairs.append((entry.policy, entry.stored.selecting))
+        return stored._replace(selecting=inherited((), pairs, request, rules))
+
+    async def settle(self, uri: bytes, key: bytes, stored: StoredResponse) -> None:
         """Remove what a response that was just saved takes the place of."""
+        if self.search is not None:
+            await self.search.add(uri, stored.headers)
         if key != uri:
             if await self.store.exists(uri):
                 await self.remove(uri)
@@ -298,8 +355,24 @@ class Library:
         ttl_s = self.ttl_of(stored.policy)
         if not await self.store.put(key, body, ttl=ttl_s, meta=meta_of(stored, tags)):
             return None
-        await self.settle(uri, key)
+        await self.settle(uri, key, stored)
         return key
+
+    def save_now(
+        self, uri: bytes, stored: StoredResponse, body: bytes, tags: Iterable[str]
+    ) -> bytes | None:
+        """As `save`; `PENDING` where that would have to wait, and nothing was done."""
+        storage = self._storage
+        others = (partial_key(uri), list_key(uri))
+        if stored.selecting or len(body) > INLINE_BYTES_MAX:
+            return PENDING  # type: ignore[no-any-return]
+        if any(storage.needs_disk(key) or storage.exists(key) for key in others):
+            return PENDING  # type: ignore[no-any-return]
+        ttl_s = self.ttl_of(stored.policy)
+        is_stored = storage.try_put(uri, body, ttl=ttl_s, meta=meta_of(stored, tags))
+        if is_stored is None:
+            return PENDING  # type: ignore[no-any-return]
+        return uri if is_stored else None
 
     async def freshen(self, entry: Entry, stored: StoredResponse) -> Entry | None:
         """Give an entry another policy and header section; None when it has gone meanwhile."""
@@ -315,10 +388,15 @@ class Library:
         """Remove one complete response; whether there was one."""
         return await self.store.purge(key)
 
-    async def remove_partial(self, uri: bytes) -> bool:
-        """Remove what is stored of a partial response; whether there was anything."""
+    async def remove_partial(self, uri: bytes, generation: bytes | None = None) -> bool:
+        """Remove what is stored of a partial response; whether there was anything.
+
+        Args:
+            uri: Its URI.
+            generation: Remove it only if its parts are of this generation.
+        """
         found = await self.store.get_entry(partial_key(uri))
-        if found is None:
+        if found is None or generation not in (None, found.value):
             return False
         existed = await self.store.delete(partial_key(uri))
         key = parts_key(found.value, uri)
@@ -345,6 +423,12 @@ class Library:
         """Remove all responses of a URI; how many there were."""
         count = int(await self.remove(uri)) + int(await self.remove_partial(uri))
         return count + await self._remove_variants(uri)
+
+    async def same_as(self, uri: bytes) -> list[bytes]:
+        """Return a URI, and those whose stored responses may answer it by their No-Vary-Search."""
+        if self.search is None:
+            return [uri]
+        return [uri, *await self.search.others(uri)]
 
     async def expire(self, uri: bytes) -> int:
         """Make all responses of a URI stale; how many were fresh."""
@@ -374,6 +458,8 @@ class Library:
         """Remove all responses whose URI begins with a prefix; how many there were."""
         count = await self.store.delete_prefix(prefix)
         await self.store.delete_prefix(list_key(prefix))
+        if self.search is not None:
+            await self.search.purge_prefix(prefix)
         return count + await self.store.delete_prefix(partial_key(prefix))
 
     def _lock(self, uri: bytes) -> asyncio.Lock:

@@ -10,7 +10,7 @@ from edgecache.proxy.connection import Connection
 from edgecache.proxy.pool import Pool
 from edgecache.proxy.problems import OriginError, OriginLimitError, OriginTimeoutError
 from edgecache.proxy.servers import ServerState
-from edgecache.proxy.settings import Timeouts
+from edgecache.proxy.settings import Timeouts, UpstreamConfig
 from edgecache.proxy.wire import Fields, Head
 
 # RFC 9110, section 9.2.2.
@@ -68,6 +68,37 @@ class OriginRequest:
             parts.append(b"Transfer-Encoding: chunked\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+
+@dataclass(slots=True)
+class Begun:
+    """A request that was sent over a kept connection, its answer still to come.
+
+    Args:
+        state: Of the server.
+        connection: It is in use until `give_back`, `drop`, or an `OriginAnswer` ends that.
+        config: Of the group.
+        begun_s: When it was sent, by the clock of the loop.
+        request_us: The same, microseconds since the epoch.
+    """
+
+    state: ServerState
+    connection: Connection
+    config: UpstreamConfig
+    begun_s: float
+    request_us: int
+
+    def give_back(self) -> None:
+        """The answer was read: keep the connection if it may be used again."""
+        self.state.succeed()
+        self.state.pool.give_back(self.connection)
+
+    def drop(self) -> None:
+        """Nobody wants the answer."""
+        self.connection.listen(None)
+        self.connection.close()
+        self.state.give_up()
+        self.state.pool.give_back(self.connection)
 
 
 class OriginAnswer:

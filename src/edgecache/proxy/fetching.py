@@ -14,7 +14,7 @@ from edgecache.errors import EdgeCacheError
 from edgecache.proxy.asking import Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.entries import Entry, Library, now_us, tags_of, without_length
-from edgecache.proxy.exchange import OriginAnswer, OriginRequest, ignore_interim
+from edgecache.proxy.exchange import Begun, OriginAnswer, OriginRequest, ignore_interim
 from edgecache.proxy.origin import OriginGroup
 from edgecache.proxy.problems import OriginError
 from edgecache.proxy.recording import Recording, Recordings
@@ -26,6 +26,7 @@ from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.hop import end_to_end
 from edgecache.rfc9111.stored import NO_CACHE, StoredPolicy, StoredResponse
 from edgecache.rfc9111.storing import Assessment, assess, with_date
+from edgecache.rfc9111.targeted import consumed_names
 from edgecache.rfc9111.validation import OF_THE_REQUEST, conditional, freshen, identified
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgecache.proxy.tasks import Tasks
 
 OnInterim = Callable[[Head], object]
+LENGTH = (b"content-length",)
 
 
 @dataclass(slots=True)
@@ -72,6 +74,44 @@ class Filled:
         """Nobody wants the body of an answer that is for one client."""
         if isinstance(self.body, OriginAnswer):
             self.body.close()
+
+
+@dataclass(slots=True)
+class Start:
+    """A fetch whose request was sent."""
+
+    begun: Begun
+    recording: Recording
+
+
+def judge(
+    asked: Asked, exchange: Exchange, length: int | None, body: bytes | OriginAnswer
+) -> Filled:
+    """Say what a new answer is to the cache and to clients.
+
+    Args:
+        asked: A GET.
+        exchange: What it was answered with.
+        length: Of the body, where the head tells.
+        body: All of it, or where it comes from.
+    """
+    verdict = assess(exchange, asked.rules) if asked.is_cacheable else Assessment("route")
+    limit = asked.route.stored_bytes_max
+    if verdict.may_store and limit is not None and (length or 0) > limit:
+        verdict = Assessment("too-large")
+    stored = without_length(verdict.stored)
+    headers = end_to_end(with_date(exchange.response, exchange.response_us // SECOND_US))
+    return Filled(
+        exchange.status,
+        headers.without((*LENGTH, *consumed_names(asked.rules))),
+        exchange,
+        stored,
+        verdict.reason,
+        length,
+        body,
+        is_shared=is_worth_sharing(stored),
+        forward_status=exchange.status,
+    )
 
 
 def is_worth_sharing(stored: StoredResponse | None) -> bool:
@@ -139,8 +179,11 @@ class Fetcher:
         body: bytes | AsyncIterator[bytes] | None = None,
         body_bytes: int | None = None,
         on_interim: OnInterim = ignore_interim,
+        begun: Begun | None = None,
     ) -> tuple[OriginAnswer, Exchange]:
         """Send a request upstream; the answer with its body unread.
+
+        With `begun` it is sent already, and counted.
 
         Raises:
             OriginError: There is no answer.
@@ -154,9 +197,9 @@ class Fetcher:
             balance_key=asked.uri,
             on_interim=on_interim,
         )
-        request_us = now_us()
-        self.fetch_count += 1
-        answer = await self._groups[asked.route.upstream].fetch(request)
+        request_us = now_us() if begun is None else begun.request_us
+        self.fetch_count += begun is None
+        answer = await self._groups[asked.route.upstream].fetch(request, begun)
         exchange = Exchange(
             method=asked.method,
             target_uri=asked.uri,
@@ -165,8 +208,15 @@ class Fetcher:
             response=Headers.of_lower(answer.fields),
             request_us=request_us,
             response_us=now_us(),
+            minor=answer.minor,
         )
         return answer, exchange
+
+    def record(self, asked: Asked) -> Recording:
+        """A request goes out whose answer may be stored; purges reach it from now on."""
+        recording = Recording(self._library, asked.uri, asked.route.stored_bytes_max)
+        self.recordings.add(recording)
+        return recording
 
     async def fetch(
         self,
@@ -174,6 +224,7 @@ class Fetcher:
         headers: Headers,
         entry: Entry | None = None,
         on_interim: OnInterim = ignore_interim,
+        start: Start | None = None,
     ) -> Filled:
         """Fetch a whole response, or find that a stored one is still good.
 
@@ -182,15 +233,16 @@ class Fetcher:
             headers: What goes upstream, without conditions and ranges.
             entry: The stored response to validate.
             on_interim: Called with interim answers.
+            start: The request is on its way already.
 
         Raises:
             OriginError: There is no answer.
         """
-        recording = Recording(self._library, asked.uri, asked.route.stored_bytes_max)
-        self.recordings.add(recording)
+        recording = self.record(asked) if start is None else start.recording
+        begun = None if start is None else start.begun
         try:
             sent = headers if entry is None else conditional(headers, [entry.stored])
-            answer, exchange = await self.ask(asked, sent, on_interim=on_interim)
+            answer, exchange = await self.ask(asked, sent, on_interim=on_interim, begun=begun)
             if answer.status == 304 and sent is not headers and entry is not None:
                 answer.close()
                 filled = await self._freshened(asked, entry, exchange, recording)
@@ -241,8 +293,7 @@ class Fetcher:
 
     async def take_whole(self, asked: Asked, answer: OriginAnswer, exchange: Exchange) -> Filled:
         """Take an answer that is a whole response, and store it if it may be."""
-        recording = Recording(self._library, asked.uri, asked.route.stored_bytes_max)
-        self.recordings.add(recording)
+        recording = self.record(asked)
         try:
             return await self._whole(asked, answer, exchange, recording)
         except BaseException:
@@ -252,26 +303,13 @@ class Fetcher:
     async def _whole(
         self, asked: Asked, answer: OriginAnswer, exchange: Exchange, recording: Recording
     ) -> Filled:
-        verdict = assess(exchange, asked.rules) if asked.is_cacheable else Assessment("route")
-        length = answer.length
-        limit = asked.route.stored_bytes_max
-        if verdict.may_store and limit is not None and (length or 0) > limit:
-            verdict = Assessment("too-large")
-        stored = without_length(verdict.stored)
-        headers = end_to_end(with_date(exchange.response, exchange.response_us // SECOND_US))
-        filled = Filled(
-            answer.status,
-            headers.without((b"content-length",)),
-            exchange,
-            stored,
-            verdict.reason,
-            length,
-            answer,
-            forward_status=answer.status,
-        )
+        filled = judge(asked, exchange, answer.length, answer)
+        stored = filled.stored
         if stored is None:
             self.recordings.discard(recording)
             return filled
+        stored = await self._library.inheriting(asked.uri, stored, exchange.request, asked.rules)
+        filled.stored = stored
         filled.is_shared = is_worth_sharing(stored)
         tags = tags_of(exchange.response, asked.uri)
         data, is_complete = answer.take_ready()

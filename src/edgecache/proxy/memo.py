@@ -129,7 +129,7 @@ class Memo:
 
     def add(self, asked: Asked, entry: Entry) -> Response:
         """Prepare the answer to a request that asks nothing in particular; returns it."""
-        dressed = self._renderer.dress(entry.stored.headers)
+        dressed = self._renderer.dress(entry.stored.headers, entry.policy.flags)
         cost_bytes = ENTRY_COST_BYTES + len(entry.stored.wire) * 2 + entry.size
         cost_bytes += len(asked.target) + len(asked.request.block.raw)
         prepared = Prepared(self, asked, entry, dressed, cost_bytes)

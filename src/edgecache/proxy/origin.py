@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 
 from xxhash import xxh3_64_intdigest
 
+from edgecache.http.outgoing import Outgoing
 from edgecache.proxy.addresses import Resolver
 from edgecache.proxy.connection import Connection
-from edgecache.proxy.exchange import OriginAnswer, OriginRequest, ignore_interim
+from edgecache.proxy.exchange import Begun, OriginAnswer, OriginRequest, ignore_interim
 from edgecache.proxy.pool import Pool
 from edgecache.proxy.problems import (
     NoUpstreamError,
@@ -37,6 +39,7 @@ class OriginGroup:
         config: The settings.
         resolver: Shared by all groups of a proxy.
         dynamic: The servers are named by clients: then `config.servers` is not used.
+        outgoing: Makes plain connections; None: the loop does.
 
     *Thread-safety*: belongs to one loop.
     """
@@ -46,6 +49,7 @@ class OriginGroup:
         "_config",
         "_dynamic",
         "_extra",
+        "_outgoing",
         "_resolver",
         "_servers",
         "_tls",
@@ -59,8 +63,10 @@ class OriginGroup:
         config: UpstreamConfig,
         resolver: Resolver,
         dynamic: DynamicOrigins | None = None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.name = name
+        self._outgoing = outgoing
         self._config = config
         self._resolver = resolver
         self._dynamic = dynamic
@@ -114,6 +120,7 @@ class OriginGroup:
             idle_s=config.idle_s,
             tls=self._context() if server.is_tls else None,
             tls_name=config.tls_name,
+            outgoing=self._outgoing,
         )
         seed = xxh3_64_intdigest(str(server).encode())
         return ServerState(server, pool, config.breaker, config.health, seed)
@@ -181,20 +188,56 @@ class OriginGroup:
 
     # Asking
 
-    async def fetch(self, request: OriginRequest) -> OriginAnswer:
+    def begin(self, method: bytes, target: bytes, host: bytes, lines: bytes) -> Begun | None:
+        """Send a request without content over a kept connection; None: that needs waiting.
+
+        Args:
+            method, target: As they go out.
+            host: Of the client's request.
+            lines: All other fields, as they go out.
+
+        Whoever has one reads the answer by `Connection.listen`, or goes on with `fetch`.
+        """
+        config = self._config
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if len(self._servers) != 1:
+            return None
+        state = self._servers[0]
+        if not state.may_send(now_s):
+            return None
+        connection = state.pool.take_idle()
+        if connection is None:
+            return None
+        if config.host != "client":
+            host = (state.server.authority if config.host == "server" else config.host).encode()
+        state.begin(now_s)
+        head = b"%b %b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (method, target, host, lines)
+        is_lenient = config.transfer_coding == "lenient"
+        connection.begin(head, method == b"HEAD", is_lenient, config.head_bytes_max)
+        connection.is_sent = True
+        return Begun(state, connection, config, now_s, time.time_ns() // 1000)
+
+    async def fetch(self, request: OriginRequest, begun: Begun | None = None) -> OriginAnswer:
         """Ask until there is an answer, or nobody is left to ask.
+
+        Args:
+            request: What to ask.
+            begun: The first attempt, where it is under way.
 
         Raises:
             OriginError: The last failure.
         """
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._config.timeouts.total_s
+        begun_s = loop.time() if begun is None else begun.begun_s
+        deadline_s = begun_s + self._config.timeouts.total_s
         tried: set[ServerState] = set()
         failure: OriginError | None = None
         attempt = 0
         while attempt <= self._config.retries:
+            first, begun = begun, None
             try:
-                state = self._choose(request, tried, loop.time())
+                state = self._choose(request, tried, loop.time()) if first is None else first.state
             except NoUpstreamError:
                 if failure is not None:
                     raise failure from None
@@ -202,7 +245,7 @@ class OriginGroup:
             if attempt:
                 state.retry_count += 1
             try:
-                answer = await self._ask(state, request, deadline_s)
+                answer = await self._ask(state, request, deadline_s, first)
             except OriginForbiddenError:
                 raise
             except OriginError as error:
@@ -230,18 +273,28 @@ class OriginGroup:
         raise failure
 
     async def _ask(
-        self, state: ServerState, request: OriginRequest, deadline_s: float
+        self,
+        state: ServerState,
+        request: OriginRequest,
+        deadline_s: float,
+        begun: Begun | None = None,
     ) -> OriginAnswer:
         """One attempt at one server; a kept connection that turns out closed does not count."""
         loop = asyncio.get_running_loop()
-        state.begin(loop.time())
+        if begun is None:
+            state.begin(loop.time())
         try:
             # A request that must not be sent twice needs a connection that nobody is closing.
             wait_s = self._config.timeouts.connect_s
-            connection = await state.pool.take(wait_s, is_fresh=not request.is_repeatable)
-            is_kept = connection.exchange_count > 0
+            if begun is None:
+                connection = await state.pool.take(wait_s, is_fresh=not request.is_repeatable)
+                is_kept = connection.exchange_count > 0
+            else:
+                connection, is_kept = begun.connection, True
             try:
-                answer = await self._exchange(connection, state, request, deadline_s)
+                answer = await self._exchange(
+                    connection, state, request, deadline_s, is_begun=begun is not None
+                )
             except OriginError as error:
                 is_closed = not isinstance(error, OriginTimeoutError) and not error.has_answer
                 if not (is_kept and is_closed and request.is_repeatable):
@@ -270,24 +323,14 @@ class OriginGroup:
         state: ServerState,
         request: OriginRequest,
         deadline_s: float,
+        is_begun: bool = False,
     ) -> OriginAnswer:
         config = self._config
-        host = None
-        if config.host == "server":
-            host = state.server.authority.encode()
-        elif config.host != "client":
-            host = config.host.encode()
         sender: asyncio.Task[None] | None = None
         try:
-            head = request.head_bytes(host)
-            is_lenient = config.transfer_coding == "lenient"
-            is_head = request.method == b"HEAD"
-            if isinstance(request.body, bytes):
-                head += request.body
-            connection.begin(head, is_head, is_lenient, config.head_bytes_max)
-            if request.body is None or isinstance(request.body, bytes):
-                connection.is_sent = True
-            else:
+            if not is_begun:
+                self._send(connection, state, request)
+            if request.body is not None and not isinstance(request.body, bytes):
                 sender = asyncio.get_running_loop().create_task(
                     self._send_body(connection, request, request.body)
                 )
@@ -306,6 +349,22 @@ class OriginGroup:
         return OriginAnswer(
             answer_head, connection, state, config.timeouts, deadline_s, config.body_bytes_max
         )
+
+    def _send(self, connection: Connection, state: ServerState, request: OriginRequest) -> None:
+        """Send the head, and the body if it is at hand."""
+        config = self._config
+        host = None
+        if config.host == "server":
+            host = state.server.authority.encode()
+        elif config.host != "client":
+            host = config.host.encode()
+        head = request.head_bytes(host)
+        is_lenient = config.transfer_coding == "lenient"
+        if isinstance(request.body, bytes):
+            head += request.body
+        connection.begin(head, request.method == b"HEAD", is_lenient, config.head_bytes_max)
+        if request.body is None or isinstance(request.body, bytes):
+            connection.is_sent = True
 
     async def _sent_or_answered(
         self,

@@ -163,7 +163,9 @@ class PartService:
                 content = PlanContent(self._recorded(partial, answer), answer.length)
         note = Note(answer.status, partial is not None, None)
         headers = end_to_end(with_date(exchange.response, exchange.response_s))
-        return self._renderer.passing(asked, answer.status, headers, content, reuse, note)
+        return self._renderer.passing(
+            asked, answer.status, headers, content, reuse, note, minor=exchange.minor
+        )
 
     async def _recorded(self, partial: Partial, answer: OriginAnswer) -> AsyncIterator[bytes]:
         first = partial.policy.range_first

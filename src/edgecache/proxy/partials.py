@@ -8,6 +8,10 @@ Invariants:
 1. All parts of a generation belong to one representation: same strong validator, same length.
    An answer that does not fit starts another generation, or replaces everything.
 2. Nothing is read across a hole: a range that is not there is fetched, pinned by If-Range.
+3. Parts that a request has found are pinned before it looks at what they hold, so `complete` of
+   another request removes them only after it. Where they go all the same (another process that
+   shares the store, an eviction), reading goes on from the complete response that took their place,
+   if that is the same representation.
 
 Source: RFC 9111, sections 3.3 and 3.4; RFC 9110, sections 13.1.5, 14 and 15.3.7.
 """
@@ -126,12 +130,15 @@ class Partials:
         stored = decode_stored(found.meta.headers)
         if stored is None or len(found.value) != GENERATION_BYTES:
             return None
-        there = await self._library.store.availability(parts_key(found.value, uri))
-        if there is None or there.size != stored.policy.complete_bytes:
-            await self._library.remove_partial(uri)
+        partial = self._pinned(
+            Partial(uri, found.value, stored, policy_in_force(stored, found.meta), ())
+        )
+        there = await self._library.store.availability(partial.key)
+        if there is None or there.size != partial.size:
+            await self._library.remove_partial(uri, found.value)
             return None
-        policy = policy_in_force(stored, found.meta)
-        return self._pinned(Partial(uri, found.value, stored, policy, there.missing))
+        partial.missing = there.missing
+        return partial
 
     def _pinned(self, partial: Partial) -> Partial:
         self._library.pin(partial.key)
@@ -179,16 +186,16 @@ class Partials:
         library = self._library
         tags = tags_of(exchange.response, asked.uri)
         ttl_s = library.ttl_of(stored.policy)
+        partial = self._pinned(Partial(asked.uri, generation, stored, stored.policy, ((0, size),)))
         try:
             await library.remove_partial(asked.uri)
-            await library.store.create_sparse(parts_key(generation, asked.uri), size, ttl=ttl_s)
+            await library.store.create_sparse(partial.key, size, ttl=ttl_s)
             await library.store.put(
                 partial_key(asked.uri), generation, ttl=ttl_s, meta=meta_of(stored, tags)
             )
         except EdgeCacheError:
             return None
-        partial = Partial(asked.uri, generation, stored, stored.policy, ((0, size),))
-        return self._pinned(partial)
+        return partial
 
     async def drop(self, uri: bytes) -> None:
         """Remove what is stored of a response in part."""
@@ -283,9 +290,33 @@ class Partials:
             size = min(READ_BYTES, end - start)
             piece = await self._library.store.read_range(partial.key, start, size)
             if not piece:
-                raise OriginProtocolError("a stored range is gone")
+                break
             start += len(piece)
             yield piece
+        if start < end:
+            async for piece in self._completed(partial, start, end):
+                yield piece
+
+    async def _completed(self, partial: Partial, start: int, end: int) -> AsyncIterator[bytes]:
+        """Read of the complete response that took the place of the parts.
+
+        Raises:
+            OriginProtocolError: There is none, or it is of another representation.
+        """
+        hit = await self._library.store.lookup(partial.uri)
+        if hit is None:
+            raise OriginProtocolError("a stored range is gone")
+        async with hit:
+            stored = None if hit.meta is None else decode_stored(hit.meta.headers)
+            is_same = stored is not None and may_combine(partial.policy, stored.policy)
+            if not is_same or hit.size != partial.size:
+                raise OriginProtocolError("a stored range is gone, and the representation changed")
+            await hit.seek(start, end)
+            while piece := await hit.read():
+                start += len(piece)
+                yield piece
+        if start < end:
+            raise OriginProtocolError("a stored response is gone while it was read")
 
     async def complete(self, partial: Partial) -> bool:
         """Make a complete response of parts that are all there; whether they were."""
@@ -318,7 +349,7 @@ class Partials:
                 await miss.finish()
         except (EdgeCacheError, OriginError):
             return False
-        await library.remove_partial(partial.uri)
+        await library.settle(partial.uri, partial.uri, stored)
         return True
 
     async def keep_cut(self, asked: Asked, exchange: Exchange, data: bytes) -> None:

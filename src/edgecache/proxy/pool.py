@@ -7,6 +7,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from edgecache.http.outgoing import Outgoing
 from edgecache.proxy.addresses import Address
 from edgecache.proxy.connection import Connection
 from edgecache.proxy.problems import (
@@ -36,6 +37,7 @@ class Pool:
         "_idle_s",
         "_is_closed",
         "_limit",
+        "_outgoing",
         "_resolve",
         "_sweep",
         "_tls",
@@ -57,6 +59,7 @@ class Pool:
         idle_s: float,
         tls: ssl.SSLContext | None,
         tls_name: str | None,
+        outgoing: Outgoing | None = None,
     ) -> None:
         self.server = server
         self._resolve = resolve
@@ -64,6 +67,7 @@ class Pool:
         self._idle_s = idle_s
         self._tls = tls
         self._tls_name = tls_name
+        self._outgoing = outgoing
         self._idle: deque[Connection] = deque()
         self._used: set[Connection] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -155,9 +159,15 @@ class Pool:
             name = self._tls_name or self.server.host
         failures: list[str] = []
         for address in addresses:
+            connection = Connection(loop, str(self.server))
             try:
-                _, connection = await loop.create_connection(
-                    lambda: Connection(loop, str(self.server)),
+                if self._tls is None and self._outgoing is not None and "%" not in address.host:
+                    await self._outgoing.connect(
+                        address.family, address.host, address.port, connection
+                    )
+                    return connection
+                await loop.create_connection(
+                    lambda: connection,  # noqa: B023 (called before the next turn)
                     address.host,
                     address.port,
                     family=address.family,

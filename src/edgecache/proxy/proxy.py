@@ -8,37 +8,43 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from edgecache.errors import ArgumentError, EdgeCacheError
+from edgecache.http.deferred import Deferred
 from edgecache.http.framing import split_authority, split_target
+from edgecache.http.outgoing import Outgoing
 from edgecache.http.response import Response
 from edgecache.proxy.addresses import Resolver
 from edgecache.proxy.asking import Asked, place_of, short_authority
 from edgecache.proxy.changes import Changes
-from edgecache.proxy.config import DEMO, DYNAMIC, ProxyConfig, Route
+from edgecache.proxy.config import DEMO, DYNAMIC, PROFILES, ProxyConfig, Route
 from edgecache.proxy.content import BytesContent
 from edgecache.proxy.entries import PENDING, Library, now_us
 from edgecache.proxy.fetching import Fetcher
 from edgecache.proxy.flights import Flights
 from edgecache.proxy.forwarding import Forwarder, is_within
+from edgecache.proxy.known import Known, KnownSections
 from edgecache.proxy.memo import Memo
 from edgecache.proxy.origin import OriginGroup
 from edgecache.proxy.part_service import PartService
 from edgecache.proxy.partials import Partials
 from edgecache.proxy.predictor import Predictor
 from edgecache.proxy.rendering import NO_NOTE, Note, Renderer
+from edgecache.proxy.searching import SearchIndex
 from edgecache.proxy.service import BYPASS, Service
 from edgecache.proxy.settings import UpstreamConfig
 from edgecache.proxy.statistics import ProxyReport, Tally
+from edgecache.proxy.swift import Swift
 from edgecache.proxy.tasks import Tasks
 from edgecache.rfc9111.fields import Headers
-from edgecache.rfc9111.key import normal_authority
+from edgecache.rfc9111.key import AS_IS, is_path, normal_authority
 from edgecache.rfc9111.request import PLAIN, request_facts
 from edgecache.rfc9111.reuse import FWD_METHOD, Action, Reuse, decide
-from edgecache.rfc9111.rules import SAFE
+from edgecache.rfc9111.rules import SAFE, Rules
 
 if TYPE_CHECKING:
     from edgecache.aio import AsyncStorage
@@ -48,6 +54,11 @@ if TYPE_CHECKING:
 NO_ROUTE = Route(upstream="none", cache=False)
 METHOD = Reuse(Action.BYPASS, FWD_METHOD)
 SAFE_METHODS = (b"GET", b"HEAD")
+# What only a browser or another proxy sends.
+_FOR_OTHERS = frozenset(
+    (b"origin", b"sec-fetch-site", b"via", b"forwarded", b"x-forwarded-for", b"x-real-ip")
+)
+SLASH = 47  # what a target in origin form begins with
 
 
 class Proxy:
@@ -67,6 +78,8 @@ class Proxy:
 
     # What a GET or DELETE carries may mean something to the origin, so it is passed on.
     without_content = frozenset((b"TRACE",))
+    # What it is called in statistics where it is the only door.
+    door_names = ((b"/", "proxy"),)
 
     def __init__(
         self, config: ProxyConfig, store: AsyncStorage, rules: tuple[Route, ...] = ()
@@ -75,7 +88,9 @@ class Proxy:
         self._routes = (*rules, *config.routes)
         self._tally = Tally()
         self._tasks = Tasks()
-        self._library = Library(store, config.keep_stale_s, config.variants_max)
+        looks_at_search = any(config.rules_of(route).no_vary_search for route in self._routes)
+        search = SearchIndex(store) if looks_at_search else None
+        self._library = Library(store, config.keep_stale_s, config.variants_max, search)
         self._flights = Flights(config.collapsing.age_s)
         self._predictor = Predictor(config.collapsing.predicted_keys)
         self._renderer = Renderer(config, self._tally.answer)
@@ -98,6 +113,23 @@ class Proxy:
             self._tally,
             self._tasks,
         )
+        self._known = KnownSections(config.name.encode())
+        self._profile = PROFILES[config.profile]
+        first = self._routes[0] if self._routes else NO_ROUTE
+        # Nearly always there is one route for everything.
+        is_for_all = bool(self._routes) and first.host is None and first.path == "/"
+        self._only_route = first if is_for_all else None
+        self._swift = Swift(
+            config,
+            self._library,
+            self._groups,
+            self._fetcher,
+            self._flights,
+            self._predictor,
+            self._renderer,
+            self._service,
+            self._tasks,
+        )
         self._memo = Memo(self._library, self._renderer, config.memo_bytes)
         self._is_stopping = False
 
@@ -106,11 +138,14 @@ class Proxy:
     async def start(self) -> None:
         """Make the groups of servers, and begin with their health checks."""
         resolver = Resolver()
+        outgoing = Outgoing(asyncio.get_running_loop())
         for name, upstream in self.config.upstreams.items():
-            self._groups[name] = OriginGroup(name, upstream, resolver)
+            self._groups[name] = OriginGroup(name, upstream, resolver, outgoing=outgoing)
         if self.config.dynamic is not None:
             upstream = UpstreamConfig(servers=("dynamic.invalid",), host="client")
-            self._groups[DYNAMIC] = OriginGroup(DYNAMIC, upstream, resolver, self.config.dynamic)
+            self._groups[DYNAMIC] = OriginGroup(
+                DYNAMIC, upstream, resolver, self.config.dynamic, outgoing
+            )
         if any(route.upstream == DEMO for route in self._routes):
             from edgecache.proxy.demo import DemoOrigin
 
@@ -125,6 +160,7 @@ class Proxy:
     async def stop(self) -> None:
         """End everything that runs, and close all connections. Idempotent."""
         self._is_stopping = True
+        self._swift.stop()
         await self._tasks.stop()
         for group in self._groups.values():
             await group.stop()
@@ -144,7 +180,7 @@ class Proxy:
             failures=dict(tally.failures),
             purged=tally.purged,
             invalidated=tally.invalidated,
-            background_tasks=len(self._tasks),
+            background_tasks=len(self._tasks) + len(self._swift),
             servers={name: group.report() for name, group in self._groups.items()},
         )
 
@@ -160,23 +196,43 @@ class Proxy:
         prepared = self._memo.find(request)
         if prepared is not None:
             return prepared
-        asked = self._ask(request)
+        known = self._known.of(request)
+        asked = self._ask(request, known)
         if isinstance(asked, Response):
             return asked
         if request.method not in SAFE_METHODS:
             if request.method == b"PURGE":
                 return self._purge(asked)
             return self._guarded(asked)
-        if asked.is_cacheable and asked.facts.may_reuse:
-            response = self._answer_now(asked)
-            if response is not None:
-                return response
-        return self._guarded(asked)
+        response: Response | Deferred | None = None
+        if not asked.is_cacheable:
+            response = self._forward_now(asked, known)
+        elif asked.facts.may_reuse:
+            response = self._answer_now(asked, known)
+        return self._guarded(asked) if response is None else response
 
-    def _answer_now(self, asked: Asked) -> Response | None:
-        """Answer from RAM; None where that is not enough."""
-        entry, _ = self._library.find_now(asked.uri, asked.headers, asked.rules)
-        if entry is PENDING or entry is None or entry.body is None:
+    def _forward_now(self, asked: Asked, known: Known) -> Deferred | None:
+        """Pass a request on without a task; None where that is not enough."""
+        request = asked.request
+        if (
+            request.method != b"GET"
+            or request.body is not None
+            or not request.block.is_simple
+            or request.target[0] != SLASH
+            or asked.facts.directives.only_if_cached
+        ):
+            return None
+        return self._swift.forward(asked, known)
+
+    def _answer_now(self, asked: Asked, known: Known) -> Response | Deferred | None:
+        """Answer from RAM, or ask the origin without a task; None where that is not enough."""
+        entry, has_variants = self._library.find_now(asked.uri, asked.headers, asked.rules)
+        if entry is PENDING:
+            return None
+        if entry is None:
+            is_simple = asked.request.method == b"GET" and asked.request.target[0] == SLASH
+            return self._swift.miss(asked, known, has_variants) if is_simple else None
+        if entry.body is None:
             return None
         reuse = decide(entry.policy, asked.facts, now_us())
         if reuse.action is not Action.HIT:
@@ -197,32 +253,44 @@ class Proxy:
             return await self._service.forward(asked, reuse)
         return await self._service.answer(asked)
 
-    def _ask(self, request: Request) -> Asked | Response:
+    def _ask(self, request: Request, known: Known) -> Asked | Response:
         """Read a request; or the answer to one that is not forwarded."""
         method = request.method
-        headers = Headers(request.fields)
-        target, authority = split_target(request.target)
-        if authority is None:
-            authority = request.block.get(b"host") or b""
-        scheme = request.scheme.encode()
-        host = split_authority(authority)[0] if authority else b""
-        route = next((one for one in self._routes if one.fits(host, target)), None)
-        refusal = self._refuse(method, headers, route)
+        headers = known.headers
+        target, scheme = request.target, request.scheme.encode()
+        authority: bytes | None = None
+        if target[0] != SLASH:
+            target, authority = split_target(target)
+        host = known.host
+        if authority is not None:
+            host = split_authority(authority)[0] if authority else b""
+        route = self._only_route
+        if route is None or target[0] != SLASH:
+            route = next((one for one in self._routes if one.fits(host, target)), None)
+        refusal = self._refuse(method, known, route)
         if refusal is not None or route is None:
             return self._own(request, refusal or (404, "no route"), headers)
-        place = place_of(scheme, authority, target, route)
-        if place is None:
+        if authority is None and known.origin is not None and route.query is AS_IS:
+            uri = known.origin + target if is_path(target) else None
+            short = known.short
+        else:
+            place = place_of(
+                scheme, known.authority if authority is None else authority, target, route
+            )
+            uri, target = place or (None, target)
+            short = b"" if uri is None else short_authority(uri)
+        if uri is None:
             return self._own(request, (400, "the target is not usable"), headers)
-        uri, target = place
-        rules = self.config.rules_of(route)
-        facts = request_facts(method, headers, rules)
-        return Asked(
-            request, method, uri, target, short_authority(uri), headers, facts, route, rules, scheme
-        )
+        rules = self._rules_of(route)
+        facts = PLAIN
+        if not known.is_plain or method not in SAFE_METHODS:
+            facts = request_facts(method, headers, rules)
+        return Asked(request, method, uri, target, short, headers, facts, route, rules, scheme)
 
-    def _refuse(
-        self, method: bytes, headers: Headers, route: Route | None
-    ) -> tuple[int, str] | None:
+    def _rules_of(self, route: Route) -> Rules:
+        return self._profile if route.rules is None else route.rules
+
+    def _refuse(self, method: bytes, known: Known, route: Route | None) -> tuple[int, str] | None:
         """Say why a request is not forwarded."""
         if self._is_stopping:
             return 503, "the proxy is stopping"
@@ -230,13 +298,9 @@ class Proxy:
             return 405, "this method is not forwarded"
         if route is None:
             return 404, "nothing is served for this host and path"
-        hops = headers.get(b"max-forwards")
-        if hops is not None and method == b"OPTIONS" and hops.strip() == b"0":
+        if known.is_last_hop and method == b"OPTIONS":
             return 204, ""
-        loops = headers.combined(b"via") or b""
-        own = self.config.name.encode().lower()
-        seen = [member.split()[-1:] for member in loops.lower().split(b",") if member.strip()]
-        if seen.count([own]) >= 8:
+        if known.is_circular:
             return 508, "the request goes round in a circle"
         return None
 
@@ -253,7 +317,10 @@ class Proxy:
     def _purge(self, asked: Asked) -> Response | Awaitable[Response]:
         access = self.config.purge
         is_allowed = is_within(asked.request.peer, access.networks)
-        if is_allowed and access.token is not None:
+        if is_allowed and access.token is None:
+            # The address is that of a browser or of another proxy, not of who wants the purge.
+            is_allowed = _FOR_OTHERS.isdisjoint(asked.headers.first)
+        elif is_allowed and access.token is not None:
             given = asked.headers.get(b"authorization") or b""
             wanted = b"Bearer " + access.token.encode()
             is_allowed = hmac.compare_digest(given, wanted)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
-from edgecache.proxy.entries import INLINE_BYTES_MAX, Library, meta_of
+from edgecache.proxy.entries import INLINE_BYTES_MAX, PENDING, Library, meta_of
 from edgecache.proxy.shared_body import SharedBody, SpillReader
 from edgecache.rfc9111.stored import StoredResponse
 
@@ -76,6 +76,21 @@ class Recording:
         self._stored = stored
         self.tags = tuple(tags)
         self._body = body
+
+    def save_now(self, data: bytes) -> bool | None:
+        """As `save`; None where that would have to wait, and nothing was done."""
+        stored = self._stored
+        if stored is None or not self.may_publish() or self._is_too_large(len(data)):
+            return False
+        try:
+            key = self._library.save_now(self.uri, stored, data, self.tags or ())
+        except EdgeCacheError as error:
+            self._give_up(error)
+            return False
+        if key is PENDING:
+            return None
+        self.is_saved = key is not None
+        return self.is_saved
 
     async def save(self, data: bytes) -> bool:
         """Publish an answer that is all here; whether it was stored."""
@@ -150,7 +165,8 @@ class Recording:
                 return False
             await self._miss.finish()
             self.is_saved = True
-            await self._library.settle(self.uri, self._key)
+            assert self._stored is not None
+            await self._library.settle(self.uri, self._key, self._stored)
         except EdgeCacheError as error:
             self._give_up(error)
             await self._close()

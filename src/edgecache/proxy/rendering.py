@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import NamedTuple
 
+from edgecache.http._fields import render_fields
 from edgecache.http.response import Response
 from edgecache.proxy.asking import Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.content import BytesContent, Content, Data
 from edgecache.proxy.entries import age_us_of, now_us
 from edgecache.rfc9111.cache_status import appended, member, outcome_word
-from edgecache.rfc9111.fields import Headers
+from edgecache.rfc9111.fields import Headers, canonical_name
 from edgecache.rfc9111.freshness import SECOND_US
 from edgecache.rfc9111.preconditions import evaluate, not_modified_fields, representation_of
 from edgecache.rfc9111.ranges import (
@@ -29,13 +30,16 @@ from edgecache.rfc9111.ranges import (
     parse_range,
 )
 from edgecache.rfc9111.reuse import Reuse
-from edgecache.rfc9111.stored import StoredPolicy
+from edgecache.rfc9111.stored import OLD_VERSION, StoredPolicy
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 _OWN = frozenset((b"age", b"via", b"cache-status", b"x-cache-status", b"content-length"))
 _BOUNDARY_BYTES = 16
+# How many times the lines that the proxy adds are kept, and how long what others added may be.
+ADDED_MAX = 512
+KEPT_MAX = 512
 
 
 def status_line(status: int) -> bytes:
@@ -90,33 +94,57 @@ class Renderer:
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_config", "_name", "count")
+    __slots__ = ("_added", "_config", "_name", "_old_via", "_own_via", "_spellings", "count")
 
     def __init__(self, config: ProxyConfig, count: Callable[[str], None]) -> None:
         self._config = config
         self._name = config.name.encode()
+        self._own_via = b"Via: 1.1 " + self._name + b"\r\n"
+        self._old_via = b"Via: 1.0 " + self._name + b"\r\n"
+        self._spellings: dict[bytes, bytes] = {}
+        self._added: dict[tuple[bytes, bytes | None, Reuse, Note], tuple[bytes, str]] = {}
         self.count = count
 
-    def dress(self, headers: Headers) -> Dressed:
-        """Render a header section."""
+    def dress(self, headers: Headers, flags: int = 0) -> Dressed:
+        """Render a header section; the flags are those of its policy."""
         via = b""
         if self._config.adds_via:
-            own = b"1.1 " + self._name
+            via = own = self._old_via if flags & OLD_VERSION else self._own_via
             value = headers.combined(b"via")
-            via = b"Via: " + (own if value is None else value + b", " + own) + b"\r\n"
+            if value is not None:
+                via = b"Via: " + value + b", " + own.removeprefix(b"Via: ")
         elif b"via" in headers:
             via = b"Via: " + (headers.combined(b"via") or b"") + b"\r\n"
         status = headers.combined(b"cache-status")
-        return Dressed(headers.without(_OWN).to_wire(), via, status)
+        lines = render_fields(headers.pairs, _OWN, self._spellings, canonical_name)
+        if lines is None:
+            lines = headers.without(_OWN).to_wire()  # which says what is wrong
+        return Dressed(lines, via, status)
 
     def added(self, asked: Asked, dressed: Dressed, reuse: Reuse, note: Note) -> bytes:
         """Return the lines that say what the cache did."""
+        given = dressed.cache_status
+        is_new = reuse.forward and not (reuse.age_s or reuse.ttl_s or note.is_served_stored)
+        if not is_new or self._config.shows_key or len(dressed.via) + len(given or b"") > KEPT_MAX:
+            lines, word = self._say(asked, dressed, reuse, note)
+            self.count(word)
+            return lines
+        # Nothing of it changes with time: that it was forwarded, why, and what came of it.
+        key = (dressed.via, given, reuse, note)
+        known = self._added.get(key)
+        if known is None:
+            if len(self._added) >= ADDED_MAX:
+                self._added.clear()
+            known = self._added[key] = self._say(asked, dressed, reuse, note)
+        self.count(known[1])
+        return known[0]
+
+    def _say(self, asked: Asked, dressed: Dressed, reuse: Reuse, note: Note) -> tuple[bytes, str]:
         config = self._config
         parts = [dressed.via]
         word = note.word or outcome_word(
             reuse, forward_status=note.forward_status, is_served_stored=note.is_served_stored
         )
-        self.count(word)
         if config.adds_cache_status:
             own = member(
                 reuse,
@@ -133,7 +161,7 @@ class Renderer:
             parts.append(b"Cache-Status: " + dressed.cache_status + b"\r\n")
         if config.adds_status_word:
             parts.append(b"X-Cache-Status: " + word.encode() + b"\r\n")
-        return b"".join(parts)
+        return b"".join(parts), word
 
     # Answers
 
@@ -146,9 +174,10 @@ class Renderer:
         reuse: Reuse,
         note: Note = NO_NOTE,
         trailers: Callable[[], bytes] | None = None,
+        minor: int = 1,
     ) -> Response:
-        """Return an answer as the origin gave it."""
-        dressed = self.dress(headers)
+        """Return an answer as the origin gave it, by HTTP/1.minor."""
+        dressed = self.dress(headers, 0 if minor else OLD_VERSION)
         added = self.added(asked, dressed, reuse, note)
         age = headers.get(b"age")
         if age is not None:
@@ -175,7 +204,7 @@ class Renderer:
             content.close()
             headers = not_modified_fields(headers)
             content = BytesContent(b"")
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = self.added(asked, dressed, reuse, note)
         if not note.is_first_hand:
             tail = b"Age: %d\r\n" % age_s + tail
@@ -211,7 +240,7 @@ class Renderer:
         age_s = age_us_of(policy, now_us()) // SECOND_US
         if status == 304:
             headers = not_modified_fields(headers)
-        dressed = self.dress(headers)
+        dressed = self.dress(headers, policy.flags)
         tail = b"Age: %d\r\n" % age_s + self.added(asked, dressed, reuse, note)
         if status == 304:
             content.close()

@@ -17,8 +17,8 @@ from edgecache.proxy.asking import CONDITIONS, NOT_FORWARDED, Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.content import AnswerContent, BytesContent, Content, HitContent, SharedContent
 from edgecache.proxy.entries import Entry, Library, now_us
-from edgecache.proxy.exchange import ignore_interim
-from edgecache.proxy.fetching import Fetcher, Filled, OnInterim
+from edgecache.proxy.exchange import Begun, OriginAnswer, ignore_interim
+from edgecache.proxy.fetching import Fetcher, Filled, OnInterim, Start
 from edgecache.proxy.flights import Flight, Flights, Outcome
 from edgecache.proxy.forwarding import Forwarder
 from edgecache.proxy.problems import OriginError
@@ -27,6 +27,7 @@ from edgecache.proxy.shared_body import SharedBody
 from edgecache.proxy.wire import Head
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.hop import end_to_end
+from edgecache.rfc9111.preconditions import evaluate, not_modified_fields, representation
 from edgecache.rfc9111.reuse import (
     FWD_REQUEST,
     FWD_STALE,
@@ -38,6 +39,7 @@ from edgecache.rfc9111.reuse import (
 )
 from edgecache.rfc9111.stored import FORBIDS_STALE, NO_CACHE
 from edgecache.rfc9111.storing import with_date
+from edgecache.rfc9111.targeted import SURROGATE_CONTROL, SURROGATE_NAME
 from edgecache.rfc9111.vary import choose_encoding, is_selected
 
 if TYPE_CHECKING:
@@ -102,7 +104,7 @@ class Service:
 
     async def answer(self, asked: Asked) -> Response:
         """Answer a GET or HEAD that may be answered from, or fill, the cache."""
-        entry, has_variants = await self._library.find(asked.uri, asked.headers, asked.rules)
+        entry, has_variants = await self._find(asked)
         if entry is None:
             reuse = decide_without(asked.facts, asked.method, has_variants)
             try:
@@ -115,6 +117,14 @@ class Service:
         else:
             reuse = decide(entry.policy, asked.facts, now_us())
         return await self.carry_out(asked, entry, reuse)
+
+    async def _find(self, asked: Asked) -> tuple[Entry | None, bool]:
+        """Return the stored response for a request, and whether its URI has variants."""
+        library = self._library
+        entry, has_variants = await library.find(asked.uri, asked.headers, asked.rules)
+        if entry is None and asked.rules.no_vary_search:
+            entry = await library.find_equivalent(asked.uri, asked.headers, asked.rules)
+        return entry, has_variants
 
     async def carry_out(self, asked: Asked, entry: Entry | None, reuse: Reuse) -> Response:
         """Do what was decided."""
@@ -152,12 +162,16 @@ class Service:
         headers = end_to_end(asked.headers).without(NOT_FORWARDED)
         if not keeps_conditions:
             headers = headers.without(CONDITIONS)
+        if asked.method == b"OPTIONS" and b"max-forwards" in headers:
+            headers = _one_hop_less(headers)
         codings = asked.rules.accept_encodings
         if codings and b"accept-encoding" in headers:
             chosen = choose_encoding(headers.combined(b"accept-encoding"), codings)
             headers = headers.without((b"accept-encoding",))
             if chosen is not None:
                 headers = headers.replacing(b"accept-encoding", chosen)
+        if SURROGATE_CONTROL in asked.rules.target_list:
+            headers = _with_capability(headers)
         request = asked.request
         return Headers.of_lower(
             self._forwarder.request_fields(
@@ -184,12 +198,16 @@ class Service:
         collapsing = self._config.collapsing
         waited: bool | None = None
         failed_count = 0
+        keeps_conditions = asked.rules.forwards_conditions
         for _ in range(ATTEMPTS_MAX):
             key = asked.uri if entry is None else entry.key
             if not self._may_collapse(asked):
+                keeps_conditions = True  # nothing will be stored: the client's own answer, then
                 break
             flight = self._flights.find(key)
             if flight is None:
+                if keeps_conditions and _is_conditional(asked, entry):
+                    break
                 return await self._lead(self._flights.begin(key), asked, entry, reuse, waited)
             outcome = await flight.wait(collapsing.wait_s)
             waited = False
@@ -212,14 +230,15 @@ class Service:
                 if response is not None:
                     self._flights.collapsed_count += 1
                     return response
-            entry, has_variants = await self._library.find(asked.uri, asked.headers, asked.rules)
+            entry, has_variants = await self._find(asked)
             if entry is None:
                 reuse = decide_without(asked.facts, asked.method, has_variants)
             else:
                 reuse = decide(entry.policy, asked.facts, now_us())
                 if reuse.action in (Action.HIT, Action.STALE):
                     return await self.carry_out(asked, entry, reuse)
-        return await self._fetch_alone(asked, entry, reuse, waited)
+        keeps_conditions = keeps_conditions and _is_conditional(asked, entry)
+        return await self._fetch_alone(asked, entry, reuse, waited, keeps_conditions)
 
     def _may_collapse(self, asked: Asked) -> bool:
         if not self._config.collapsing.is_on or asked.facts.directives.no_store:
@@ -227,21 +246,34 @@ class Service:
         return not self._predictor.is_uncacheable(asked.uri)
 
     async def _lead(
-        self, flight: Flight, asked: Asked, entry: Entry | None, reuse: Reuse, waited: bool | None
+        self,
+        flight: Flight,
+        asked: Asked,
+        entry: Entry | None,
+        reuse: Reuse,
+        waited: bool | None,
+        start: Start | None = None,
     ) -> Response:
         """Fetch for all who ask for the key meanwhile; it goes on when this client leaves."""
-        headers = self.upstream_headers(asked)
-        task = self._tasks.start(self._fly(flight, asked, headers, entry, self._interim(asked)))
+        task = self.fly(flight, asked, entry, start)
         try:
             await asyncio.shield(task)
         except asyncio.CancelledError:
-            task.add_done_callback(lambda _: _let_go(flight))
+            task.add_done_callback(lambda _: let_go(flight))
             raise
         if flight.error is not None:
             response = await self._on_failure(asked, entry, reuse, flight.error, None)
             return response or self.failed(asked, reuse, flight.error, entry)
         assert flight.filled is not None
         return await self.deliver(asked, entry, flight.filled, reuse, waited)
+
+    def fly(
+        self, flight: Flight, asked: Asked, entry: Entry | None, start: Start | None = None
+    ) -> asyncio.Task[None]:
+        """Fetch in the background; who leaves does not end it."""
+        headers = self.upstream_headers(asked)
+        interim = self._interim(asked)
+        return self._tasks.start(self._fly(flight, asked, headers, entry, interim, start))
 
     async def _fly(
         self,
@@ -250,10 +282,11 @@ class Service:
         headers: Headers,
         entry: Entry | None,
         on_interim: OnInterim,
+        start: Start | None = None,
     ) -> None:
         """Fetch, and give the flight its outcome as soon as the head is here."""
         try:
-            filled = await self._fetcher.fetch(asked, headers, entry, on_interim)
+            filled = await self._fetcher.fetch(asked, headers, entry, on_interim, start)
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             self._flights.end(flight)
@@ -263,7 +296,11 @@ class Service:
             self._flights.end(flight)
             flight.settle(Outcome.RELEASED)
             raise
-        self._learn(asked, filled)
+        self.settle(flight, asked, filled)
+
+    def settle(self, flight: Flight, asked: Asked, filled: Filled) -> None:
+        """Give a flight its outcome."""
+        self.learn(asked, filled)
         if filled.is_shared and not flight.is_purged:
             flight.settle(Outcome.SHARED, filled)
             body = filled.body
@@ -283,7 +320,7 @@ class Service:
         finally:
             self._flights.end(flight)
 
-    def _learn(self, asked: Asked, filled: Filled) -> None:
+    def learn(self, asked: Asked, filled: Filled) -> None:
         """Remember whether answers for the key can be shared."""
         if filled.is_shared or (filled.status >= 400 and filled.status != 404):
             self._predictor.clear(asked.uri)
@@ -291,18 +328,32 @@ class Service:
             self._predictor.mark(asked.uri)
 
     async def _fetch_alone(
-        self, asked: Asked, entry: Entry | None, reuse: Reuse, waited: bool | None
+        self,
+        asked: Asked,
+        entry: Entry | None,
+        reuse: Reuse,
+        waited: bool | None,
+        keeps_conditions: bool = False,
+        start: Start | None = None,
     ) -> Response:
         """Fetch for this client only."""
         try:
-            headers = self.upstream_headers(asked)
-            filled = await self._fetcher.fetch(asked, headers, entry, self._interim(asked))
+            headers = self.upstream_headers(asked, keeps_conditions)
+            filled = await self._fetcher.fetch(asked, headers, entry, self._interim(asked), start)
         except OriginError as error:
             self._tally.failures[error.reason] += 1
             response = await self._on_failure(asked, entry, reuse, error, None)
             return response or self.failed(asked, reuse, error, entry)
-        self._learn(asked, filled)
+        self.learn(asked, filled)
         return await self.deliver(asked, entry, filled, reuse, waited)
+
+    async def go_on(
+        self, asked: Asked, reuse: Reuse, start: Start, flight: Flight | None
+    ) -> Response:
+        """Answer a request whose fetch has begun, and turned out not to be simple (`swift.py`)."""
+        if flight is not None:
+            return await self._lead(flight, asked, None, reuse, None, start)
+        return await self._fetch_alone(asked, None, reuse, None, start=start)
 
     # Delivering
 
@@ -343,37 +394,37 @@ class Service:
             response = await self._on_failure(asked, entry, reuse, None, filled)
             if response is not None:
                 return response
-        is_stored = filled.stored is not None and filled.reason == ""
-        detail = filled.reason.encode() if filled.reason else None
-        is_first_hand = b"age" not in filled.exchange.response
-        note = Note(
-            filled.forward_status, is_stored, waited, detail=detail, is_first_hand=is_first_hand
-        )
+        if filled.entry is None:
+            return self.deliver_new(asked, filled, reuse, waited)
+        content = await self.content_of(filled.entry)
+        if content is None:
+            return await self.forward(asked, reuse)
+        policy = filled.entry.policy
+        note = _note_of(filled, waited)
+        return self._renderer.stored(asked, filled.headers, policy, content, reuse, note)
+
+    def deliver_new(
+        self, asked: Asked, filled: Filled, reuse: Reuse, waited: bool | None
+    ) -> Response:
+        """Answer with a response that the origin just gave."""
+        note = _note_of(filled, waited)
         body = filled.body
-        if filled.entry is not None:
-            content = await self.content_of(filled.entry)
-            if content is None:
-                return await self.forward(asked, reuse)
-            policy = filled.entry.policy
-            return self._renderer.stored(asked, filled.headers, policy, content, reuse, note)
-        if isinstance(body, bytes):
-            content = BytesContent(body)
-        elif body is None:
-            content = BytesContent(b"")
-        elif isinstance(body, SharedBody):
+        content: Content
+        if isinstance(body, OriginAnswer) or filled.policy is None:
+            status, headers, trailers = filled.status, filled.headers, None
+            if isinstance(body, OriginAnswer):
+                status, headers, content = _as_asked(asked, filled, body)
+                trailers = lambda: trailer_lines(body.trailers)  # noqa: E731
+            else:
+                assert not isinstance(body, SharedBody)
+                content = BytesContent(body or b"")
+            return self._renderer.passing(
+                asked, status, headers, content, reuse, note, trailers, filled.exchange.minor
+            )
+        if isinstance(body, SharedBody):
             content = SharedContent(body, filled.length)
         else:
-            content = AnswerContent(body)
-            return self._renderer.passing(
-                asked,
-                filled.status,
-                filled.headers,
-                content,
-                reuse,
-                note,
-                lambda: trailer_lines(body.trailers),
-            )
-        assert filled.policy is not None
+            content = BytesContent(body or b"")
         response = self._renderer.stored(asked, filled.headers, filled.policy, content, reuse, note)
         if isinstance(body, SharedBody):
             response.trailers = lambda: trailer_lines(body.trailers)
@@ -439,7 +490,7 @@ class Service:
     async def _head(self, asked: Asked, entry: Entry | None, reuse: Reuse) -> Response:
         """Forward a HEAD; its answer freshens or outdates what is stored (RFC 9111, 4.3.5)."""
         try:
-            headers = self.upstream_headers(asked)
+            headers = self.upstream_headers(asked, keeps_conditions=True)
             answer, exchange = await self._fetcher.ask(
                 asked, headers, on_interim=self._interim(asked)
             )
@@ -452,10 +503,17 @@ class Service:
         content = AnswerContent(answer)
         note = Note(answer.status, False, None)
         headers = end_to_end(with_date(exchange.response, exchange.response_s))
-        return self._renderer.passing(asked, answer.status, headers, content, reuse, note)
+        return self._renderer.passing(
+            asked, answer.status, headers, content, reuse, note, minor=exchange.minor
+        )
 
-    async def forward(self, asked: Asked, reuse: Reuse = BYPASS) -> Response:
-        """Pass a request on as it is, and its answer back; unsafe ones invalidate."""
+    async def forward(
+        self, asked: Asked, reuse: Reuse = BYPASS, begun: Begun | None = None
+    ) -> Response:
+        """Pass a request on as it is, and its answer back; unsafe ones invalidate.
+
+        With `begun` it was sent already.
+        """
         request = asked.request
         body = request.body
         headers = self.upstream_headers(asked, keeps_conditions=True)
@@ -467,6 +525,7 @@ class Service:
                 body=body,
                 body_bytes=length,
                 on_interim=self._interim(asked),
+                begun=begun,
             )
         except OriginError as error:
             self._tally.failures[error.reason] += 1
@@ -489,10 +548,54 @@ class Service:
             reuse,
             note,
             lambda: trailer_lines(answer.trailers),
+            exchange.minor,
         )
 
 
-def _let_go(flight: Flight) -> None:
+def _with_capability(headers: Headers) -> Headers:
+    """Return a section that asks for Surrogate-Control (Edge Architecture Specification, 2.2)."""
+    own = SURROGATE_NAME + b'="Surrogate/1.0"'
+    others = headers.combined(b"surrogate-capability")
+    return headers.replacing(b"surrogate-capability", own if not others else others + b", " + own)
+
+
+def _one_hop_less(headers: Headers) -> Headers:
+    """Return a section with a Max-Forwards for the next hop (RFC 9110, section 7.6.2)."""
+    value = headers.get(b"max-forwards") or b""
+    if not value.isdigit() or not int(value[:9]):
+        return headers.without((b"max-forwards",))
+    return headers.replacing(b"max-forwards", b"%d" % (int(value[:9]) - 1))
+
+
+def _is_conditional(asked: Asked, entry: Entry | None) -> bool:
+    """Say whether a condition of the client could go upstream: we have none to take its place."""
+    return entry is None and asked.facts.is_conditional and not asked.facts.has_range
+
+
+def _as_asked(asked: Asked, filled: Filled, answer: OriginAnswer) -> tuple[int, Headers, Content]:
+    """Return what a client gets of an answer that passes: a 304 if it has that already.
+
+    Its conditions did not go upstream, because the answer might have been for all.
+    """
+    status, headers = filled.status, filled.headers
+    if status == 200 and asked.facts.is_conditional and asked.is_safe:
+        now_s = filled.exchange.response_s
+        if evaluate(asked.method, asked.headers, representation(headers, now_s), now_s).status:
+            answer.close()
+            return 304, not_modified_fields(headers), BytesContent(b"")
+    return status, headers, AnswerContent(answer)
+
+
+def _note_of(filled: Filled, waited: bool | None) -> Note:
+    """What is told about an answer that the origin gave to this very request."""
+    is_stored = filled.stored is not None and filled.reason == ""
+    detail = filled.reason.encode() if filled.reason else None
+    is_first_hand = b"age" not in filled.exchange.response
+    status = filled.forward_status
+    return Note(status, is_stored, waited, detail=detail, is_first_hand=is_first_hand)
+
+
+def let_go(flight: Flight) -> None:
     """Close an answer that was for a client who has left."""
     if flight.outcome is Outcome.RELEASED and flight.filled is not None:
         flight.filled.close()

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from edgecache.http._fields import split_head
+
 Fields = list[tuple[bytes, bytes]]
 
 HEAD_BYTES_MAX = 64 << 10
@@ -22,7 +24,6 @@ CHUNK_LINE_BYTES_MAX = 1 << 10
 EXTENSION_BYTES_MAX = 16 << 10
 SIZE_MAX = (1 << 63) - 1
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*))?")
 _FIELD = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\x21-\x7e\x80-\xff]*"
     rb"(?:[\t\x20]+[\x21-\x7e\x80-\xff]+)*)[ \t]*"
@@ -47,12 +48,14 @@ class Head(NamedTuple):
         reason: The reason phrase.
         fields: (lower-case name, value), in order, with repetitions.
         minor: 0 or 1, of the version.
+        length: Content-Length where the framing is plain, else -1.
     """
 
     status: int
     reason: bytes
     fields: Fields
     minor: int
+    length: int = -1
 
 
 def parse_fields(block: bytes, count_max: int = FIELD_COUNT_MAX) -> Fields:
@@ -77,17 +80,26 @@ def parse_fields(block: bytes, count_max: int = FIELD_COUNT_MAX) -> Fields:
     return fields
 
 
-def parse_head(block: bytes, count_max: int = FIELD_COUNT_MAX) -> Head:
-    """Return the head in a block that ended with an empty line (which is not part of it).
+_MALFORMED = ("", "malformed status line", "malformed field line", "too many fields")
+_MANY = 3
+
+
+def parse_head(data: bytes, end: int, count_max: int = FIELD_COUNT_MAX) -> tuple[Head, bool]:
+    """Return the head that ends before `end`, where an empty line begins.
+
+    Returns:
+        The head, and whether its framing is plain: HTTP/1.1, at most one Content-Length, a number,
+        and nothing else that bears on it. The length is then in `Head.length`.
 
     Raises:
         WireError: It is not the head of an HTTP/1.0 or HTTP/1.1 answer.
     """
-    line, _, rest = block.partition(b"\r\n")
-    found = _STATUS_LINE.fullmatch(line)
-    if found is None:
-        raise WireError("malformed status line")
-    return Head(int(found[2]), found[3] or b"", parse_fields(rest, count_max), int(found[1]))
+    found = split_head(data, 0, end, count_max)
+    if isinstance(found, int):
+        raise WireError(_MALFORMED[found], is_limit=found == _MANY)
+    status, reason, fields, minor, length, is_odd = found
+    is_plain = minor == 1 and not is_odd
+    return Head(status, reason, fields, minor, length if is_plain else -1), is_plain
 
 
 @dataclass(slots=True)
@@ -132,6 +144,16 @@ def has_token(fields: Fields, name: bytes, token: bytes) -> bool:
         field == name and token in [member.strip(b" \t").lower() for member in value.split(b",")]
         for field, value in fields
     )
+
+
+def plain_framing(head: Head, is_head_request: bool) -> Framing:
+    """As `framing_of`, of a head whose framing is plain."""
+    length = None if head.length < 0 else head.length
+    if is_head_request or head.status in (204, 304):
+        return Framing("none", length, True)
+    if length is None:
+        return Framing("close", None, False)
+    return Framing("length" if length else "none", length, True)
 
 
 def framing_of(head: Head, is_head_request: bool, is_lenient: bool = False) -> Framing:

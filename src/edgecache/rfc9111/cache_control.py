@@ -241,22 +241,23 @@ def _has_no_cache_pragma(value: bytes) -> bool:
     return any(directive.name == b"no-cache" for directive in parse_directives(value)[0])
 
 
-def directives_of_request(headers: Headers) -> RequestDirectives:
+def directives_of_request(headers: Headers, ignores_fetch: bool = False) -> RequestDirectives:
     """Return the directives of a request, Pragma included.
 
     `Pragma: no-cache` counts only where there is no Cache-Control. RFC 9111, section 5.4 deprecates
     it and leaves it to HTTP/1.0 clients, for whom this is what it meant (RFC 7234, section 5.4). In
     a response it means nothing.
 
-    Beside a condition that a script set, the Fetch API adds `Pragma: no-cache` and `Cache-Control:
-    no-cache` of its own accord, to get past the cache of its browser. Nobody asked for that of a
-    shared cache: exactly this pair beside a condition is left aside, as section 5.2.1 allows, or no
-    condition of such a client would ever be answered from here.
+    Args:
+        headers: Header section of the request.
+        ignores_fetch: Whether exactly `Cache-Control: no-cache` with `Pragma: no-cache`, beside a
+            condition, means nothing (`Rules.ignores_fetch_no_cache`).
     """
     value = headers.combined(b"cache-control")
     pragma = headers.combined(b"pragma")
     if value is not None:
-        if value == pragma == b"no-cache" and not _FETCH_CONDITIONS.isdisjoint(headers.first):
+        is_pair = ignores_fetch and value == pragma == b"no-cache"
+        if is_pair and not _FETCH_CONDITIONS.isdisjoint(headers.first):
             return NO_REQUEST_DIRECTIVES
         return request_directives(value)
     if pragma is not None and _has_no_cache_pragma(pragma):

@@ -23,6 +23,7 @@ class Exchange:
         is_complete: False if the body ended before its framing said so, or if nothing but the end
             of the connection says where it ends.
         received_bytes: Bytes of the body that did arrive, where it is not complete.
+        minor: Of the HTTP/1 version of the response.
     """
 
     method: bytes
@@ -34,6 +35,7 @@ class Exchange:
     response_us: int
     is_complete: bool = True
     received_bytes: int = 0
+    minor: int = 1
 
     @property
     def response_s(self) -> int:

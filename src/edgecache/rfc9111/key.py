@@ -50,6 +50,11 @@ def origin_of(scheme: bytes, authority: bytes) -> bytes | None:
     return None if normal is None else scheme + b"://" + normal
 
 
+def is_path(target: bytes) -> bool:
+    """Say whether a target is in origin form, and can be part of a target URI."""
+    return target.startswith(b"/") and _TARGET.fullmatch(target) is not None
+
+
 def target_uri(scheme: bytes, authority: bytes, target: bytes) -> bytes | None:
     """Return the target URI of a request (RFC 9110, section 7.1), which is also its cache key.
 
@@ -63,7 +68,7 @@ def target_uri(scheme: bytes, authority: bytes, target: bytes) -> bytes | None:
         (CVE-2021-27577), a target that is not in origin form, white space or control bytes.
     """
     origin = origin_of(scheme, authority)
-    if origin is None or not target.startswith(b"/") or _TARGET.fullmatch(target) is None:
+    if origin is None or not is_path(target):
         return None
     return origin + target
 

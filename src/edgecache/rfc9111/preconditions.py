@@ -15,7 +15,7 @@ from edgecache.rfc9111.etags import (
     parse_entity_tags,
 )
 from edgecache.rfc9111.fields import Headers
-from edgecache.rfc9111.freshness import SECOND_US
+from edgecache.rfc9111.freshness import SECOND_US, date_value, last_modified_value
 from edgecache.rfc9111.stored import StoredPolicy
 
 
@@ -47,6 +47,15 @@ def representation_of(policy: StoredPolicy) -> Representation:
         entity_tag=policy.entity_tag,
         last_modified_s=policy.last_modified_s,
         date_s=min(policy.date_s, policy.response_us // SECOND_US),
+    )
+
+
+def representation(headers: Headers, now_s: int) -> Representation:
+    """Return the validators of a 200 that passes and is not stored."""
+    return Representation(
+        entity_tag=parse_entity_tag(headers.get(b"etag") or b""),
+        last_modified_s=last_modified_value(headers, now_s),
+        date_s=date_value(headers, now_s),
     )
 
 

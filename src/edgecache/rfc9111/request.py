@@ -52,8 +52,11 @@ def request_facts(method: bytes, headers: Headers, rules: Rules = SAFE) -> Reque
     length = first.get(b"content-length")
     has_content = b"transfer-encoding" in first or (length is not None and length != b"0")
     is_for_origin = b"if-match" in first or b"if-unmodified-since" in first
+    asked = NO_REQUEST_DIRECTIVES
+    if rules.honours_request:
+        asked = directives_of_request(headers, rules.ignores_fetch_no_cache)
     return RequestFacts(
-        directives_of_request(headers) if rules.honours_request else NO_REQUEST_DIRECTIVES,
+        asked,
         is_safe and not has_content and not is_for_origin,
         b"range" in first and method == b"GET",
         b"if-none-match" in first or b"if-modified-since" in first,

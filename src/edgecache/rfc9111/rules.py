@@ -38,7 +38,9 @@ class Rules:
     """The choices of a shared cache; immutable, checked when made.
 
     Args:
-        target_list: Targeted fields in lower case, the most applicable first (RFC 9213).
+        target_list: Targeted fields in lower case, the most applicable first (RFC 9213). With
+            `surrogate-control` among them that field is obeyed, asked for and removed (Edge
+            Architecture Specification).
         set_cookie: `shared` stores a response with Set-Cookie only if `public`, `s-maxage` or a
             targeted field says that it is for everybody; `rfc` does not look at Set-Cookie.
         cookie: What a Cookie in the request means, since the answer may be one person's page.
@@ -50,17 +52,26 @@ class Rules:
         status_ttl_s: Lifetime by status where a response states none (negative caching); comes
             before the heuristic, seconds.
         honours_request: Whether Cache-Control of requests counts (section 5.2.1).
+        ignores_fetch_no_cache: Whether `Cache-Control: no-cache` with `Pragma: no-cache` means
+            nothing beside If-None-Match, If-Modified-Since or If-Range. The Fetch API adds this
+            pair of its own accord when a script sets such a field, to get past the cache of its
+            browser; honoured here, no condition of such a client is ever answered by the cache.
+            Either of the two alone, or with anything else, is honoured in any case.
         stale_on_disconnect_s: How long after its lifetime a response may be served when the origin
             cannot be reached and nothing forbids it (section 4.2.4), seconds.
         stale_if_error_s: The same for an error status, where the response does not say
             (RFC 5861, section 4); None leaves it to the response. Seconds.
         stale_while_revalidate_s: The same while it is refreshed (RFC 5861, section 3); None leaves
             it to the response. Seconds.
+        forwards_conditions: Whether a miss is forwarded with the conditions of the client (section
+            4.3.2). A 304 to it is passed on and leaves nothing stored, and such misses are not
+            collapsed; without it the whole is fetched once, and the condition evaluated here.
         sorts_languages: Whether the order in Accept-Language does not tell requests apart. RFC
-        9110,
-            section 12.5.4 gives the order no meaning, but origins exist that do.
+            9110, section 12.5.4 gives the order no meaning, but origins exist that do.
         accept_encodings: Content codings in lower case that variants are reduced to, preferred one
             first; () leaves Accept-Encoding alone.
+        no_vary_search: Whether a stored response answers other queries of its path as far as its
+            No-Vary-Search says that they mean the same (draft-ietf-httpbis-no-vary-search).
         stores_post: Whether a POST response with explicit freshness and a Content-Location equal
             to its target answers later GETs (RFC 9110, section 9.3.3).
         stores_partial: Whether 206 and incomplete responses are stored (sections 3.3, 3.4).
@@ -77,11 +88,14 @@ class Rules:
     heuristic_max_s: int = 86400
     status_ttl_s: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     honours_request: bool = True
+    ignores_fetch_no_cache: bool = True
     stale_on_disconnect_s: int = 86400
     stale_if_error_s: int | None = None
     stale_while_revalidate_s: int | None = None
+    forwards_conditions: bool = False
     sorts_languages: bool = False
     accept_encodings: tuple[bytes, ...] = ()
+    no_vary_search: bool = False
     stores_post: bool = True
     stores_partial: bool = True
 
@@ -114,9 +128,12 @@ SAFE = Rules()
 """The default: the RFC, and the stricter side where its letter is unsafe in practice."""
 
 LETTER = Rules(
+    target_list=(b"cdn-cache-control", b"surrogate-control"),
     set_cookie=SET_COOKIE_RFC,
     cookie=COOKIE_RFC,
     heuristic_statuses=HEURISTIC_STATUSES,
+    ignores_fetch_no_cache=False,
+    forwards_conditions=True,
     sorts_languages=True,
 )
-"""`profile: rfc`: what the RFC permits."""
+"""`profile: rfc`: what the RFC permits, and what specifications for gateways have besides it."""

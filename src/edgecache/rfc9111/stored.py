@@ -31,6 +31,8 @@ IMMUTABLE = 4
 PARTIAL = 8
 HEURISTIC_LIFETIME = 16
 TARGETED = 32
+OLD_VERSION = 64
+"""The response came by HTTP/1.0, which Via tells (RFC 9110, section 7.6.3)."""
 
 STORED_BYTES_MAX = 60 * 1024
 """Largest encoded form; it shares the 64 KiB of an entry's meta with the tags."""

@@ -12,6 +12,7 @@ from edgecache.rfc9111.exchange import Exchange
 from edgecache.rfc9111.fields import Headers
 from edgecache.rfc9111.freshness import (
     HEURISTIC,
+    NO_LIFETIME,
     NONE,
     Lifetime,
     date_value,
@@ -35,13 +36,14 @@ from edgecache.rfc9111.stored import (
     HEURISTIC_LIFETIME,
     IMMUTABLE,
     NO_CACHE,
+    OLD_VERSION,
     PARTIAL,
     TARGETED,
     StoredPolicy,
     StoredResponse,
     make_stored,
 )
-from edgecache.rfc9111.targeted import Applicable, applicable_directives
+from edgecache.rfc9111.targeted import Applicable, applicable_directives, consumed_names
 from edgecache.rfc9111.vary import VARY_NAMES_MAX, selecting, vary_names
 
 HEADER_BYTES_MAX = 48 * 1024
@@ -228,6 +230,7 @@ def _policy(
         | (TARGETED if applicable.is_targeted else 0)
         | (HEURISTIC_LIFETIME if life.source == HEURISTIC else 0)
         | (PARTIAL if content is not None else 0)
+        | (OLD_VERSION if exchange.minor == 0 else 0)
     )
     etag = response.get(b"etag") or b""
     refreshing_s, error_s, disconnect_s = _permissions(applicable, rules)
@@ -281,6 +284,11 @@ def assess(
         return Assessment("status")
     response = exchange.response
     applicable = applicable_directives(response, rules.target_list)
+    if exchange.method == b"GET":  # most answers that are not stored are known by this alone
+        reason = _method_reason(exchange, rules, NO_LIFETIME)
+        reason = reason or _directive_reason(exchange, applicable)
+        if reason:
+            return Assessment(reason)
     date_s = date_value(response, exchange.response_s)
     life = lifetime(
         exchange.status,
@@ -314,6 +322,7 @@ def assess(
         return Assessment("header-size")
     policy = _policy(exchange, applicable, rules, life, content)
     kept = storable_fields(with_date(response, date_s), applicable.directives)
+    kept = kept.without(consumed_names(rules))
     if content is not None:  # both are made anew for every range that is served
         kept = kept.without((b"content-range", b"content-length"))
     try:

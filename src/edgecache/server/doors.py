@@ -49,7 +49,7 @@ class Doors:
                 statistics=lambda: None if self.server is None else self.server.statistics,
                 host=None if settings.api.host is None else settings.api.host.encode(),
             )
-        self._app.mount(b"/", self._proxy)
+        self._app.mount(b"/", self._proxy, name="proxy")
 
     @classmethod
     async def start(cls, settings: ServerSettings, store: AsyncStorage) -> Doors:

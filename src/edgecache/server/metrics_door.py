@@ -32,7 +32,7 @@ class MetricsDoor:
             return text_response(405, "use GET", [("Allow", "GET, HEAD")])
         accept = (request.get(b"accept") or b"").decode("latin-1")
         body, content_type = render_metrics(self._control, accept)
-        return Response(200, [("Content-Type", content_type)], body)
+        return Response(200, [("Content-Type", content_type), ("Vary", "Accept")], body)
 
 
 class ProxyCollector(Collector):

@@ -119,6 +119,11 @@ class ServerProcess:
         """Return the settings in use, without secrets."""
         return self._settings.redacted()
 
+    def http(self) -> Mapping[str, Any]:
+        """Return what the data plane counts."""
+        statistics = self._statistics()
+        return {} if statistics is None else statistics.as_dict()
+
     async def health(self) -> Mapping[str, Any]:
         """Judge the cache and the upstreams."""
         if self._store is None or self._doors is None:

@@ -42,8 +42,8 @@ def mount_cache_api(
         host: Answer on this host only.
     """
     rules = TokenRules(tokens)
-    app.mount(b"/cache/", ObjectDoor(adapt(store), rules), host=host)
-    app.mount(b"/sparse/", SparseDoor(store, rules), host=host)
+    app.mount(b"/cache/", ObjectDoor(adapt(store), rules), host=host, name="cache")
+    app.mount(b"/sparse/", SparseDoor(store, rules), host=host, name="sparse")
     observe = ObserveDoor(store, rules, statistics)
     for path in observe.paths:
-        app.mount(path, observe, host=host)
+        app.mount(path, observe, host=host, name="pages")

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.registry import Collector
 
 from edgecache.errors import EdgeCacheError
@@ -18,6 +21,8 @@ from edgecache.http.request import Request
 from edgecache.http.response import Response, json_response, text_response
 from edgecache.http.statistics import HttpStatistics
 from edgecache.metrics import EdgeCacheCollector
+from edgecache.metrics.histogram import cumulative_buckets
+from edgecache.metrics.rendering import prefers_json, render
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -75,6 +80,22 @@ class HttpCollector(Collector):
         for reason, count in list(statistics.refused_by_reason.items()):
             refused.add_metric([reason], count)
         yield refused
+        yield self._latencies(statistics)
+
+    @staticmethod
+    def _latencies(statistics: HttpStatistics) -> Metric:
+        family = HistogramMetricFamily(
+            "edge_cache_http_answer_seconds",
+            "Time to answer, by door: of answers given at once a sample, of those that had to wait "
+            "for something all.",
+            labels=["door", "kind"],
+        )
+        latencies = statistics.latencies
+        for kind, histograms in (("at_once", latencies.at_once), ("waited", latencies.waited)):
+            for door, histogram in list(histograms.items()):
+                buckets = cumulative_buckets(list(histogram.counts))
+                family.add_metric([door, kind], buckets, histogram.sum_s)
+        return family
 
 
 class ObserveDoor:
@@ -150,11 +171,10 @@ class ObserveDoor:
 
     def _metrics(self, request: Request) -> Response:
         accept = (request.get(b"accept") or b"").decode("latin-1")
-        if accept.partition(";")[0].strip().lower() == "application/json":
+        if prefers_json(accept):
             return json_response(200, self._counts(), (("Vary", "Accept"),))
-        encode, content_type = choose_encoder(accept)
-        fields = (("Content-Type", content_type), ("Vary", "Accept"))
-        return Response(200, fields, encode(self._registry))
+        body, content_type = render(self._registry, accept)
+        return Response(200, (("Content-Type", content_type), ("Vary", "Accept")), body)
 
     def _health(self, request: Request) -> Response:
         report = self._store.storage.health()
