@@ -76,20 +76,7 @@ cdef Blob blob_of(object value):
     return blob
 
 
-<<<<<<< HEAD
-cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference):
-=======
-cdef object taken(PyObject* made):
-    """Take over a reference that bytes_or_null returned."""
-    if made == NULL:
-        raise MemoryError("no memory for a bytes object")
-    cdef object value = <object>made
-    Py_DECREF(value)
-    return value
-
-
 cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference, uint32_t hold):
->>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
     """The owner of a pin that was just taken; undoes it when there is no memory for one."""
     cdef Shard* place = shard_at(&core.shards, shard)
     cdef Pin pin

@@ -123,16 +123,12 @@ cdef class CoreRead(CoreFront):
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
-<<<<<<< HEAD
         cdef PyObject* made
         cdef PyObject* made_meta = NULL
         cdef int64_t expiry_us = 0
         cdef uint64_t location = 0
         cdef uint32_t reference, version = 0
-=======
-        cdef uint32_t reference
         cdef uint32_t hold = 0, epoch
->>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
         cdef bint fronted
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
@@ -157,18 +153,12 @@ cdef class CoreRead(CoreFront):
         result[0] = LOOKUP_HIT
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
-<<<<<<< HEAD
-        if item.value_len <= LARGE_COPY_BYTES or not memory_pin(base, &shard.memory, reference):
-            # Bytes alone are made under the lock: other objects may start a collection, and that
-            # may run Python code. Nothing leaves by way of an exception.
-            made = bytes_or_null(item_value(item), item.value_len)
-=======
         if item.value_len > LARGE_COPY_BYTES:
             hold = shard_pin(&self.shards, shard, reference)
         if hold == 0:
-            # Making an object of bytes runs no Python code, so it may happen under the lock.
-            value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
->>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
+            # Bytes alone are made under the lock: other objects may start a collection, and that
+            # may run Python code. Nothing leaves by way of an exception.
+            made = bytes_or_null(item_value(item), item.value_len)
             if whole or is_object:
                 made_meta = bytes_or_null(item_meta(item), item_meta_len(item))
                 expiry_us = item_expiry_us(item)
@@ -177,18 +167,13 @@ cdef class CoreRead(CoreFront):
             fronted = not item_has_meta(item)
             epoch = shard_epoch(&self.shards, shard, view.hash.low)[0]
             ec_lock_release(&shard.lock)
-<<<<<<< HEAD
             value = taken(made)
             if whole or is_object:
                 value = (value, taken(made_meta), expiry_us, version, location)
-            # Nobody else ran since: the GIL is held, and native threads change versions only.
-=======
->>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
             if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, epoch, value)
             return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
-<<<<<<< HEAD
         try:
             value = copy_pinned(item_value(item), item.value_len)
             if whole or is_object:
@@ -196,17 +181,8 @@ cdef class CoreRead(CoreFront):
                 value = whole_entry(value, item)
         finally:
             ec_lock_acquire(&shard.lock)
-            memory_unpin(base, &shard.memory, reference)
+            shard_unpin(&self.shards, shard, reference, hold)
             ec_lock_release(&shard.lock)
-=======
-        value = copy_pinned(item_value(item), item.value_len)
-        if whole or is_object:
-            # Pinned items neither move nor change.
-            value = whole_entry(value, item)
-        ec_lock_acquire(&shard.lock)
-        shard_unpin(&self.shards, shard, reference, hold)
-        ec_lock_release(&shard.lock)
->>>>>>> 8267410750187954c10ef2b468ae035a413ce2be
         return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):

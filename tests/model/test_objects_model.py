@@ -9,6 +9,7 @@ What may differ from the model, and nothing else:
 
 from __future__ import annotations
 
+import itertools
 import random
 import shutil
 import tempfile
@@ -180,7 +181,7 @@ class Objects(RuleBasedStateMachine):
             return
         reader = self.readers[which]
         ends = [min(place * self.unit, len(reader.expected)) for place in places]
-        spans = [(min(pair), max(pair)) for pair in zip(ends, ends[1:], strict=False)]
+        spans = [(min(pair), max(pair)) for pair in itertools.pairwise(ends)]
         try:
             pieces = reader.hit.read_ranges(spans)
         except (errors.RangeMissingError, errors.ObjectChangedError):

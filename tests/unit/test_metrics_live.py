@@ -233,7 +233,7 @@ def equal_chunks(root: Path) -> set[str]:
                 miss.finish()
         digest = content_hash(bytes(65536))
         with (
-            unittest.mock.patch.object(sharing, "content_hash", lambda data: digest),
+            unittest.mock.patch.object(sharing, "content_hash", return_value=digest),
             store.get_miss_handler("c") as miss,
         ):
             miss.write(b"c" * 65537)

@@ -92,7 +92,7 @@ cdef class Exchange:
     cdef public bytes end_keep
     cdef public list routes             # (prefix, answer, takes_fields), the longest prefix first
     cdef object ready                   # the class of answers that are all there
-    cdef object on_sample               # called with the first bytes of a request and seconds, or None
+    cdef object on_sample  # called with the first bytes of a request and seconds, or None
     cdef object count                   # of an answer that is not a 200: (method, status)
 
     cdef object ask(self, bytes target, bytes fields)

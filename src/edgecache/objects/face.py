@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from edgecache.entry import Availability, PurgeType
@@ -206,14 +206,14 @@ class ObjectFace:
         self, key: Key, value: bytes, meta: bytes, expiry_us: int, version: int, location: int
     ) -> bool | None:
         """As `Core.replace`; a sweep hears of heads of objects that move while it looks at them."""
-        plain = super().replace  # type: ignore[misc]
+        plain: Callable[..., bool | None] = super().replace  # type: ignore[misc]
         head = decode_fixed(value) if engine_flags_of(meta) & ENGINE_OBJECT else None
         if head is None or not head.shared_count:
-            return plain(key, value, meta, expiry_us, version, location)  # type: ignore[no-any-return]
+            return plain(key, value, meta, expiry_us, version, location)
         sharing = self._objects.sharing
         token = sharing.begin_move(head)
         try:
-            return plain(key, value, meta, expiry_us, version, location)  # type: ignore[no-any-return]
+            return plain(key, value, meta, expiry_us, version, location)
         finally:
             sharing.end_move(token)
 
