@@ -11,7 +11,6 @@ from cpython.buffer cimport (
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
@@ -55,14 +54,17 @@ from edgecache._core_front cimport (
     is_past,
     take_plain_key,
 )
-from edgecache._core_read cimport LARGE_COPY_BYTES, CoreRead, copy_pinned, meta_is_stale
+from edgecache._core_read cimport (
+    LARGE_COPY_BYTES,
+    CoreRead,
+    bytes_or_null,
+    copy_pinned,
+    meta_is_stale,
+    taken,
+)
 
 cdef extern from "unistd.h" nogil:
     int getpid()
-
-cdef extern from "Python.h":
-    # As a plain pointer: under a lock nothing may leave by way of an exception.
-    PyObject* bytes_or_null "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
 
 cdef enum:
     LOOKUP_RETRIES = 4                  # of a key whose record is moved while it is read
@@ -75,15 +77,6 @@ cdef Blob blob_of(object value):
     blob.data = PyBytes_AS_STRING(value)
     blob.size = PyBytes_GET_SIZE(value)
     return blob
-
-
-cdef object taken(PyObject* made):
-    """Take over a reference that bytes_or_null returned."""
-    if made == NULL:
-        raise MemoryError("no memory for a bytes object")
-    cdef object value = <object>made
-    Py_DECREF(value)
-    return value
 
 
 cdef Pin pin_of(CoreBlob core, uint32_t shard, uint32_t reference, uint32_t hold):
@@ -186,10 +179,7 @@ cdef class CoreBlob(CoreRead):
                 blob.data = item_value(item)
         ec_lock_release(&shard.lock)
         if is_small:
-            if made == NULL:
-                raise MemoryError("no memory for a bytes object")
-            blob.owner = <object>made
-            Py_DECREF(blob.owner)
+            blob.owner = taken(made)
             blob.data = PyBytes_AS_STRING(blob.owner)
         if is_pinned:
             blob.owner = pin_of(self, shard.number, reference, is_pinned)

@@ -1,5 +1,6 @@
 """Root: reading."""
 
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t, uint64_t
 
 from edgecache._core_front cimport CoreFront, KeyView
@@ -15,6 +16,12 @@ cdef enum LookupResult:
     LOOKUP_DISK = 2                 # `probe` holds candidates
     LOOKUP_STALE = 3                # there, but past its freshness
 
+cdef extern from "Python.h":
+    # As a plain pointer: under a lock nothing may leave by way of an exception.
+    PyObject* bytes_or_null "PyBytes_FromStringAndSize"(const char* data, Py_ssize_t size)
+
+# The object of a reference that bytes_or_null returned; MemoryError for NULL.
+cdef object taken(PyObject* made)
 cdef bint meta_is_stale(const char* meta, uint32_t meta_len) noexcept
 # A bytes object of memory that cannot move; big copies without the GIL.
 cdef object copy_pinned(const char* data, uint64_t size)

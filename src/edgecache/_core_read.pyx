@@ -1,7 +1,9 @@
 """Root: reading (see _core_read.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -80,23 +82,19 @@ cdef object copy_pinned(const char* data, uint64_t size):
     return value
 
 
-cdef struct EntryFacts:
-    int64_t expiry_us
-    uint64_t disk_location
-    uint32_t version
+cdef object taken(PyObject* made):
+    """Take over a reference that bytes_or_null returned."""
+    if made == NULL:
+        PyErr_Clear()       # set by the call that failed; a second one on top is a SystemError
+        raise MemoryError("no memory for a bytes object")
+    cdef object value = <object>made
+    Py_DECREF(value)
+    return value
 
 
-cdef bytes take_facts(RamItem* item, EntryFacts* facts):
-    """The meta of an item, and what else `whole_entry` wants. The caller holds the shard's lock:
-    nothing that the collector counts is made here, for it could run code that needs the lock."""
-    facts.expiry_us = item_expiry_us(item)
-    facts.disk_location = item_disk_location(item)
-    facts.version = item.version
-    return PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item))
-
-
-cdef tuple whole_entry(object value, bytes meta, const EntryFacts* facts):
-    return (value, meta, facts.expiry_us, facts.version, facts.disk_location)
+cdef tuple whole_entry(object value, RamItem* item):
+    return (value, PyBytes_FromStringAndSize(item_meta(item), item_meta_len(item)),
+            item_expiry_us(item), item.version, item_disk_location(item))
 
 
 cdef class ObjectHead:
@@ -125,11 +123,13 @@ cdef class CoreRead(CoreFront):
         cdef Shard* shard = shard_at(&self.shards, shard_number(&self.shards, view.hash.high))
         cdef char* base = self.shards.base
         cdef RamItem* item
-        cdef uint32_t reference
+        cdef PyObject* made
+        cdef PyObject* made_meta = NULL
+        cdef int64_t expiry_us = 0
+        cdef uint64_t location = 0
+        cdef uint32_t reference, version = 0
         cdef uint32_t hold = 0, epoch
         cdef bint fronted
-        cdef bytes meta = None
-        cdef EntryFacts facts
         ec_lock_acquire(&shard.lock)
         shard_probe(base, shard, view.hash.low, view.data, <uint32_t>view.size, probe)
         reference = probe.ram
@@ -153,28 +153,36 @@ cdef class CoreRead(CoreFront):
         result[0] = LOOKUP_HIT
         memory_hit(base, &shard.memory, reference, view.hash.low)
         shard.counters.memory_hit_count += 1
-        if whole or is_object:
-            meta = take_facts(item, &facts)
         if item.value_len > LARGE_COPY_BYTES:
             hold = shard_pin(&self.shards, shard, reference)
         if hold == 0:
-            # Making an object of bytes runs no Python code, so it may happen under the lock.
-            value = PyBytes_FromStringAndSize(item_value(item), item.value_len)
+            # Bytes alone are made under the lock: other objects may start a collection, and that
+            # may run Python code. Nothing leaves by way of an exception.
+            made = bytes_or_null(item_value(item), item.value_len)
+            if whole or is_object:
+                made_meta = bytes_or_null(item_meta(item), item_meta_len(item))
+                expiry_us = item_expiry_us(item)
+                version = item.version
+                location = item_disk_location(item)
             fronted = not item_has_meta(item)
             epoch = shard_epoch(&self.shards, shard, view.hash.low)[0]
             ec_lock_release(&shard.lock)
+            value = taken(made)
             if whole or is_object:
-                value = whole_entry(value, meta, &facts)
+                value = (value, taken(made_meta), expiry_us, version, location)
             if fronted and self.front_budget_bytes and not whole:
                 self.front_put(key, view, shard, reference, epoch, value)
             return object_head(value) if is_object else value
         ec_lock_release(&shard.lock)
-        value = copy_pinned(item_value(item), item.value_len)
-        ec_lock_acquire(&shard.lock)
-        shard_unpin(&self.shards, shard, reference, hold)
-        ec_lock_release(&shard.lock)
-        if whole or is_object:
-            value = whole_entry(value, meta, &facts)
+        try:
+            value = copy_pinned(item_value(item), item.value_len)
+            if whole or is_object:
+                # Pinned items neither move nor change.
+                value = whole_entry(value, item)
+        finally:
+            ec_lock_acquire(&shard.lock)
+            shard_unpin(&self.shards, shard, reference, hold)
+            ec_lock_release(&shard.lock)
         return object_head(value) if is_object else value
 
     cdef object take_fetched(self, Fetch* fetch, bint whole):

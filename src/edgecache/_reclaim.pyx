@@ -301,7 +301,8 @@ cdef bint _hide_older(Pass* work) noexcept nogil:
     cdef ScanList* hiders = &work.hiders
     cdef ScanEntry* entry
     cdef uint64_t number
-    qsort(hiders.entries, hiders.count, sizeof(ScanEntry), _newest_first)
+    if hiders.count:
+        qsort(hiders.entries, hiders.count, sizeof(ScanEntry), _newest_first)
     for number in range(hiders.count):
         entry = &hiders.entries[number]
         if number and entry.hash_low == hiders.entries[number - 1].hash_low and \

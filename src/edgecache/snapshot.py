@@ -183,6 +183,7 @@ def _fill_log(found: StatsSnapshot, counters: Counters) -> None:
     log["flushed_bytes"] = counters["flushed_bytes"]
     log["flush_waits"] = counters["flush_waits"]
     log["flush_wait_us"] = counters["flush_wait_us"]
+    log["io_timeouts"] = counters["io_timeouts"]
     log["buffered_bytes"] = counters["buffered_bytes"]
     log["checkpoints"] = counters["checkpoints"]
     log["checkpoint_failures"] = counters["checkpoint_errors"]

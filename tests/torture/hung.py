@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from support.model import MIB, make_value
+from support.model import MIB, make_value, until
 
 from edgecache import Config, Storage
 from torture.campaign import Row, Run
@@ -116,7 +116,7 @@ def freeze(store: Storage, point: Path, values: dict[bytes, bytes], seed: int) -
     shed, longest_s = puts.answer
     assert not wrong, "; ".join(wrong[:3])
     assert shed > 0, "nothing was shed: the freeze did not reach the store"
-    assert store.put(b"after", b"value")
+    until(lambda: store.put(b"after", b"value"))
     store.sync()
     assert store.check() == []
     return {
@@ -134,7 +134,8 @@ def hold_reads(config: Config, values: dict[bytes, bytes], point: Path) -> float
     with throttle(point) as device, Storage(config) as store:
         device.add(os.getpid())
         warm = next(iter(values))
-        assert store.get(warm) == values[warm]
+        # The deadline is short, and the device may have other work.
+        until(lambda: store.get(warm) == values[warm])
         timeouts = store.counters()["io_timeouts"]
         device.set("read", SLOW_BPS)
         try:
@@ -148,8 +149,8 @@ def hold_reads(config: Config, values: dict[bytes, bytes], point: Path) -> float
             assert store.counters()["io_timeouts"] > timeouts, "no read waited for the device"
         finally:
             device.release()
-        assert all(store.get(key) == value for key, value in values.items())
-        assert store.counters()["io_overdue"] == 0
+        until(lambda: all(store.get(key) == value for key, value in values.items()))
+        until(lambda: store.counters()["io_overdue"] == 0, touch=store.flush)
         assert store.check() == []
     return longest_s
 

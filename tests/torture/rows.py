@@ -10,6 +10,7 @@ from torture import (
     fuzzing,
     hung,
     kill,
+    memory,
     power,
     race,
     refused,
@@ -20,6 +21,6 @@ from torture import (
 )
 from torture.campaign import Row
 
-MODULES = (kill, shared, power, cuts, rot, full, faults, race, hung, refused, clock, sanitize,
-           fuzzing, soak)  # fmt: skip
+MODULES = (kill, shared, power, cuts, rot, full, faults, race, hung, refused, memory, clock,
+           sanitize, fuzzing, soak)  # fmt: skip
 ROWS: dict[str, Row] = {module.ROW.name: module.ROW for module in MODULES}

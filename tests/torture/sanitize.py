@@ -47,7 +47,8 @@ SANITIZERS = (
         tuple(f"unit/test_{name}.py" for name in (
             "bytes", "list", "hash", "meta", "index", "memory", "slab", "segment", "evict",
             "evict_policies", "io_memory", "io_threads", "recovery", "recovery_faults",
-            "checkpoint", "reclaim", "rot")),
+            "checkpoint", "reclaim", "rot", "timeouts", "io_contract", "faults", "reads",
+            "prewrite", "unlogged")),
     ),
     Sanitizer(
         "TSan", "thread", "libtsan.so", {"TSAN_OPTIONS": "exitcode=66"},

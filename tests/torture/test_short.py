@@ -18,7 +18,8 @@ from torture.rows import ROWS
 SEED = 20
 # What fits into the suite; `sanitize` builds for half a minute and has a target of its own.
 COUNTS = {"kill": 20, "shared": 6, "power": 25, "cut": 4, "rot": 120, "full": 6, "io": 120,
-          "race": 200_000, "hung": 1, "no-uring": 5, "fuzz": 350, "soak": 3}  # fmt: skip
+          "race": 200_000, "hung": 1, "no-uring": 5, "memory": 3, "clock": 2, "fuzz": 350,
+          "soak": 3}  # fmt: skip
 
 
 def test_every_row_has_a_short_run_here_or_a_target_of_its_own() -> None:

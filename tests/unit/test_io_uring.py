@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator
@@ -229,3 +230,20 @@ def test_kernel_polling_is_opt_in_and_gives_the_same_answers(tmp_path: Path, opt
 
 def test_polling_is_off_by_default(driver: Any) -> None:
     assert not {"sqpoll", "iopoll"} & set(driver.engine.stats()["ring_features"])
+
+
+def test_a_lock_on_the_root_lasts_until_the_last_ring_is_gone(tmp_path: Path) -> None:
+    """Whoever took it: this is what keeps the root of a killed process locked while the kernel
+    still has requests of its rings."""
+    held = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    other = os.open(tmp_path / "lock", os.O_RDWR)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    driver = io.Driver(open_engine("uring", tmp_path, lock_fd=held))
+    channel = driver.channel(4)
+    os.close(held)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    channel.close()
+    fcntl.flock(other, fcntl.LOCK_EX)  # the kernel takes a ring apart in its own time
+    os.close(other)
+    driver.engine.close()

@@ -374,6 +374,18 @@ def damaged_superblocks(root: Path) -> set[str]:
     return reopened(root, damage)
 
 
+def a_disk_that_does_not_answer(root: Path) -> set[str]:
+    disk = MemoryDisk()
+    with Storage(memory_config(), disk=disk) as store:
+        store.put("key", b"value")
+    with Storage(memory_config(read_timeout=0.001), disk=disk) as store:
+        hold(disk, "read")
+        assert store.get("key") is None
+        hold(disk)
+        release(disk)
+        return moved(store)
+
+
 SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     traffic: TRAFFIC,
     pinned: {"memory.pinned_bytes", "memory.zombies"},
@@ -405,6 +417,7 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     a_disk_that_fails_to_read: {"io.failures.read", "io.errors.EIO"},
     a_disk_that_stutters: {"io.short_transfers", "io.interruptions"},
     reads_in_flight: {"io.in_flight"},
+    a_disk_that_does_not_answer: {"log.io_timeouts"},
     the_thread_engine: {"io.threads"},
     damaged_records: {
         "errors.corruption.record", "recovery.seconds", "recovery.records", "recovery.regions_read",

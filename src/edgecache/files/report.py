@@ -41,6 +41,7 @@ def tier_counters(state: TierState, is_reformatted: bool) -> dict[str, Any]:
         "flushed_bytes": counted.published_bytes,
         "flush_waits": counted.waits,
         "flush_wait_us": counted.wait_us,
+        "io_timeouts": 0,  # its reads and writes wait as long as the disk takes
         "buffered_bytes": sum(pending),
         "published": counted.publishes,
         "publish_errors": counted.publish_errors,

@@ -131,6 +131,11 @@ METRICS: tuple[Metric, ...] = (
         "Time that puts waited for a write buffer.",
         scale=MICROSECONDS,
     ),
+    _counter(
+        "log.io_timeouts",
+        "io_timeouts",
+        "Reads and writes given up because the disk did not answer.",
+    ),
     _gauge("log.buffered_bytes", "buffered_bytes", "Bytes accepted and not yet flushed."),
     _counter("log.checkpoints", "checkpoints", "Checkpoints of the index."),
     _counter("log.checkpoint_failures", "checkpoint_failures", "Checkpoints that failed."),

@@ -140,6 +140,7 @@ class LogStats(TypedDict):
     flushed_bytes: int
     flush_waits: int  # puts that had to wait for a buffer
     flush_wait_us: int
+    io_timeouts: int  # reads and writes that nobody waited for any longer
     buffered_bytes: int
     checkpoints: int
     checkpoint_failures: int
