@@ -240,13 +240,15 @@ class AsyncStorage(AsyncObjectFace):
         wanted = list(several_keys(keys))
         found: list[Any] = [self._peek(key) for key in wanted]
         waiting = [place for place, value in enumerate(found) if value is NotImplemented]
+        if not waiting:
+            return found
         loop = asyncio.get_running_loop()
-        reader = self._reader(loop) if waiting and self._store.region_count else None
-        if waiting and reader is None:
+        reader = self._reader(loop) if self._store.region_count else None
+        if reader is None:
             rest = await self._run(self._store.get_many, [wanted[place] for place in waiting])
             for place, value in zip(waiting, rest, strict=True):
                 found[place] = value
-        elif reader is not None:
+        else:
             futures = [reader.read(loop, wanted[place]) for place in waiting]
             values: list[Any] = await asyncio.gather(*futures)
             for place, value in zip(waiting, values, strict=True):

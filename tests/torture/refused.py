@@ -89,7 +89,8 @@ def one_way(run: Run, way: tuple[str, int, int, str], number: int) -> int:
     assert "'threads'" in info, info
     if run.is_long:
         # What asks for io_uring by name cannot run here.
-        done = filtered(way, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not uring",
+        done = filtered(way, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                        "-k", "not uring and not all_engines",
                         *(str(TESTS / name) for name in SUITE))  # fmt: skip
         assert done.returncode == 0, done.stdout[-1500:]
     return hits
