@@ -1,6 +1,6 @@
 """The table of processes (see _process.pxd)."""
 
-from libc.errno cimport EAGAIN, ENOMEM, errno
+from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset

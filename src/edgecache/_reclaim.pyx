@@ -489,7 +489,7 @@ cdef bint reclaim_needs_checkpoint(Reclaimer* reclaimer) noexcept nogil:
     cdef LogStore* log = reclaimer.log
     return reclaimer.shared.tombstone_bytes > log.region_bytes // 4 and \
         reclaimer.shared.tombstone_bytes > min(reclaimer.shared.checkpoint_bytes,
-                                        log.shared.region_count * log.region_bytes // 8)
+                                               log.shared.region_count * log.region_bytes // 8)
 
 
 cdef inline uint32_t ready_target_of(uint32_t region_count) noexcept nogil:

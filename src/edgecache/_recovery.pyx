@@ -483,8 +483,8 @@ cdef void _set_counts(Recovery* self, Checkpointer* checkpointer) noexcept nogil
     if (checkpointer.shared.number ^ number) & 1:
         checkpointer.shared.number += 1
     checkpointer.shared.is_due = not (self.report.checkpoint_clean and
-                               self.report.region_unreadable == 0 and
-                               self.report.checkpoint_skipped == 0)
+                                      self.report.region_unreadable == 0 and
+                                      self.report.checkpoint_skipped == 0)
     if self.sequence_max == 0 and self.report.region_count == 0:
         checkpointer.shared.is_due = 0
     if self.report.region_unreadable or self.report.checkpoint_skipped or \

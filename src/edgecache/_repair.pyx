@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
 
-from edgecache._change cimport PENDING_MAX, EngineShared
+from edgecache._change cimport PENDING_MAX
 from edgecache._index cimport (
     IndexCursor,
     IndexShard,
@@ -37,7 +37,6 @@ from edgecache._process cimport (
     Hold,
     ProcessCells,
     ProcessSlot,
-    ProcessTable,
     process_cells,
     process_is_live,
     process_slot,
@@ -76,7 +75,6 @@ from edgecache._segment_format cimport (
 )
 from edgecache._shard cimport (
     Shard,
-    ShardSet,
     shard_at,
     shard_bump_all,
     shard_drain,

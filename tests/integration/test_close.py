@@ -20,11 +20,7 @@ KEYS = [f"k{number}" for number in range(300)]
 
 
 def descriptors() -> set[str]:
-    """What each open descriptor points to; those of this call itself are gone again.
-
-    Those of loops that earlier tests left in a cycle go first, not at some time in between.
-    """
-    gc.collect()
+    """What each open descriptor points to; those of this call itself are gone again."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         try:
@@ -32,6 +28,12 @@ def descriptors() -> set[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.fixture(autouse=True)
+def collected() -> None:
+    """Loops that earlier tests left in a cycle go first, not at some time in between."""
+    gc.collect()
 
 
 def native_threads() -> int:

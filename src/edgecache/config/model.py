@@ -237,9 +237,7 @@ class Config:
     )
     shared: bool = field(
         default=False,
-        metadata=_about(
-            Flag(), "share the cache between processes (docs/concurrency.md)"
-        ),
+        metadata=_about(Flag(), "share the cache between processes (docs/concurrency.md)"),
     )
     namespace: str = field(
         default="", metadata=_about(Text(255), "prefix kept apart from the key; part of its hash")
