@@ -182,7 +182,8 @@ def clock(run: Run) -> str:
             with run.judged(number), run.scratch() as place:
                 offset = place / "offset"
                 offset.write_bytes(bytes(4096))
-                environment = {**os.environ, "LD_PRELOAD": str(library), OFFSET_FILE: str(offset)}
+                environment = {**os.environ, "LD_PRELOAD": str(library), OFFSET_FILE: str(offset),
+                               "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # fmt: skip
                 done = subprocess.run(
                     [sys.executable, "-m", "torture.clock", str(place / "root"),
                      f"clock/{run.seed}/{number}"],

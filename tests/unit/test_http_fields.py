@@ -162,3 +162,14 @@ def test_fields_are_written_in_their_usual_spelling_without_the_unwanted() -> No
 )
 def test_a_field_that_would_end_early_is_not_written(pair: tuple[bytes, bytes]) -> None:
     assert rendered(pair) is None
+
+
+def test_names_of_one_letter_leave_the_letters_alone() -> None:
+    """Bytes of length one are shared by the whole interpreter: written to, every "A" would be "a"."""
+    letters = [bytes([number]) for number in range(256)]
+    head = b"HTTP/1.1 200 OK\r\n" + b"".join(
+        b"%c: %c\r\n" % (number, number) for number in range(ord("A"), ord("Z") + 1)
+    )
+    found = split_head(head, 0, len(head) - 2, 100)
+    assert found[2] == [(bytes([n + 32]), bytes([n])) for n in range(ord("A"), ord("Z") + 1)]
+    assert [letter[0] for letter in letters] == list(range(256))

@@ -78,7 +78,8 @@ class Config:
         default=100 * GIB,
         metadata=_about(
             Size(maximum=DISK_BYTES_MAX),
-            "budget of the disk tier; 0: no disk tier; at least 16 regions",
+            "budget of the disk tier; 0: no disk tier; at least 16 regions. Where the file system "
+            "has less space, the log uses what there is",
         ),
     )
     io: IoKind = field(
@@ -113,7 +114,8 @@ class Config:
         default=0,
         metadata=_about(
             Size(minimum=MIB, maximum=GIB, multiple=MIB, zero=True, auto=True),
-            "unit of reclaim on disk; 0 or auto: 64 MiB, less when disk is under 1 GiB",
+            "unit of reclaim on disk; 0 or auto: 64 MiB, less when disk, or the space that a new "
+            "root finds, is under 1 GiB",
         ),
     )
     direct: bool = field(default=True, metadata=_about(Flag(), "bypass the page cache (O_DIRECT)"))

@@ -112,12 +112,13 @@ def split_head(bytes data not None, Py_ssize_t start, Py_ssize_t end, Py_ssize_t
         while value_end > value and is_blank(<unsigned char>text[value_end - 1]):
             value_end -= 1
         size = name_end - at
-        name = PyBytes_FromStringAndSize(text + at, size)
+        # Made empty, then written: bytes made of one given byte are the interpreter's own, and
+        # everybody's.
+        name = PyBytes_FromStringAndSize(NULL, size)
         lower = PyBytes_AS_STRING(name)
         for name_end in range(size):
-            byte = <unsigned char>lower[name_end]
-            if 0x41 <= byte <= 0x5a:
-                lower[name_end] = <char>(byte | 0x20)
+            byte = <unsigned char>text[at + name_end]
+            lower[name_end] = <char>(byte | 0x20 if 0x41 <= byte <= 0x5a else byte)
         if name_is(lower, size, "content-length", 14):
             if length >= 0:
                 is_odd = True
