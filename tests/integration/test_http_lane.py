@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.http import Running, answers, read_all, request, statuses
+from support.http import Answer, Running, answers, read_all, request, statuses
 from support.smuggling import CASES, CHAIN
 
 import edgecache
@@ -421,3 +422,60 @@ def test_a_loop_without_connections_and_listeners_is_not_watched() -> None:
 
     for _ in range(3):
         asyncio.run(live())
+
+
+class Recalled:
+    """Gives every answer as one that may be repeated for the very same bytes."""
+
+    def __init__(self, sizes: dict[bytes, int]) -> None:
+        self.sizes = sizes
+
+    def __call__(self, request: Request) -> Response:
+        body = request.target * (self.sizes[request.target] // len(request.target))
+        head = HEAD % len(body)
+        response = Response.ready(200, head + b"Date: now\r\n", body)
+        response.has_date = True
+        ending = response.head + b"\r\n"
+        response.wire = (ending + body,) if len(body) < 1000 else (ending, body)
+        response.again = lambda: response
+        return response
+
+
+def check_time(answer: Answer, shows: bool) -> None:
+    found = answer.fields.get("x-total-time-ms")
+    assert (found is not None) == shows
+    assert found is None or re.fullmatch(r"[0-9]+\.[0-9]{3}", found)
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_answers_of_every_way_say_what_they_took(door: Door, shows: bool) -> None:
+    targets = [b"/good", b"/good1", b"/big", b"/missing", b"/long", b"/good"]
+    with Running(door, shows_time=shows) as server, server.connect() as client:
+        found = answers(client)
+        for target in targets * 3:
+            client.sendall(GOOD.replace(b"/good", target))
+            check_time(next(found), shows)
+        client.sendall(GOOD * 5)
+        for _ in range(5):
+            check_time(next(found), shows)
+    sizes = {b"/short": 60, b"/longer": 70_000}
+    with Running(Recalled(sizes), shows_time=shows) as server, server.connect() as client:
+        found = answers(client)
+        for target in [*sizes] * 4:
+            client.sendall(GOOD.replace(b"/good", target))
+            answer = next(found)
+            check_time(answer, shows)
+            assert answer.body == target * (sizes[target] // len(target))
+
+
+def test_the_time_is_shown_and_hidden_while_a_server_runs(door: Door) -> None:
+    async def show(server: Running, shows: bool) -> None:
+        server.server.show_time(shows)
+
+    with Running(door) as server, server.connect() as client:
+        found = answers(client)
+        for shows in (False, True, False):
+            server.call(show(server, shows))
+            for _ in range(3):
+                client.sendall(GOOD)
+                check_time(next(found), shows)

@@ -10,9 +10,9 @@ from cpython.bytes cimport (
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as c_close
 
+from edgecache.http._head cimport monotonic_ns
 from edgecache.http._outbox cimport OUTBOX_LARGE_BYTES, Outbox, iovec
 from edgecache.http._wire cimport (
     WIRE_READ_BYTES,
@@ -36,12 +36,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_NOSIGNAL, MSG_DONTWAIT, SHUT_WR, SOL_SOCKET, SO_ERROR
 
 WRITE_HIGH_BYTES = 65536
-
-
-cdef inline int64_t monotonic_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef Channel adopt(Wire wire, int descriptor, object peer, object protocol):
@@ -160,6 +154,8 @@ cdef class Channel(Watched):
         """Answer what the lane takes; the rest is for the protocol."""
         cdef Outbox outbox = self.wire.outbox
         cdef Py_ssize_t at = 0, taken, sent
+        if self.wire.exchange.shows_time:
+            self.wire.exchange.began_ns = monotonic_ns()
         try:
             while at < size and self.waiting_bytes == 0 and not self.is_over:
                 taken = 0 if at else self.lane.repeat(self.wire.buffer, size, outbox)

@@ -12,7 +12,8 @@ Invariants:
 Source: RFC 9112, section 3; RFC 9110, section 5.6.2.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from edgecache.http._outbox cimport Outbox
 
@@ -25,6 +26,12 @@ cdef struct Line:
     Py_ssize_t target_size
     Py_ssize_t minor                # 0 or 1
     Py_ssize_t size                 # of the line, with its CRLF
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef inline bint head_is_token(unsigned char byte) noexcept nogil:
@@ -87,6 +94,8 @@ cdef class Exchange:
 
     cdef Tally tally
     cdef public double idle_deadline_s
+    cdef public bint shows_time         # answers say what they took, from `began_ns` on
+    cdef int64_t began_ns
     cdef public bint is_plain           # nothing is asked for but the answers themselves
     cdef public Py_ssize_t target_bytes_max
     cdef public bytes end_keep
@@ -95,6 +104,7 @@ cdef class Exchange:
     cdef object on_sample               # called with a request's first bytes and seconds, or None
     cdef object count                   # of an answer that is not a 200: (method, status)
 
+    cdef int64_t spent_ns(self) noexcept
     cdef object ask(self, bytes target, bytes fields)
 
 

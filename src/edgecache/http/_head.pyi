@@ -20,6 +20,7 @@ class Tally:
 class Exchange:
     idle_deadline_s: float
     is_plain: bool
+    shows_time: bool
     target_bytes_max: int
     end_keep: bytes
     routes: list[tuple[bytes, Callable[..., object] | None, bool]]

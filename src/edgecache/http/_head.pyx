@@ -8,7 +8,7 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from cpython.tuple cimport PyTuple_CheckExact
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memchr, memcmp
 
 from edgecache.http._outbox cimport OUTBOX_HEAD_BYTES_MAX, Outbox
@@ -75,6 +75,10 @@ cdef class Exchange:
         self.target_bytes_max = target_bytes_max
         self.end_keep = b""
         self.routes = []
+
+    cdef int64_t spent_ns(self) noexcept:
+        """Since what is answered now was read; -1: nobody is told."""
+        return monotonic_ns() - self.began_ns if self.shows_time else -1
 
     cdef object ask(self, bytes target, bytes fields):
         """The answer of the first door whose prefix the target has; None: not from here."""
@@ -163,6 +167,7 @@ cdef class Lane:
         cdef bytes key, piece
         cdef object known, answer
         cdef tuple wire
+        cdef int64_t spent_ns
         if not self.repeats or size > REPEAT_BYTES_MAX or not self.left_count or \
                 not exchange.is_plain:
             return 0
@@ -177,8 +182,10 @@ cdef class Lane:
         wire = answer.wire
         if len(wire) > REPEAT_PIECES_MAX:
             return 0
+        spent_ns = self.exchange.spent_ns()
         for piece in wire:
-            outbox.put(b"", b"", piece)
+            outbox.put_again(piece, spent_ns)
+            spent_ns = -1
         self.answered_count += 1
         self.left_count -= 1
         self.deadline_s = exchange.idle_deadline_s
@@ -211,7 +218,7 @@ cdef class Lane:
         if not PyBytes_CheckExact(head) or \
                 PyBytes_GET_SIZE(head) + PyBytes_GET_SIZE(end) > OUTBOX_HEAD_BYTES_MAX:
             return False
-        outbox.put(head, end, body)
+        outbox.put(head, end, body, exchange.spent_ns())
         if status is None or status == 200:
             exchange.tally.hit_count += 1
         else:

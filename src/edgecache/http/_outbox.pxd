@@ -8,6 +8,7 @@ Invariants:
 """
 
 from cpython.buffer cimport Py_buffer
+from libc.stdint cimport int64_t
 
 cdef extern from "<sys/uio.h>" nogil:
     cdef struct iovec:
@@ -20,6 +21,7 @@ cdef enum:
     OUTBOX_BODIES = 24              # of such bodies at once
     OUTBOX_VECTORS = 64
     OUTBOX_HEAD_BYTES_MAX = 8192
+    OUTBOX_TIME_BYTES_MAX = 64      # of a line with a time
     OUTBOX_ANSWER_BYTES_MAX = 32768  # of both ends of a head, and a small body
     OUTBOX_GATHER_BYTES = 262144    # enough for one call
     OUTBOX_LARGE_BYTES = 65536      # from here on a call gives the GIL away
@@ -36,7 +38,9 @@ cdef class Outbox:
     cdef int body_count
 
     cdef bint has_room(self) noexcept
-    cdef int put(self, bytes head, bytes end, object body) except -1
+    cdef int put(self, bytes head, bytes end, object body, int64_t spent_ns) except -1
+    cdef int put_again(self, bytes piece, int64_t spent_ns) except -1
+    cdef void add_time(self, int64_t spent_ns) noexcept
     cdef void add(self, const char* data, size_t size) noexcept
     cdef Py_ssize_t send(self, int descriptor) noexcept
     cdef bytes rest(self, size_t sent)

@@ -9,8 +9,10 @@ from cpython.bytes cimport (
     PyBytes_GET_SIZE,
 )
 from libc.errno cimport EINTR, errno
+from libc.stdint cimport int64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memchr, memcpy, memset
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct msghdr:
@@ -40,12 +42,13 @@ cdef class Outbox:
             self.total < OUTBOX_GATHER_BYTES and \
             self.vector_count + 2 <= OUTBOX_VECTORS and self.body_count < OUTBOX_BODIES
 
-    cdef int put(self, bytes head, bytes end, object body) except -1:
+    cdef int put(self, bytes head, bytes end, object body, int64_t spent_ns) except -1:
         """Add an answer, all of it or nothing; the caller made sure of `has_room`.
 
         Args:
             head, end: OUTBOX_HEAD_BYTES_MAX together at most.
             body: bytes, or anything else with the buffer protocol.
+            spent_ns: What the answer took, for a line between head and end; < 0: no line.
         """
         cdef Py_buffer* view
         cdef bint is_small = PyBytes_CheckExact(body) and \
@@ -55,6 +58,8 @@ cdef class Outbox:
             PyObject_GetBuffer(body, &self.bodies[self.body_count], PyBUF_SIMPLE)
             self.body_count += 1
         self.add(PyBytes_AS_STRING(head), PyBytes_GET_SIZE(head))
+        if spent_ns >= 0:
+            self.add_time(spent_ns)
         self.add(PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
         if is_small:
             self.add(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
@@ -65,6 +70,42 @@ cdef class Outbox:
             self.vector_count += 1
             self.total += view.len
         return 0
+
+    cdef int put_again(self, bytes piece, int64_t spent_ns) except -1:
+        """Add a piece of an answer as it goes out; what it took stands behind its first line.
+
+        Args:
+            spent_ns: < 0: no line, or a piece without a head.
+        """
+        cdef const char* text = PyBytes_AS_STRING(piece)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(piece), skip = 0
+        cdef const char* found = NULL
+        cdef iovec* vector
+        if spent_ns >= 0:
+            found = <const char*>memchr(text, c"\n", size)
+        if found == NULL:
+            return self.put(b"", b"", piece, -1)
+        skip = found - text + 1
+        self.add(text, skip)
+        self.add_time(spent_ns)
+        if size - skip <= OUTBOX_COPY_BYTES_MAX:
+            self.add(text + skip, size - skip)
+            return 0
+        PyObject_GetBuffer(piece, &self.bodies[self.body_count], PyBUF_SIMPLE)
+        self.body_count += 1
+        vector = &self.vectors[self.vector_count]
+        vector.iov_base = <char*>text + skip
+        vector.iov_len = size - skip
+        self.vector_count += 1
+        self.total += size - skip
+        return 0
+
+    cdef void add_time(self, int64_t spent_ns) noexcept:
+        cdef char[OUTBOX_TIME_BYTES_MAX] line
+        cdef int64_t spent_us = spent_ns // 1000
+        cdef int size = snprintf(line, sizeof(line), b"X-Total-Time-Ms: %lld.%03d\r\n",
+                                 <long long>(spent_us // 1000), <int>(spent_us % 1000))
+        self.add(line, size)
 
     cdef void add(self, const char* data, size_t size) noexcept:
         cdef iovec* last

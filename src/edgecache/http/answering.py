@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from edgecache.http._head import Lane
@@ -101,6 +102,7 @@ class Answering:
         shared = self.shared
         if shared.is_timed:
             request.started_s = shared.loop.time()
+            request.began_s = perf_counter()
         answer: Response | Awaitable[Response] | None
         try:
             answer = shared.handler(request)
@@ -240,6 +242,8 @@ class Answering:
             self.answered_count += 1
             head, out = response.head, self.out
             end = b"\r\n" if response.has_date else shared.end_keep
+            if shared.shows_time:
+                end = shared.end_after(getattr(request, "began_s", None), end)
             if body and request.method != b"HEAD":
                 out += (head, end, body)  # type: ignore[arg-type]
                 self.out_bytes += len(head) + len(end) + len(body)  # type: ignore[arg-type]
@@ -270,8 +274,7 @@ class Answering:
         out = self.out
         out.append(response.head)
         if shared.shows_time:
-            spent_ms = 1000 * (shared.loop.time() - request.started_s)
-            extra += b"X-Total-Time-Ms: %.3f\r\n" % spent_ms
+            extra = shared.end_after(getattr(request, "began_s", None), extra)
         if extra:
             out.append(extra)
         if keep:

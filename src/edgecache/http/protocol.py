@@ -20,6 +20,7 @@ open only between requests, with nothing kept and nothing waiting.
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import Any, cast
 
 from edgecache.http._head import split_line
@@ -114,6 +115,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
             or self.answered_count + 1 >= shared.limits.requests_per_connection_max
         ):
             return False
+        began_s = perf_counter() if shared.shows_time else 0.0
         response = repeat[0]()
         if response is None:
             self.repeats.pop(data, None)
@@ -122,6 +124,9 @@ class HttpProtocol(Answering, asyncio.Protocol):
         statistics = self.statistics
         statistics.count(repeat[1], response.status)
         wire = response.wire
+        if shared.shows_time:
+            line, _, rest = wire[0].partition(b"\n")
+            wire = (line + b"\n" + shared.end_after(began_s, rest), *wire[1:])
         size = len(wire[0]) if len(wire) == 1 else sum(map(len, wire))
         self.sent_bytes += size
         self.native.bytes_sent += size
@@ -270,6 +275,7 @@ class HttpProtocol(Answering, asyncio.Protocol):
         """Answer a request for a path, without content, whose fields were judged before."""
         shared = self.shared
         answer: Any = None
+        began_s = perf_counter() if shared.shows_time else None
         if method == b"GET" and minor and block.is_plain and shared.is_plain:
             try:
                 answer = shared.instant(target)
@@ -285,12 +291,15 @@ class HttpProtocol(Answering, asyncio.Protocol):
             ):
                 head, body = answer
                 end = shared.end_keep
+                if shared.shows_time:
+                    end = shared.end_after(began_s, end)
                 self.out += (head, end, body)
                 self.out_bytes += len(head) + len(end) + len(body)
                 self.answered_count += 1
                 self.answers[GET_200] = self.answers.get(GET_200, 0) + 1
                 return
         request = Request(method, target, minor, block, self.peer, self.scheme)
+        request.began_s = began_s
         if answer is None:
             self.dispatch(request)
         elif isinstance(answer, tuple):

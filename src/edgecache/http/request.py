@@ -162,15 +162,17 @@ class Request:
         peer: Address of the client as the transport gives it: (host, port, ...), or "" for a Unix
             socket.
         started_s: When it was handed over; only where answers are timed, or it had to wait.
+        began_s: The same by `time.perf_counter`; only where answers are timed.
         scheme: "http" or "https".
     """
 
     __slots__ = (
-        "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme", "started_s",
-        "target",
+        "began_s", "block", "body", "keep_alive", "method", "minor", "peer", "relay", "scheme",
+        "started_s", "target",
     )  # fmt: skip
 
     started_s: float
+    began_s: float | None
     # Sends an interim answer (1xx). Set for HTTP/1.1 while the answer is waited for, else missing.
     relay: Callable[[Request, bytes], None]
 

@@ -117,6 +117,10 @@ class HttpServer:
         if limits is not None:
             shared.limit_with(limits)
 
+    def show_time(self, shows_time: bool) -> None:
+        """Add `X-Total-Time-Ms` to answers from now on, or do not."""
+        self._running().show_time(shows_time)
+
     def observe(self, on_answer: OnAnswer | None) -> None:
         """Replace what is called for every answer; None: nothing."""
         self._running().observe_with(on_answer)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from email.utils import formatdate
+from time import perf_counter
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, cast
 
@@ -115,6 +116,7 @@ class Shared:
             target_bytes_max,
         )
         self.exchange.is_plain = self.is_plain
+        self.exchange.shows_time = shows_time
         self.exchange.routes = routes_of(handler)
         self.wire = Wire(loop, self.exchange)
         self.connections: set[HttpProtocol] = set()
@@ -149,7 +151,7 @@ class Shared:
         self.on_answer = on_answer
         self.is_timed = self.shows_time or on_answer is not None
         # Nothing out of the ordinary to do with an answer.
-        self.is_plain = not (self.is_timed or self.is_draining)
+        self.is_plain = not (on_answer is not None or self.is_draining)
 
     def set_now(self, now_s: float) -> None:
         """Set the time that deadlines count from, and the one of who is idle from now on."""
@@ -164,6 +166,20 @@ class Shared:
         self.end_keep = self.exchange.end_keep = date + b"\r\n"
         self.end_keep_old = date + b"Connection: keep-alive\r\n\r\n"
         self.end_close = date + b"Connection: close\r\n\r\n"
+
+    def show_time(self, shows_time: bool) -> None:
+        """Say what answers took from now on, or do not."""
+        self.shows_time = self.exchange.shows_time = shows_time
+        self.is_timed = shows_time or self.on_answer is not None
+
+    @staticmethod
+    def end_after(began_s: float | None, end: bytes) -> bytes:
+        """Return an end of a head, with what the answer took since then (`perf_counter`).
+
+        None: it was refused before anybody was asked.
+        """
+        spent_s = 0.0 if began_s is None else perf_counter() - began_s
+        return b"X-Total-Time-Ms: %.3f\r\n" % (1000 * spent_s) + end
 
     def begin_draining(self) -> None:
         """Close every connection behind its next answer."""

@@ -93,7 +93,12 @@ class Plane:
         settings = self.settings
         self._store = store
         self._doors = await Doors.start(settings, store, self._announce)
-        server = HttpServer(self._doors.handler, limits=settings.limits, on_answer=self._access)
+        server = HttpServer(
+            self._doors.handler,
+            limits=settings.limits,
+            on_answer=self._access,
+            shows_time=settings.proxy.adds_total_time,
+        )
         self._doors.server = server
         try:
             await server.start(listeners.take(self._tls))
@@ -250,6 +255,7 @@ class Plane:
         if doors is not None:
             self._change_doors(doors, server)
         server.change(limits=fresh.limits)
+        server.show_time(fresh.proxy.adds_total_time)
         logging.getLogger("edgecache").setLevel(fresh.log.level.upper())
         if access is not self._access:
             server.observe(access)

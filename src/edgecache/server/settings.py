@@ -280,6 +280,7 @@ class ProxySettings:
     adds_via: bool = True
     adds_cache_status: bool = True
     adds_status_word: bool = True
+    adds_total_time: bool = True
     shows_key: bool = False
     keep_stale_s: int = 7 * 86_400
     variants_max: int = 64
