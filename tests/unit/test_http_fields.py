@@ -165,7 +165,7 @@ def test_a_field_that_would_end_early_is_not_written(pair: tuple[bytes, bytes]) 
 
 
 def test_names_of_one_letter_leave_the_letters_alone() -> None:
-    """Bytes of length one are shared by the whole interpreter: written to, every "A" would be "a"."""
+    """Bytes of length one are shared by all: written to, every b"A" of the process is b"a"."""
     letters = [bytes([number]) for number in range(256)]
     head = b"HTTP/1.1 200 OK\r\n" + b"".join(
         b"%c: %c\r\n" % (number, number) for number in range(ord("A"), ord("Z") + 1)

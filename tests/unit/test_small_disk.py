@@ -114,3 +114,28 @@ def test_the_size_of_an_old_root_stays(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "statvfs", lambda _path: Found)
     with Storage(config) as store:
         assert store.get("key") == b"value"
+
+
+def test_the_file_layout_makes_room_on_a_device_that_is_smaller_than_its_budget() -> None:
+    disk = MemoryDisk(capacity_bytes=4 * MIB)
+    config = Config(io="memory", layout="files", memory="1MiB", disk="64MiB", block_timeout=30)
+    with Storage(config, disk=disk) as store:
+        assert all(store.put(f"{n}", value_of(n)) for n in range(600))
+        store.sync()
+        found = [n for n in range(600) if store.get(f"{n}") is not None]
+        assert found[-1] == 599
+        assert len(found) * VALUE_BYTES > MIB
+        assert all(store.get(f"{n}") in (None, value_of(n)) for n in found)
+        assert store.health().status != "failing"
+
+
+def test_a_limit_below_the_budget_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(io="memory", layout="files", memory="1MiB", disk="64MiB")
+    with Storage(config) as store:
+        assert store.files is not None
+        state = store.files.state
+        state.note_full()
+        assert state.limit_bytes < state.budget_bytes
+        ended_s = state.full_until_s
+        monkeypatch.setattr("edgecache.files.state.time.monotonic", lambda: ended_s)
+        assert state.limit_bytes == state.budget_bytes

@@ -28,6 +28,7 @@ from edgecache.files.state import (
     FLAG_OBJECT,
     FLAG_PART,
     FLAG_TAGGED,
+    FULL,
     TierState,
 )
 from edgecache.files.upkeep import scrub_objects, walk_keys
@@ -44,7 +45,6 @@ READ_TRIES = 3
 RELABEL_BYTES_MIN = 262144
 # Evicted ahead of need, as a part of the budget: removing takes a round of the publisher.
 AHEAD_DIVISOR = 64
-FULL = (errno.ENOSPC, errno.EDQUOT)
 # Source: docs/objects.md, "Head".
 OBJECT_HEAD_BYTES = 96
 Found = tuple[bytes, bytes, int, int]
@@ -295,9 +295,12 @@ class FileTier:
     # Writing
 
     def write(
-        self, hash16: bytes, key: bytes, value: Buffer, meta: bytes, expiry_us: int, flags: int
-    ) -> Ticket:
+        self, hash16: bytes, key: bytes, value: Buffer, meta: bytes, expiry_us: int, flags: int,
+        may_retry: bool = True,
+    ) -> Ticket:  # fmt: skip
         """Write a version that nobody sees yet; it is to be given to `enter` or `drop`.
+
+        On a device that has less space than the budget, older objects make room as they do for it.
 
         *Cost*: writes the object's files; may wait for room. Take no lock before.
         """
@@ -322,6 +325,12 @@ class FileTier:
             self.state.places.name(ticket.place), hash16, key, value, meta, ticket.sequence,
             expiry_us, time.time_ns() // 1000, flags,
         )  # fmt: skip
+        if -space in FULL and may_retry:
+            # There is less space than the budget says. What was evicted for it is gone when there
+            # is room again, so once more is enough.
+            self.state.note_full()
+            self.release(needed)
+            return self.write(hash16, key, value, meta, expiry_us, flags, may_retry=False)
         if space < 0:
             self.state.note_failure(-space, time.monotonic())
             ticket.shed = "no_space" if -space in FULL else "io_error"
@@ -494,7 +503,7 @@ class FileTier:
         while True:
             self._evict(size_bytes)
             with state.room:
-                if state.used_bytes + size_bytes <= state.budget_bytes:
+                if state.used_bytes + size_bytes <= state.limit_bytes:
                     state.reserved_bytes += size_bytes
                     return ""
                 now_s = time.monotonic()
@@ -519,10 +528,11 @@ class FileTier:
     def _evict(self, size_bytes: int) -> None:
         """Have objects removed until what stays leaves room, and some more."""
         state = self.state
-        excess = state.kept_bytes + size_bytes - state.budget_bytes
+        limit = state.limit_bytes
+        excess = state.kept_bytes + size_bytes - limit
         if excess <= 0:
             return
-        excess += state.budget_bytes // AHEAD_DIVISOR
+        excess += limit // AHEAD_DIVISOR
         while excess > 0:
             victim = state.index.victim()
             if victim is None:
