@@ -127,15 +127,3 @@ def test_the_file_layout_makes_room_on_a_device_that_is_smaller_than_its_budget(
         assert len(found) * VALUE_BYTES > MIB
         assert all(store.get(f"{n}") in (None, value_of(n)) for n in found)
         assert store.health().status != "failing"
-
-
-def test_a_limit_below_the_budget_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(io="memory", layout="files", memory="1MiB", disk="64MiB")
-    with Storage(config) as store:
-        assert store.files is not None
-        state = store.files.state
-        state.note_full()
-        assert state.limit_bytes < state.budget_bytes
-        ended_s = state.full_until_s
-        monkeypatch.setattr("edgecache.files.state.time.monotonic", lambda: ended_s)
-        assert state.limit_bytes == state.budget_bytes

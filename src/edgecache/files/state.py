@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -34,8 +33,6 @@ LOCK_COUNT = 256
 FAILURE_LIMIT = 3
 PROBE_INTERVAL_S = 1.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
-# How long a device that was found full limits the tier before more is tried.
-FULL_INTERVAL_S = 30.0
 
 
 @dataclass(slots=True)
@@ -117,8 +114,7 @@ class TierState:
     """The memory of one tier. *Thread-safety*: see the invariants."""
 
     __slots__ = (
-        "budget_bytes", "changes", "counters", "discards", "failures", "fan_out", "files",
-        "full_bytes", "full_until_s", "index",
+        "budget_bytes", "changes", "counters", "discards", "failures", "fan_out", "files", "index",
         "is_stuck", "key_locks", "last_errno", "mutex", "next_probe_s", "places", "publishing",
         "report", "reserved_bytes", "room", "trash_bytes",
     )  # fmt: skip
@@ -143,8 +139,6 @@ class TierState:
         self.failures = 0
         self.last_errno = 0
         self.next_probe_s = 0.0
-        self.full_bytes = 0  # a limit below the budget, until `full_until_s`
-        self.full_until_s = 0.0
 
     @property
     def used_bytes(self) -> int:
@@ -179,29 +173,11 @@ class TierState:
         """Return the directory of an object's version."""
         return self.places.name(place) if place else object_name(hash16)
 
-    @property
-    def limit_bytes(self) -> int:
-        """What the tier may take now: the budget, or less on a device that was found full."""
-        if self.full_bytes and time.monotonic() < self.full_until_s:
-            return min(self.budget_bytes, self.full_bytes)
-        return self.budget_bytes
-
-    def note_full(self) -> None:
-        """Note that the device has no space for what the budget allows: others may use it, too."""
-        with self.mutex:
-            self._lower_limit()
-
-    def _lower_limit(self) -> None:
-        self.full_bytes = max(1, (self.used_bytes - self.reserved_bytes) * 15 // 16)
-        self.full_until_s = time.monotonic() + FULL_INTERVAL_S
-
     def note_failure(self, code: int, now_s: float) -> None:
         """Note that writing failed with this errno."""
         with self.mutex:
             self.failures += 1
             self.last_errno = code
-            if code in FULL:
-                self._lower_limit()
             self.next_probe_s = now_s + PROBE_INTERVAL_S
 
     # Changes; the caller holds the key's lock

@@ -45,6 +45,8 @@ READ_TRIES = 3
 RELABEL_BYTES_MIN = 262144
 # Evicted ahead of need, as a part of the budget: removing takes a round of the publisher.
 AHEAD_DIVISOR = 64
+# The same where the device is full before the budget is used up, as a part of what there is.
+FULL_DIVISOR = 16
 # Source: docs/objects.md, "Head".
 OBJECT_HEAD_BYTES = 96
 Found = tuple[bytes, bytes, int, int]
@@ -325,10 +327,7 @@ class FileTier:
             self.state.places.name(ticket.place), hash16, key, value, meta, ticket.sequence,
             expiry_us, time.time_ns() // 1000, flags,
         )  # fmt: skip
-        if -space in FULL and may_retry:
-            # There is less space than the budget says. What was evicted for it is gone when there
-            # is room again, so once more is enough.
-            self.state.note_full()
+        if -space in FULL and may_retry and self.make_room(needed):
             self.release(needed)
             return self.write(hash16, key, value, meta, expiry_us, flags, may_retry=False)
         if space < 0:
@@ -503,7 +502,7 @@ class FileTier:
         while True:
             self._evict(size_bytes)
             with state.room:
-                if state.used_bytes + size_bytes <= state.limit_bytes:
+                if state.used_bytes + size_bytes <= state.budget_bytes:
                     state.reserved_bytes += size_bytes
                     return ""
                 now_s = time.monotonic()
@@ -528,11 +527,35 @@ class FileTier:
     def _evict(self, size_bytes: int) -> None:
         """Have objects removed until what stays leaves room, and some more."""
         state = self.state
-        limit = state.limit_bytes
-        excess = state.kept_bytes + size_bytes - limit
-        if excess <= 0:
-            return
-        excess += limit // AHEAD_DIVISOR
+        excess = state.kept_bytes + size_bytes - state.budget_bytes
+        if excess > 0:
+            self._evict_bytes(excess + state.budget_bytes // AHEAD_DIVISOR)
+
+    def make_room(self, size_bytes: int) -> bool:
+        """Evict on a device that has less space than the budget, for so many bytes and some more.
+
+        Returns:
+            Whether there was something to evict.
+
+        *Cost*: waits until the publisher has removed it, at most `block_timeout_s`.
+        """
+        state = self.state
+        if not self._evict_bytes(size_bytes + state.kept_bytes // FULL_DIVISOR):
+            return False
+        deadline_s = time.monotonic() + self._block_timeout_s
+        with state.room:
+            while state.trash_bytes and not state.is_stuck:
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._publisher.kick(urgent=True)
+                state.room.wait(left_s)
+        return True
+
+    def _evict_bytes(self, excess: int) -> int:
+        """Have the next victims removed until they take so many bytes; how many there were."""
+        state = self.state
+        count = 0
         while excess > 0:
             victim = state.index.victim()
             if victim is None:
@@ -540,12 +563,14 @@ class FileTier:
             with self.lock(victim):
                 old = state.forget(victim)
             if old is not None:
+                count += 1
                 state.counters.evictions += 1
                 state.counters.evicted_bytes += old[2]
                 excess -= old[2]
                 # Mostly its parent goes with it, unless there are more objects than parents.
                 excess -= names.FAN_OUT_BYTES if len(state.index) < names.FAN_OUT_COUNT else 0
         self._publisher.kick(urgent=True)
+        return count
 
     # Everything
 
