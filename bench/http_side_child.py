@@ -76,7 +76,7 @@ async def serve(kind: str, port: int, *rest: str) -> None:
     async with AsyncStorage(config) as store:
         proxy = Proxy(ProxyConfig.for_upstream(f"http://127.0.0.1:{origin_port}"), store)
         await proxy.start()
-        server = HttpServer(proxy, limits=limits)
+        server = HttpServer(proxy, limits=limits, shows_time=True)  # as `serve` does
         await server.start([listener])
         gc.collect()
         gc.freeze()  # as `edgecache serve` does
