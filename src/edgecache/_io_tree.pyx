@@ -97,23 +97,40 @@ cdef int name_unlink(void* engine, const char* name) noexcept nogil:
     return result
 
 
+cdef struct Pair:                   # the directories of two names, and the names in them
+    int source
+    int target
+    const char* source_leaf
+    const char* target_leaf
+
+
+cdef int pair_open(IoFileSystem* fs, const char* source, const char* target,
+                   Pair* pair) noexcept nogil:
+    """Open both directories; 0 or a negative errno, and then neither is open."""
+    pair.source = io_parent_open(fs, source, &pair.source_leaf)
+    if pair.source < 0:
+        return pair.source
+    pair.target = io_parent_open(fs, target, &pair.target_leaf)
+    if pair.target < 0:
+        io_parent_close(fs, pair.source)
+        return pair.target
+    return 0
+
+
+cdef void pair_close(IoFileSystem* fs, const Pair* pair) noexcept nogil:
+    io_parent_close(fs, pair.source)
+    io_parent_close(fs, pair.target)
+
+
 cdef int name_rename(void* engine, const char* source, const char* target) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* source_leaf = NULL
-    cdef const char* target_leaf = NULL
-    cdef int source_parent, target_parent, result
-    source_parent = io_parent_open(fs, source, &source_leaf)
-    if source_parent < 0:
-        return source_parent
-    target_parent = io_parent_open(fs, target, &target_leaf)
-    if target_parent < 0:
-        io_parent_close(fs, source_parent)
-        return target_parent
-    result = 0
-    if c_renameat(source_parent, source_leaf, target_parent, target_leaf) != 0:
+    cdef Pair pair
+    cdef int result = pair_open(fs, source, target, &pair)
+    if result < 0:
+        return result
+    if c_renameat(pair.source, pair.source_leaf, pair.target, pair.target_leaf) != 0:
         result = -errno
-    io_parent_close(fs, source_parent)
-    io_parent_close(fs, target_parent)
+    pair_close(fs, &pair)
     return result
 
 
@@ -175,44 +192,28 @@ cdef int64_t name_list_directory(void* engine, const char* name, char* out,
 
 cdef int name_exchange(void* engine, const char* source, const char* target) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* source_leaf = NULL
-    cdef const char* target_leaf = NULL
-    cdef int source_parent, target_parent, result
-    source_parent = io_parent_open(fs, source, &source_leaf)
-    if source_parent < 0:
-        return source_parent
-    target_parent = io_parent_open(fs, target, &target_leaf)
-    if target_parent < 0:
-        io_parent_close(fs, source_parent)
-        return target_parent
-    result = 0
-    if ec_exchange(source_parent, source_leaf, target_parent, target_leaf) != 0:
+    cdef Pair pair
+    cdef int result = pair_open(fs, source, target, &pair)
+    if result < 0:
+        return result
+    if ec_exchange(pair.source, pair.source_leaf, pair.target, pair.target_leaf) != 0:
         # Names that renameat2 would refuse by EINVAL cannot come here: no "." and, of ours, no
         # directory below the other one. So it is the flag that is unknown.
         result = -EOPNOTSUPP if errno in (ENOSYS, EINVAL) else -errno
-    io_parent_close(fs, source_parent)
-    io_parent_close(fs, target_parent)
+    pair_close(fs, &pair)
     return result
 
 
 cdef int name_link(void* engine, const char* source, const char* target) noexcept nogil:
     cdef IoFileSystem* fs = <IoFileSystem*>engine
-    cdef const char* source_leaf = NULL
-    cdef const char* target_leaf = NULL
-    cdef int source_parent, target_parent, result
-    source_parent = io_parent_open(fs, source, &source_leaf)
-    if source_parent < 0:
-        return source_parent
-    target_parent = io_parent_open(fs, target, &target_leaf)
-    if target_parent < 0:
-        io_parent_close(fs, source_parent)
-        return target_parent
-    result = 0
-    if c_linkat(source_parent, source_leaf, target_parent, target_leaf, 0) != 0:
+    cdef Pair pair
+    cdef int result = pair_open(fs, source, target, &pair)
+    if result < 0:
+        return result
+    if c_linkat(pair.source, pair.source_leaf, pair.target, pair.target_leaf, 0) != 0:
         # Source: link(2): EPERM where the file system has no links, EMLINK where it has no more.
         result = -EOPNOTSUPP if errno in (EPERM, EMLINK, ENOSYS) else -errno
-    io_parent_close(fs, source_parent)
-    io_parent_close(fs, target_parent)
+    pair_close(fs, &pair)
     return result
 
 
