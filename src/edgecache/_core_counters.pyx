@@ -128,6 +128,7 @@ cdef dict _log_counters(CoreWrite store):
         "checkpoint_us": store.checkpointer.shared.last_duration_us,
         "recovery_us": store.report.duration_us,
         "recovery_objects": store.report.object_count,
+        "recovery_is_warm": store.report.is_warm != 0,
         "recovery_replayed": store.report.replayed_entries,
         "recovery_swept": store.report.swept_entries,
         "recovery_lost": store.report.lost_entries,

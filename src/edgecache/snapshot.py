@@ -30,6 +30,8 @@ class Facts:
         io_fallback_reason: Why it is not the one that was wished for, or "".
         layout, policy, is_direct, is_atomic_publish, queue_depth: From the configuration.
         uptime_seconds: Since the store was opened.
+        cold_reason: With `keep_warm`: why the store began cold, or "".
+        warm_refusal: The same: why it will leave nothing in memory, or "".
         soft_purge_count: Entries made stale by `purge_tag(soft=True)`.
         objects: `ObjectManager.stats()`.
     """
@@ -43,6 +45,8 @@ class Facts:
     queue_depth: int
     uptime_seconds: float
     soft_purge_count: int
+    cold_reason: str = ""
+    warm_refusal: str = ""
     objects: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -55,6 +59,8 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
         facts: The rest.
     """
     found = empty_snapshot()
+    found["recovery"]["cold_reason"] = facts.cold_reason
+    found["recovery"]["warm_refusal"] = facts.warm_refusal
     _fill_engine(found, counters, io, facts)
     _fill_requests(found, counters, facts)
     if facts.objects:
@@ -163,6 +169,7 @@ def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:
     disk["write_budget_bytes"] = counters["write_budget_bytes"]
     recovery["seconds"] = counters["recovery_us"] / 1e6
     recovery["records"] = counters["recovery_objects"]
+    recovery["is_warm"] = counters["recovery_is_warm"]
     recovery["regions_read"] = counters["recovery_regions"]
     recovery["regions_skipped"] = (
         counters["recovery_regions_damaged"] + counters["recovery_regions_unreadable"]

@@ -145,6 +145,7 @@ METRICS: tuple[Metric, ...] = (
     _counter("reclaim.reinserted_bytes", "reinserted_bytes", "Bytes of the objects kept."),
     _counter("reclaim.dropped", "dropped_objects", "Objects lost when their region went."),
     _gauge("recovery.seconds", "recovery_seconds", "Time that opening took."),
+    _gauge("recovery.is_warm", "recovery_warm", "1 when RAM tier and index were kept in memory."),
     _gauge("recovery.records", "recovery_records", "Objects found when opening."),
     _gauge("recovery.regions_read", "recovery_regions", "Regions read when opening."),
     _gauge("recovery.regions_skipped", "recovery_regions_skipped", "Regions refused when opening."),

@@ -163,6 +163,9 @@ class RecoveryStats(TypedDict):
     records: int
     regions_read: int
     regions_skipped: int  # refused: another generation, or damaged
+    is_warm: bool  # RAM tier and index of an earlier life were adopted (`keep_warm`)
+    cold_reason: str  # with `keep_warm`: why they were not, or ""
+    warm_refusal: str  # the same: why this life will leave none, or ""
 
 
 class IoStats(TypedDict):
