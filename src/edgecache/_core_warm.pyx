@@ -6,7 +6,6 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from edgecache._arena cimport (
-    ARENA_HEADER_BYTES,
     ARENA_MAGIC,
     ARENA_OPTIONS_BYTES,
     ARENA_WARM,
@@ -28,7 +27,7 @@ from edgecache._segment cimport (
     log_is_settled,
 )
 from edgecache._shard cimport Shard, shard_at
-from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release, ec_monotonic_ns
+from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
 
 
 cdef bytes boot_id():

@@ -358,8 +358,8 @@ cdef void _reset_indexes(Recovery* self) noexcept nogil:
     for number in range(self.shards.count):
         shard = shard_at(self.shards, number)
         limit = shard.index.used_bytes_limit
-        # Garbage of a half-loaded checkpoint may lie anywhere in the area: give its pages back. Of a
-        # file they might not come again.
+        # Garbage of a half-loaded checkpoint may lie anywhere in the area: give its pages back.
+        # Those of a file might not come again.
         if shard.is_file:
             memset(self.shards.base + shard.index_offset, 0, limit)
         else:

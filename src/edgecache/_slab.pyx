@@ -107,8 +107,6 @@ cdef void slab_init(SlabState* state, uint64_t area_offset, uint64_t area_size_b
     state.page_target = state.page_limit
 
 
-
-
 # ---------------------------------------------------------------- lists of pages
 
 cdef inline void pages_push(char* base, SlabState* state, uint32_t* head,

@@ -133,7 +133,7 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
         found.append(
             HealthReason("hash_fallback", "the hash functions of the xxhash wheel are hidden")
         )
-    refusal = snapshot["recovery"]["warm_refusal"]
+    refusal = engine["warm_refusal"]
     if refusal:
         found.append(
             HealthReason("keep_warm", f"nothing will be left for the next opening: {refusal}")
@@ -149,7 +149,7 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
 
 def _notes(snapshot: StatsSnapshot) -> list[HealthReason]:
     """Where io_uring is asked for by name and cannot run, opening fails; "auto" has a choice."""
-    engine, recovery = snapshot["engine"], snapshot["recovery"]
+    engine = snapshot["engine"]
     found = []
     if engine["io_fallback_reason"]:
         found.append(
@@ -159,9 +159,9 @@ def _notes(snapshot: StatsSnapshot) -> list[HealthReason]:
                 f"{engine['io_fallback_reason']}",
             )
         )
-    if recovery["cold_reason"]:
+    if engine["cold_reason"]:
         found.append(
-            HealthReason("cold_start", f"what was kept in memory: {recovery['cold_reason']}")
+            HealthReason("cold_start", f"what was kept in memory: {engine['cold_reason']}")
         )
     return found
 

@@ -30,8 +30,8 @@ NAME = "processes"
 SLOTS = 128
 RECORDS_OFFSET = 4096
 RECORD_BYTES = 64
-# What the link of an arena's descriptor begins with: a memfd, or a file that outlives its processes.
-ARENAS = ("/memfd:edgecache", "/dev/shm/edgecache-")  # noqa: S108 - compared, not opened
+# What the link of an arena's descriptor begins with: a memfd, or a file that outlives processes.
+ARENAS = ("/memfd:edgecache", "/dev/shm/edgecache-")
 # struct flock of 64-bit Linux: type, whence, start, length, pid.
 FLOCK = struct.Struct("@hhqqi4x")
 

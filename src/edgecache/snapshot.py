@@ -59,8 +59,6 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
         facts: The rest.
     """
     found = empty_snapshot()
-    found["recovery"]["cold_reason"] = facts.cold_reason
-    found["recovery"]["warm_refusal"] = facts.warm_refusal
     _fill_engine(found, counters, io, facts)
     _fill_requests(found, counters, facts)
     if facts.objects:
@@ -78,6 +76,8 @@ def _fill_engine(found: StatsSnapshot, counters: Counters, io: Counters, facts: 
     engine["version"] = __version__
     engine["io"] = facts.io
     engine["io_fallback_reason"] = facts.io_fallback_reason
+    engine["cold_reason"] = facts.cold_reason
+    engine["warm_refusal"] = facts.warm_refusal
     engine["hash"] = "native" if counters["is_hash_native"] else "python"
     engine["layout"] = facts.layout
     engine["policy"] = facts.policy
@@ -147,6 +147,7 @@ def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:
     memory["zombies"] = counters["memory_zombies"]
     memory["evictions"] = counters["memory_evictions"] + counters["demotions"]
     memory["moves"] = counters["memory_moves"]
+    memory["refusals"] = counters["memory_refusals"]
     memory["front_budget_bytes"] = counters["front_budget_bytes"]
     memory["front_bytes"] = counters["front_bytes"]
     memory["front_items"] = counters["front_items"]
@@ -169,7 +170,7 @@ def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:
     disk["write_budget_bytes"] = counters["write_budget_bytes"]
     recovery["seconds"] = counters["recovery_us"] / 1e6
     recovery["records"] = counters["recovery_objects"]
-    recovery["is_warm"] = counters["recovery_is_warm"]
+    recovery["is_warm"] = counters.get("recovery_is_warm", False)
     recovery["regions_read"] = counters["recovery_regions"]
     recovery["regions_skipped"] = (
         counters["recovery_regions_damaged"] + counters["recovery_regions_unreadable"]

@@ -22,7 +22,7 @@ import stat
 
 __all__ = ["WarmKeeper", "forget_warm"]
 
-DIRECTORY = "/dev/shm"  # noqa: S108 - memory of this machine; the file's owner and mode are checked
+DIRECTORY = "/dev/shm"
 NAME = "warm"
 NAMES_BYTES_MAX = 512
 TOKEN_BYTES = 16
@@ -81,6 +81,7 @@ class WarmKeeper:
             )
         except OSError as error:
             self.reason = f"the arena is gone ({error.strerror})"
+            _remove(self._directory, names[0])
             return -1
         reason = _why_unsafe(os.fstat(descriptor))
         if not reason:
@@ -154,7 +155,7 @@ class WarmKeeper:
             _write_names(self._root, self._name)
 
     def give_up(self, reason: str) -> None:
-        """There is nothing to leave behind. Where it is mapped, the file lives on without a name."""
+        """There is nothing to leave behind; where it is mapped, the file lives without a name."""
         self._drop()
         self.is_kept = False
         self.refusal = reason
@@ -240,6 +241,7 @@ def _build_digest() -> str:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.name.endswith(".so"):
                 status = entry.stat()
-                digest.update(b"%s %d %d\n" % (
-                    entry.name.encode(), status.st_size, status.st_mtime_ns))
+                digest.update(
+                    b"%s %d %d\n" % (entry.name.encode(), status.st_size, status.st_mtime_ns)
+                )
     return digest.hexdigest()
