@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -441,3 +442,43 @@ def test_without_a_log_on_disk_there_is_nothing_to_keep_warm(
 ) -> None:
     with pytest.raises(edgecache.ConfigError, match="keep_warm"):
         config_of(root, **changes)
+
+
+def test_a_kill_while_closing_or_adopting_loses_nothing_synced(root: Path, shared: bool) -> None:
+    """The child opens (warm or cold), puts, syncs, says so and closes; the kill comes then."""
+    rng = random.Random(5)
+    outcomes: set[bool] = set()
+    newest = -1
+    for life in range(40):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                os.close(reader)
+                store = Storage(config_of(root, shared=shared))
+                store.put("newest", b"%d" % life)
+                for number in range(50):
+                    store.put(b"key-%d" % number, value_of(number))
+                store.sync()
+                os.write(writer, b"synced")
+                store.close()
+                signal.pause()
+            os._exit(1)
+        os.close(writer)
+        if rng.random() < 0.8:
+            assert os.read(reader, 10) == b"synced"
+            newest = life
+        threading.Event().wait(rng.random() * 0.02)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        os.close(reader)
+        with Storage(config_of(root, shared=shared)) as store:
+            outcomes.add(store.stats()["recovery"]["is_warm"])
+            assert store.check() == []
+            found = store.get("newest")
+            assert found is not None or newest < 0
+            assert int(found or b"-1") >= newest
+            if newest >= 0:
+                for number in range(50):
+                    assert store.get(b"key-%d" % number) == value_of(number)
+    assert outcomes == {True, False}, "kills came before and after the arena was left"
