@@ -14,10 +14,8 @@ sure that the file is nobody else's.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
-import secrets
 import stat
 
 __all__ = ["WarmKeeper", "forget_warm"]
@@ -172,7 +170,7 @@ def forget_warm(root: str, directory: str = DIRECTORY) -> None:
 
 
 def _new_name() -> str:
-    return f"edgecache-{os.geteuid()}-{secrets.token_hex(TOKEN_BYTES)}"
+    return f"edgecache-{os.geteuid()}-{os.urandom(TOKEN_BYTES).hex()}"
 
 
 def _read_names(root: str) -> list[str]:
@@ -235,6 +233,8 @@ def _why_unsafe(found: os.stat_result) -> str:
 
 def _build_digest() -> str:
     """Sizes and times of the native modules, as a short hash: sizes of structures may be equal."""
+    import hashlib  # takes longer to load than a store without `keep_warm` to open
+
     package = os.path.dirname(__file__)
     digest = hashlib.blake2b(digest_size=8)
     with os.scandir(package) as entries:
