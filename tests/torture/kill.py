@@ -4,8 +4,8 @@ A child is forked, opens the store and says line by line what it does (`oracle.R
 killed somewhere between its first system call and some hundred operations later. Then the store is
 opened again, at once, and every key is read; what was not there then must not come later. Several
 kills hit one root in turn, so recoveries build on recoveries. Every other root is large enough for
-all that is put: there nothing that a sync covered may miss. Half of the roots keep their arenas: what
-a process adopts, or leaves, is killed as well.
+all that is put: there nothing that a sync covered may miss. Half of the roots keep their
+arenas: what a process adopts, or leaves, is killed as well.
 """
 
 from __future__ import annotations
