@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_arena",
             *("_index", "_index_*"),
+            *("_lease", "_lease_*"),
             *("_memory", "_slab", "_slab_*"),
             *("_segment", "_log_*"),
             *("_files", "_files_index", "_files_tree"),
@@ -63,6 +64,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
     ("_evict", "_evict_*"),  # the dispatcher and its policies
     ("_io", "_io_*"),  # the base class and its engines
     ("_index", "_index_*"),  # the map and its bucket kernel
+    ("_lease", "_lease_*"),  # leases, and the streams whose readers sleep on their words
     (
         "_files",
         "_files_index",
@@ -77,7 +79,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 
 # Native modules that Python files may use, by file. Nothing else in Python touches a native module.
 NATIVE_USERS: dict[str, frozenset[str]] = {
-    "storage": frozenset({"_core", "_core_blob", "_io", "_io_memory"}),
+    "storage": frozenset({"_core", "_core_blob", "_core_lease", "_io", "_io_memory"}),
     "opening": frozenset({"_io"}),
     "files": frozenset({"_files", "_files_index", "_io"}),
     "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),

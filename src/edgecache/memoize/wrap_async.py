@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from edgecache.memoize.across import AsyncLeases, compute_once_soon
 from edgecache.memoize.flight_async import AsyncFlights
 from edgecache.memoize.key import KeyBuilder
 from edgecache.memoize.plan import Plan
@@ -19,6 +20,11 @@ R = TypeVar("R")
 
 class AsyncStore(Protocol):
     """The part of `AsyncStorage` that remembering needs."""
+
+    @property
+    def leases(self) -> AsyncLeases | None: ...
+
+    async def exists(self, key: bytes | str, /) -> bool: ...
 
     async def get(self, key: bytes | str, /) -> bytes | None: ...
 
@@ -57,21 +63,35 @@ def wrap_async(
     async def remembered(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys.build(args, kwargs)
 
-        async def compute() -> bytes:
+        async def compute() -> tuple[bytes, bool]:
             data = encode(await function(*args, **kwargs))
-            await store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
-            return data
+            return data, await store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
+
+        async def compute_alone() -> bytes:
+            return (await compute())[0]
+
+        async def look_again() -> bytes | None:
+            # Not counted as a second miss.
+            again = await look_up(key) if await store.exists(key) else None
+            return None if again is None or again.is_stale else again.data
+
+        async def lead(stale: bytes | None = None) -> bytes:
+            leases = store.leases
+            if leases is None or not plan.lock_timeout_s:
+                return await compute_alone()
+            timeout_s = plan.lock_timeout_s
+            return await compute_once_soon(leases, key, timeout_s, look_again, compute, stale)
 
         for _ in range(2):
             seen_count = flights.finished_count
             found = await look_up(key)
             if found is not None:
                 if found.is_stale:
-                    flights.refresh(key, compute)
+                    flights.refresh(key, functools.partial(lead, found.data))
                 return decode(found.data)  # type: ignore[no-any-return]
             # A flight that ended while the disk was read may have been this one: look again.
             if flights.finished_count == seen_count:
                 break
-        return decode(await flights.run(key, compute))  # type: ignore[no-any-return]
+        return decode(await flights.run(key, lead, compute_alone))  # type: ignore[no-any-return]
 
     return remembered
