@@ -8,7 +8,6 @@ from libc.string cimport memcpy, memset
 from edgecache._core_arena cimport CoreArena
 from edgecache._hash cimport Hash128
 from edgecache._lease cimport (
-    LEASE_BUSY,
     LEASE_FAILED,
     LEASE_FULL,
     LEASE_LOST,

@@ -1,4 +1,4 @@
-"""Leases: of several processes one does a piece of work, the others wait; whoever dies, and when."""
+"""Leases: of several processes one works, the others wait; whoever dies, and when."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root", "registry")),
     ("disk tiers", ("files",)),
-    ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
+    ("on values", ("entry", "health", "leasing", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),
     ("walks", ("walks",)),
     ("purges", ("purges",)),
@@ -79,10 +79,11 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
 
 # Native modules that Python files may use, by file. Nothing else in Python touches a native module.
 NATIVE_USERS: dict[str, frozenset[str]] = {
-    "storage": frozenset({"_core", "_core_blob", "_core_lease", "_io", "_io_memory"}),
+    "storage": frozenset({"_core", "_core_blob", "_io", "_io_memory"}),
     "opening": frozenset({"_io"}),
     "files": frozenset({"_files", "_files_index", "_io"}),
     "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),
+    "leasing": frozenset({"_core_arena", "_core_lease"}),
     "loop_reader": frozenset({"_core_async", "_core_read"}),
     "__init__": frozenset({"_core_blob"}),
     "meta": frozenset({"_meta"}),  # one codec: the public Meta is encoded by the native one

@@ -125,9 +125,7 @@ def wrap(store: Store, flights: Flights, plan: Plan, function: Callable[P, R]) -
             stale = None if found is None else found.data
             return compute_once(leases, key, plan.lock_timeout_s, look_again, compute, stale)
 
-        data = flights.run(
-            key, lead, lambda: look_up_fresh(key), seen_count, lambda: compute()[0]
-        )
+        data = flights.run(key, lead, lambda: look_up_fresh(key), seen_count, lambda: compute()[0])
         return decode(data)  # type: ignore[no-any-return]
 
     return remembered
