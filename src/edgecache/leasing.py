@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgecache._core_arena import CoreArena
     from edgecache._core_lease import StreamBeacon, StreamView
 
-__all__ = ["LeaseDesk", "Taken"]
+__all__ = ["Lease", "LeaseDesk", "LeaseWait", "Taken"]
 
 SLICE_S = 0.025
 FOREVER_S = 1e9

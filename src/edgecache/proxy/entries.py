@@ -262,6 +262,12 @@ class Library:
                 found.append(entry)
         return _newest(found), True
 
+    def may_have(self, uri: bytes) -> bool:
+        """Say whether anything is stored for a URI, as far as memory knows. Counts nothing."""
+        storage = self._storage
+        keys = (uri, list_key(uri))
+        return any(storage.needs_disk(key) or storage.exists(key) for key in keys)
+
     async def find(self, uri: bytes, request: Headers, rules: Rules) -> tuple[Entry | None, bool]:
         """As `find_now`, from any tier."""
         entry = await self.load(uri)

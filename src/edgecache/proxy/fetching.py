@@ -52,6 +52,7 @@ class Filled:
         entry: The stored response that was found to be still good.
         is_shared: Whether others may have it as well.
         forward_status: Status of the origin's answer.
+        recording: Of a body that is on its way into the store.
     """
 
     status: int
@@ -64,6 +65,7 @@ class Filled:
     entry: Entry | None = None
     is_shared: bool = False
     forward_status: int = 0
+    recording: Recording | None = None
 
     @property
     def policy(self) -> StoredPolicy | None:
@@ -324,6 +326,7 @@ class Fetcher:
         body = SharedBody(self._config.collapsing.window_bytes)
         recording.begin(stored, tags, body)
         filled.body = body
+        filled.recording = recording
         self._tasks.start(self._pump(asked, exchange, answer, body, recording, data))
         return filled
 

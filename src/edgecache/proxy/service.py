@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.http.response import Response
+from edgecache.leasing import LeaseDesk, LeaseWait
 from edgecache.proxy.asking import CONDITIONS, NOT_FORWARDED, Asked
 from edgecache.proxy.config import ProxyConfig
 from edgecache.proxy.content import AnswerContent, BytesContent, Content, HitContent, SharedContent
@@ -208,8 +209,17 @@ class Service:
             if flight is None:
                 if keeps_conditions and _is_conditional(asked, entry):
                     break
-                return await self._lead(self._flights.begin(key), asked, entry, reuse, waited)
-            outcome = await flight.wait(collapsing.wait_s)
+                begun = self._flights.begin(key)
+                if isinstance(begun, LeaseWait):
+                    outcome = await self._flights.wait_elsewhere(begun, collapsing.wait_s)
+                    error = _error_of(begun)
+                elif not await self._was_stored(begun, asked, entry):
+                    return await self._lead(begun, asked, entry, reuse, waited)
+                else:
+                    outcome, error = Outcome.STORED, None
+            else:
+                outcome = await flight.wait(collapsing.wait_s)
+                error = flight.error
             waited = False
             if outcome is Outcome.WAITING:
                 self._flights.timeout_count += 1
@@ -217,15 +227,14 @@ class Service:
             if outcome is Outcome.RELEASED:
                 self._flights.released_count += 1
                 break
-            if outcome is Outcome.FAILED:
-                assert flight.error is not None
-                response = await self._on_failure(asked, entry, reuse, flight.error, None)
+            if outcome is Outcome.FAILED and error is not None:
+                response = await self._on_failure(asked, entry, reuse, error, None)
                 if response is not None:
                     return response
                 failed_count += 1
                 if failed_count == FAILURES_MAX:
-                    return self.failed(asked, reuse, flight.error, entry)
-            elif flight.filled is not None:
+                    return self.failed(asked, reuse, error, entry)
+            elif flight is not None and flight.filled is not None:
                 response = await self._share(asked, flight.filled)
                 if response is not None:
                     self._flights.collapsed_count += 1
@@ -236,9 +245,35 @@ class Service:
             else:
                 reuse = decide(entry.policy, asked.facts, now_us())
                 if reuse.action in (Action.HIT, Action.STALE):
+                    if flight is None and outcome is Outcome.STORED:
+                        self._flights.count_elsewhere()
                     return await self.carry_out(asked, entry, reuse)
         keeps_conditions = keeps_conditions and _is_conditional(asked, entry)
         return await self._fetch_alone(asked, entry, reuse, waited, keeps_conditions)
+
+    async def _was_stored(self, flight: Flight, asked: Asked, entry: Entry | None) -> bool:
+        """Say whether another process stored the answer before this one had the lease.
+
+        Then the flight is over: who waits for it looks the answer up.
+        """
+        if flight.lease is None:
+            return False
+        is_stored = False
+        try:
+            if entry is not None or self._library.may_have(asked.uri):
+                found, _ = await self._find(asked)
+                action = (
+                    None if found is None else decide(found.policy, asked.facts, now_us()).action
+                )
+                is_stored = action in (Action.HIT, Action.STALE)
+        except BaseException:
+            self._flights.end(flight)
+            flight.settle(Outcome.RELEASED)
+            raise
+        if is_stored:
+            self._flights.end(flight)
+            flight.settle(Outcome.STORED)
+        return is_stored
 
     def _may_collapse(self, asked: Asked) -> bool:
         if not self._config.collapsing.is_on or asked.facts.directives.no_store:
@@ -306,6 +341,8 @@ class Service:
             body = filled.body
             if isinstance(body, bytes) or body is None:
                 self._flights.end(flight)
+                is_stored = filled.reason != "shed"
+                flight.give(LeaseDesk.STORED if is_stored else LeaseDesk.RELEASED)
             else:
                 self._tasks.start(self._end_with(flight, filled))
         else:
@@ -314,11 +351,18 @@ class Service:
 
     async def _end_with(self, flight: Flight, filled: Filled) -> None:
         """Keep a flight in the table until its body is published."""
+        body, recording = filled.body, filled.recording
         try:
-            if isinstance(filled.body, SharedBody):
-                await filled.body.wait_done()
+            if isinstance(body, SharedBody):
+                await self._flights.hold(flight, body)
         finally:
             self._flights.end(flight)
+            if recording is not None and recording.is_saved:
+                flight.give(LeaseDesk.STORED)
+            elif isinstance(body, SharedBody) and isinstance(body.error, OriginError):
+                flight.give(LeaseDesk.FAILED, body.error.status_code)
+            else:
+                flight.give(LeaseDesk.RELEASED)
 
     def learn(self, asked: Asked, filled: Filled) -> None:
         """Remember whether answers for the key can be shared."""
@@ -474,9 +518,11 @@ class Service:
         """Validate a stale response in the background, once per key."""
         if self._flights.find(entry.key) is not None:
             return
+        flight = self._flights.begin(entry.key)
+        if isinstance(flight, LeaseWait):
+            return  # another process does
         self._tally.refreshes += 1
         asked = replace(asked, method=b"GET")  # also when a HEAD found it stale
-        flight = self._flights.begin(entry.key)
         headers = self.upstream_headers(asked)
         self._tasks.start(self._refresh(flight, asked, headers, entry))
 
@@ -565,6 +611,16 @@ def _one_hop_less(headers: Headers) -> Headers:
     if not value.isdigit() or not int(value[:9]):
         return headers.without((b"max-forwards",))
     return headers.replacing(b"max-forwards", b"%d" % (int(value[:9]) - 1))
+
+
+def _error_of(wait: LeaseWait) -> OriginError | None:
+    """Return the failure of a fetch of another process, as far as it is known here."""
+    if not wait.detail:
+        return None
+    error = OriginError("the fetch of another process failed")
+    error.status_code = wait.detail
+    error.reason = "timeout" if wait.detail == 504 else "error"
+    return error
 
 
 def _is_conditional(asked: Asked, entry: Entry | None) -> bool:
