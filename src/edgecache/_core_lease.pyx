@@ -218,11 +218,11 @@ cdef class Leases:
         return beacon
 
     def find_stream(self, bytes key, uint64_t token):
-        """Find an open write of another process, by key and write id, or by one of them.
+        """Find a write of another process, by key and write id, or by one of them.
 
         Args:
             key: None: any.
-            token: 0: the newest write of the key.
+            token: 0: the newest open write of the key. Else it may have finished, too.
 
         Returns:
             A `StreamView`, or None.

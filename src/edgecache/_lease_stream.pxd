@@ -83,9 +83,9 @@ cdef void stream_end(StreamTable* self, uint32_t number, uint64_t token, StreamR
 # by the next change.
 cdef bint stream_look(StreamTable* self, uint32_t number, uint64_t token, bint waits,
                       StreamRecord* found) noexcept nogil
-# The OPEN write of a token, and of a key unless that is NULL; or, where the token is 0, the newest
-# one of the key. Those of this process slot are passed over. Its number + 1, and a copy; 0: there
-# is none whose process lives.
+# The write of a token, OPEN or FINISHED, and of a key unless that is NULL; or, where the token is
+# 0, the newest OPEN one of the key. Those of this process slot are passed over, and open ones whose
+# process is dead. Its number + 1, and a copy; 0: there is none.
 cdef uint32_t stream_find(StreamTable* self, uint64_t token, const char* key, uint32_t key_bytes,
                           StreamRecord* found) noexcept nogil
 # Copy key and meta, so many bytes together; False: the record is another write's by now.

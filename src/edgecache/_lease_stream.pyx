@@ -159,8 +159,10 @@ cdef uint32_t stream_find(StreamTable* self, uint64_t token, const char* key, ui
     ec_lock_acquire(&self.shared.lock)
     for number in range(STREAMS_MAX):
         record = &self.shared.records[number]
-        if record.state != STREAM_OPEN or (token and record.token != token) or \
-                record.token <= newest or record.owner == self.leases.processes.number:
+        if record.state != STREAM_OPEN and not (token and record.state == STREAM_FINISHED):
+            continue
+        if (token and record.token != token) or record.token <= newest or \
+                record.owner == self.leases.processes.number:
             continue
         if key == NULL or _has_key(self, number, key, key_bytes):
             newest = record.token
@@ -168,7 +170,7 @@ cdef uint32_t stream_find(StreamTable* self, uint64_t token, const char* key, ui
     if place:
         memcpy(found, &self.shared.records[place - 1], sizeof(StreamRecord))
     ec_lock_release(&self.shared.lock)
-    return place if place and _is_live(self, found) else 0
+    return place if place and (found.state == STREAM_FINISHED or _is_live(self, found)) else 0
 
 
 cdef bint stream_copy_text(StreamTable* self, uint32_t number, uint64_t token, char* target,

@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgecache._core_lease import Lease, Leases, LeaseWait
+from edgecache._core_lease import Lease, Leases, LeaseWait, StreamBeacon, StreamView
 
 if TYPE_CHECKING:
     from edgecache._core_arena import CoreArena
-    from edgecache._core_lease import StreamBeacon, StreamView
 
-__all__ = ["Lease", "LeaseDesk", "LeaseWait", "Taken"]
+__all__ = ["Lease", "LeaseDesk", "LeaseWait", "StreamBeacon", "StreamView", "Taken"]
 
 SLICE_S = 0.025
 FOREVER_S = 1e9
@@ -138,7 +137,7 @@ class LeaseDesk:
         )
 
     def find_stream(self, key: bytes | None, token: int) -> StreamView | None:
-        """Find an open write of another process; see `Leases.find_stream`."""
+        """Find a write of another process; see `Leases.find_stream`."""
         return self._leases.find_stream(key, token)
 
     # Sleeping

@@ -170,6 +170,7 @@ class Storage(ObjectFace, Purges, Core):
                 is_enabled=config.share_chunks,
                 is_complete=not self.counters()["objects"],
             ),
+            leases=self._leases,
         )
 
     def _sync_entries(self) -> None:

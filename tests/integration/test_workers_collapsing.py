@@ -166,9 +166,7 @@ def test_clients_of_all_workers_are_one_fetch(server: Sharing, origin: Origin) -
     assert server.metric("edge_cache_proxy_collapsed_total") == 2 * EACH - 1
 
 
-def test_an_answer_for_one_only_releases_the_other_workers(
-    server: Sharing, origin: Origin
-) -> None:
+def test_an_answer_for_one_only_releases_the_other_workers(server: Sharing, origin: Origin) -> None:
     release, all_asked = threading.Event(), threading.Event()
 
     def private(number: bytes) -> bytes:
@@ -212,9 +210,7 @@ def test_a_failed_fetch_lets_another_worker_try(server: Sharing, origin: Origin)
     assert origin.count == 2
 
 
-def test_a_worker_that_dies_while_it_fetches_is_succeeded(
-    server: Sharing, origin: Origin
-) -> None:
+def test_a_worker_that_dies_while_it_fetches_is_succeeded(server: Sharing, origin: Origin) -> None:
     never = threading.Event()
     origin.scripts = [
         lambda link: never.wait(DEADLINE_S) and None,
