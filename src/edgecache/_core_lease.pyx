@@ -182,6 +182,10 @@ cdef class Leases:
         """It took too long."""
         ec_count(&self.table.shared.timeout_count, 1)
 
+    def count_attach(self):
+        """A reader follows a stream of another process."""
+        ec_count(&self.table.shared.attach_count, 1)
+
     # Streams
 
     def open_stream(self, bytes key not None, uint64_t token, bytes object_id not None,
@@ -242,7 +246,6 @@ cdef class Leases:
         text = PyBytes_FromStringAndSize(NULL, size)
         if not stream_copy_text(&self.streams, number, record.token, PyBytes_AS_STRING(text), size):
             return None
-        ec_count(&self.table.shared.attach_count, 1)
         view = StreamView.__new__(StreamView)
         view.leases = self
         view.number = number

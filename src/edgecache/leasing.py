@@ -119,6 +119,10 @@ class LeaseDesk:
         """A wait ended with what it was for."""
         self._leases.count_hit()
 
+    def count_attach(self) -> None:
+        """A reader follows a stream of another process."""
+        self._leases.count_attach()
+
     # Streams
 
     def open_stream(

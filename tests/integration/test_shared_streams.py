@@ -18,6 +18,7 @@ from support.stepping import CannotTraceError, begin_steps, end_steps, run_and_k
 
 from edgecache import AsyncStorage, Config, Meta, Storage, errors
 from edgecache.objects import remote
+from edgecache.proxy.content import FollowContent
 
 MIB = 1024 * 1024
 DEADLINE_S = 30.0
@@ -25,7 +26,7 @@ CHUNK = 64 * 1024
 FIRST = bytes(range(256)) * (CHUNK // 256)
 SECOND = FIRST[::-1]
 STEPS_MAX = 4_000_000
-DEATHS = 6
+DEATHS = 8
 
 
 def config_of(root: Path, **changes: Any) -> Config:
@@ -323,6 +324,37 @@ def test_a_write_of_another_process_is_found_by_key_where_publishing_is_not_atom
             assert b"".join(hit) == SECOND
 
 
+def test_a_range_of_what_is_on_its_way_is_waited_for(store: Storage, other: Storage) -> None:
+    """As the proxy sends it: a range that lies in what is there, and one that does not yet."""
+
+    async def part(own: AsyncStorage, tag: bytes, first: int, last: int) -> bytes:
+        hit = await own.lookup_streaming_write("key", tag)
+        assert hit is not None
+        pieces = FollowContent(hit, None).part(first, last)
+        assert not isinstance(pieces, bytes)
+        return b"".join([piece async for piece in pieces])
+
+    async def main() -> None:
+        async with AsyncStorage(storage=other) as own:
+            with store.get_miss_handler("key") as miss:
+                tag = miss.streaming_write_tag
+                miss.write(FIRST + SECOND)
+                miss.write(b"more")
+                assert await part(own, tag, CHUNK - 2, CHUNK + 1) == FIRST[-2:] + SECOND[:2]
+                end = 2 * CHUNK
+                task = asyncio.ensure_future(part(own, tag, end - 1, end + 2))
+                late = asyncio.ensure_future(part(own, tag, end + 1, end + 1000))
+                beyond = asyncio.ensure_future(part(own, tag, end + 1000, end + 2000))
+                await asyncio.sleep(0)
+                assert not any(one.done() for one in (task, late, beyond))
+                miss.finish()
+                assert await task == SECOND[-1:] + b"mor"
+                assert await late == b"ore"
+                assert await beyond == b""
+
+    asyncio.run(main())
+
+
 def test_of_several_writes_of_a_key_each_tag_finds_its_own(store: Storage, other: Storage) -> None:
     pieces = {b"a": FIRST + SECOND, b"b": SECOND + FIRST, b"c": FIRST + FIRST}
     misses = {name: store.get_miss_handler("key") for name in pieces}
@@ -376,43 +408,45 @@ def test_a_record_that_others_need_tells_late_readers_nothing_wrong(
     assert b"".join(again) == FIRST + SECOND + b"more"
 
 
-def test_whoever_dies_at_any_instruction_of_a_write_ends_it(root: Path, store: Storage) -> None:
+def test_whoever_dies_at_any_instruction_of_a_write_ends_it(root: Path) -> None:
     config = config_of(root)
     reports, tags = os.pipe()
 
     def work() -> None:
         own = Storage(config)
         warm = own.get_miss_handler("warm")
-        warm.write(FIRST + SECOND)
-        warm.finish()
+        warm.write(FIRST)
+        warm.abort()
         miss = own.get_miss_handler("key")
         miss.write(FIRST)
+        miss.write(b"x")  # the first chunk is on its way
         os.write(tags, miss.streaming_write_tag)
         begin_steps()
-        miss.write(SECOND)
+        miss.write(b"y")
         miss.abort()
         end_steps()
 
-    try:
-        count = run_and_kill(work, STEPS_MAX)
-    except CannotTraceError as error:
-        pytest.skip(f"ptrace: {error}")
-    assert count is not None
-    os.read(reports, 8)
-    rng = random.Random(7)
-    for _ in range(DEATHS):
-        run_and_kill(work, rng.randrange(count))
-        tag = os.read(reports, 8)
-        began_s = time.monotonic()
-        hit = store.lookup_streaming_write("key", tag)
-        if hit is not None:
-            with pytest.raises(errors.StreamAbortedError):
-                b"".join(hit)
-        with store.get_miss_handler("key") as miss:
-            miss.write(FIRST + SECOND)
-        assert time.monotonic() - began_s < DEADLINE_S
-    os.close(reports)
-    os.close(tags)
+    with Storage(config) as store:
+        try:
+            count = run_and_kill(work, STEPS_MAX)
+        except CannotTraceError as error:
+            pytest.skip(f"ptrace: {error}")
+        assert count is not None
+        os.read(reports, 8)
+        rng = random.Random(7)
+        for _ in range(DEATHS):
+            run_and_kill(work, rng.randrange(count))
+            tag = os.read(reports, 8)
+            began_s = time.monotonic()
+            hit = store.lookup_streaming_write("key", tag)
+            if hit is not None:
+                with pytest.raises(errors.StreamAbortedError):
+                    b"".join(hit)
+            with store.get_miss_handler("key") as miss:
+                miss.write(FIRST)
+            assert time.monotonic() - began_s < DEADLINE_S
+        os.close(reports)
+        os.close(tags)
 
 
 def test_killed_writers_never_show_wrong_bytes(root: Path, store: Storage) -> None:

@@ -241,3 +241,137 @@ def test_a_purge_through_the_other_worker_ends_the_wait(server: Sharing, origin:
     release.set()
     assert leader.reply().body == b"old"
     assert server.get("/x").body == b"new"
+
+
+# Large bodies, as they arrive
+
+PIECE = bytes(range(256)) * 1024
+LARGE = PIECE + PIECE[::-1]
+
+
+def halves(release: threading.Event, *, with_length: bool = True) -> Script:
+    """Send the first half of LARGE, and the second one when told to."""
+
+    def answer(link: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n"
+        if with_length:
+            link.sendall(head + b"Content-Length: %d\r\n\r\n" % len(LARGE) + PIECE)
+        else:
+            chunk = b"%x\r\n%b\r\n" % (len(PIECE), PIECE)
+            link.sendall(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk)
+            half = b"%x\r\n%b\r\n" % (1000, PIECE[::-1][:1000])
+            link.sendall(half)
+        assert release.wait(DEADLINE_S)
+        if with_length:
+            link.sendall(PIECE[::-1])
+        else:
+            rest = PIECE[::-1][1000:]
+            link.sendall(b"%x\r\n%b\r\n0\r\n\r\n" % (len(rest), rest))
+
+    return answer
+
+
+@pytest.fixture
+def chunked(tmp_path: Path, origin: Origin) -> Iterator[Sharing]:
+    """Workers whose chunks are small: so much is seen at a time."""
+    config = {"proxy": {"upstream": [origin.url]}, "drain_s": 10, "cache": {"chunk_size": "64KiB"}}
+    with Sharing(tmp_path, config) as opened:
+        yield opened
+        assert opened.stop() == 0, opened.log
+
+
+@pytest.mark.parametrize("with_length", [True, False])
+def test_a_large_body_reaches_the_clients_of_other_workers_before_it_is_complete(
+    chunked: Sharing, origin: Origin, with_length: bool
+) -> None:
+    release = threading.Event()
+    origin.scripts = [halves(release, with_length=with_length)]
+    (_, ours), (_, others) = links(chunked, 2).items()
+    ours[0].request("GET", "/x")
+    assert origin.asked.acquire(timeout=DEADLINE_S)
+    others[0].request("GET", "/x")
+    others[1].request("GET", "/x")
+    first, second = ours[0].getresponse(), others[0].getresponse()
+    assert (second.status, second.getheader("content-length")) == (
+        200, str(len(LARGE)) if with_length else None,
+    )  # fmt: skip
+    seen = second.read(128 * 1024)
+    assert seen == PIECE[: 128 * 1024]
+    assert first.read(1000) == PIECE[:1000]
+    release.set()
+    assert first.read() == LARGE[1000:]
+    assert second.read() == LARGE[len(seen) :]
+    assert others[1].getresponse().read() == LARGE
+    assert "collapsed" in (second.getheader("cache-status") or "")
+    assert origin.count == 1
+    for link in (*ours, *others):
+        link.close()
+    late = chunked.get("/x")
+    assert late.fields["x-cache-status"] == "hit"
+    assert late.body == LARGE
+    assert chunked.metric("edge_cache_lease_stream_attach_total") == 2
+
+
+def test_who_follows_a_worker_that_dies_gets_an_answer_cut_short(
+    chunked: Sharing, origin: Origin
+) -> None:
+    never = threading.Event()
+    origin.scripts = [halves(never), lambda link: link.sendall(FRESH % len(LARGE) + LARGE)]
+    (process, ours), (_, others) = links(chunked, 1).items()
+    ours[0].request("GET", "/x")
+    assert origin.asked.acquire(timeout=DEADLINE_S)
+    others[0].request("GET", "/x")
+    answer = others[0].getresponse()
+    assert answer.read(1000) == PIECE[:1000]
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    until_gone(process)
+    never.set()
+    # Nothing of it was published; the next one fetches.
+    assert chunked.get("/x").body == LARGE
+    for link in (*ours, *others):
+        link.close()
+    chunked.until_up()
+
+
+def test_who_follows_a_body_that_fails_gets_an_answer_cut_short(
+    chunked: Sharing, origin: Origin
+) -> None:
+    release = threading.Event()
+
+    def cut(link: socket.socket) -> None:
+        link.sendall(FRESH % len(LARGE) + PIECE)
+        assert release.wait(DEADLINE_S)
+        link.shutdown(socket.SHUT_RDWR)
+
+    origin.scripts = [cut]
+    (_, ours), (_, others) = links(chunked, 1).items()
+    ours[0].request("GET", "/x")
+    assert origin.asked.acquire(timeout=DEADLINE_S)
+    others[0].request("GET", "/x")
+    answer = others[0].getresponse()
+    assert answer.read(1000) == PIECE[:1000]
+    release.set()
+    with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+        answer.read()
+    for link in (*ours, *others):
+        link.close()
+
+
+def test_a_body_that_is_too_large_to_store_holds_nobody_up(tmp_path: Path, origin: Origin) -> None:
+    release = threading.Event()
+    origin.scripts = [halves(release), lambda link: link.sendall(FRESH % len(LARGE) + LARGE)]
+    cache = {"chunk_size": "64KiB", "max_object_size": "300KiB"}
+    config = {"proxy": {"upstream": [origin.url]}, "drain_s": 10, "cache": cache}
+    with Sharing(tmp_path, config) as server:
+        (_, ours), (_, others) = links(server, 1).items()
+        ours[0].request("GET", "/x")
+        assert origin.asked.acquire(timeout=DEADLINE_S)
+        # The other worker fetches while the first one's body is still on its way.
+        assert ask(others[0], "/x").body == LARGE
+        release.set()
+        assert ours[0].getresponse().read() == LARGE
+        for link in (*ours, *others):
+            link.close()
+        assert server.stop() == 0, server.log

@@ -53,8 +53,9 @@ class Sharing(Crewed):
     """`edgecache serve` with two workers, as users start it."""
 
     def __init__(self, folder: Path, config: dict[str, Any] | None = None) -> None:
-        cache = {"root": str(folder / "root"), "memory": "16MiB", "disk": "64MiB"}
-        super().__init__(folder, {"cache": cache, "workers": 2, **(config or {})})
+        own = (config or {}).get("cache", {})
+        cache = {"root": str(folder / "root"), "memory": "16MiB", "disk": "64MiB", **own}
+        super().__init__(folder, {"workers": 2, **(config or {}), "cache": cache})
         serve = ("-m", "edgecache", "serve", "-c", str(self.path))
         self._command = [self._command[0], *serve]
 

@@ -406,6 +406,7 @@ class ObjectManager:
         if self._leases is None or view is None:
             return None
         self.counters.add("stream_attaches")
+        self._leases.count_attach()
         write = RemoteWrite(self.backend, self._leases, view)
         chunks = self._chunks(
             write.object_id,

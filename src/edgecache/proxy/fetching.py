@@ -324,7 +324,7 @@ class Fetcher:
             self.recordings.discard(recording)
             return filled
         body = SharedBody(self._config.collapsing.window_bytes)
-        recording.begin(stored, tags, body)
+        recording.begin(stored, tags, body, answer.length)
         filled.body = body
         filled.recording = recording
         self._tasks.start(self._pump(asked, exchange, answer, body, recording, data))
@@ -362,7 +362,7 @@ class Fetcher:
                     body.trailers = answer.trailers
                     body.finish()
                     return
-                if body.reader_count == 0 and self._is_abandoned(answer, body, recording, limit):
+                if body.is_abandoned and self._is_not_worth_it(answer, body, recording, limit):
                     await recording.abort()
                     body.fail(ConnectionAbortedError("nobody is left to read it"))
                     return
@@ -381,7 +381,7 @@ class Fetcher:
             self.recordings.discard(recording)
 
     @staticmethod
-    def _is_abandoned(
+    def _is_not_worth_it(
         answer: OriginAnswer, body: SharedBody, recording: Recording, limit: int | None
     ) -> bool:
         """Say whether to go on without a client is not worth it."""

@@ -99,6 +99,13 @@ class Flight:
         if lease is not None:
             lease.give(outcome, status)
 
+    def on_stream(self, tag: bytes | None) -> None:
+        """Tell other processes which write in the store the body goes into; None: into none."""
+        if tag is None:
+            self.give(LeaseDesk.RELEASED)
+        elif self.lease is not None:
+            self.lease.note(int.from_bytes(tag, "big"))
+
     async def wait(self, timeout_s: float) -> Outcome:
         """Wait for the outcome; WAITING when it took too long."""
         if self.outcome is not Outcome.WAITING:

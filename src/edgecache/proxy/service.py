@@ -16,7 +16,14 @@ from edgecache.http.response import Response
 from edgecache.leasing import LeaseDesk, LeaseWait
 from edgecache.proxy.asking import CONDITIONS, NOT_FORWARDED, Asked
 from edgecache.proxy.config import ProxyConfig
-from edgecache.proxy.content import AnswerContent, BytesContent, Content, HitContent, SharedContent
+from edgecache.proxy.content import (
+    AnswerContent,
+    BytesContent,
+    Content,
+    FollowContent,
+    HitContent,
+    SharedContent,
+)
 from edgecache.proxy.entries import Entry, Library, now_us
 from edgecache.proxy.exchange import Begun, OriginAnswer, ignore_interim
 from edgecache.proxy.fetching import Fetcher, Filled, OnInterim, Start
@@ -199,6 +206,7 @@ class Service:
         collapsing = self._config.collapsing
         waited: bool | None = None
         failed_count = 0
+        is_unfit = False
         keeps_conditions = asked.rules.forwards_conditions
         for _ in range(ATTEMPTS_MAX):
             key = asked.uri if entry is None else entry.key
@@ -213,6 +221,12 @@ class Service:
                 if isinstance(begun, LeaseWait):
                     outcome = await self._flights.wait_elsewhere(begun, collapsing.wait_s)
                     error = _error_of(begun)
+                    if outcome is Outcome.SHARED:
+                        response = await self._follow(asked, begun.note)
+                        if response is not None:
+                            self._flights.count_elsewhere()
+                            return response
+                        is_unfit = True
                 elif not await self._was_stored(begun, asked, entry):
                     return await self._lead(begun, asked, entry, reuse, waited)
                 else:
@@ -248,6 +262,8 @@ class Service:
                     if flight is None and outcome is Outcome.STORED:
                         self._flights.count_elsewhere()
                     return await self.carry_out(asked, entry, reuse)
+            if is_unfit:
+                break  # what is on its way is for others, or came to nothing
         keeps_conditions = keeps_conditions and _is_conditional(asked, entry)
         return await self._fetch_alone(asked, entry, reuse, waited, keeps_conditions)
 
@@ -344,6 +360,8 @@ class Service:
                 is_stored = filled.reason != "shed"
                 flight.give(LeaseDesk.STORED if is_stored else LeaseDesk.RELEASED)
             else:
+                if flight.lease is not None and filled.recording is not None:
+                    filled.recording.on_stream(flight.on_stream)
                 self._tasks.start(self._end_with(flight, filled))
         else:
             self._flights.end(flight)
@@ -424,6 +442,22 @@ class Service:
         note = Note(forward_status=filled.forward_status, is_collapsed=True, word="hit")
         shared = Reuse(Action.MISS, FWD_STALE if filled.entry else b"uri-miss", 0, decision.ttl_s)
         return self._renderer.stored(asked, stored.headers, stored.policy, content, shared, note)
+
+    async def _follow(self, asked: Asked, write_id: int) -> Response | None:
+        """Answer with what another process fetches, as it arrives; None when it does not fit."""
+        followed = await self._library.follow(write_id)
+        if followed is None:
+            return None
+        hit, stored, expected = followed
+        decision = decide(stored.policy, asked.facts, now_us())
+        fits = is_selected(stored.selecting, asked.headers, asked.rules)
+        if decision.action is not Action.HIT or not fits:
+            hit.close()
+            return None
+        note = Note(forward_status=stored.policy.status, is_collapsed=True, word="hit")
+        reuse = Reuse(Action.MISS, b"uri-miss", 0, decision.ttl_s)
+        content = FollowContent(hit, expected)
+        return self._renderer.stored(asked, stored.headers, stored.policy, content, reuse, note)
 
     async def deliver(
         self,
