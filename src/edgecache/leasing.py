@@ -194,7 +194,7 @@ class LeaseDesk:
             kept: set[int] = set()
             left_s = SLICE_S
             for one in waits:
-                is_over = bool(is_closing or one.look())
+                is_over = is_closing or _is_over(one.look)
                 if is_over or one.end_s <= now_s or one.future.done():
                     over.setdefault(one.loop, []).append((one.future, is_over))
                 else:
@@ -214,6 +214,14 @@ class LeaseDesk:
             if is_closing:
                 return
             leases.sleep(seen, max(0.0, left_s))
+
+
+def _is_over(look: Look) -> bool:
+    """Whether there is something to know; an error is: who waits looks itself, and gets it."""
+    try:
+        return bool(look())
+    except Exception:
+        return True
 
 
 def _resolve(futures: list[tuple[asyncio.Future[bool], bool]]) -> None:

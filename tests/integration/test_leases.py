@@ -373,3 +373,29 @@ def test_whoever_dies_at_any_instruction_leaves_a_lease_to_take(
         nobody = desk.take(KIND, b"key", 0).lease
         assert nobody is not None
         assert nobody.give(desk.FAILED)
+
+
+def test_a_look_that_fails_ends_its_own_wait_and_no_other(desk: LeaseDesk) -> None:
+    looks: list[int] = []
+
+    def fails() -> bool:
+        looks.append(1)
+        if len(looks) > 1:
+            raise RuntimeError
+        return False
+
+    async def wait() -> None:
+        lease, _ = desk.take(KIND, b"key", LONG_S)
+        _, mine = desk.take(KIND, b"key", LONG_S)
+        assert lease is not None
+        assert mine is not None
+        other = asyncio.ensure_future(desk.wait_soon(mine, DEADLINE_S))
+        await asyncio.sleep(0)
+        future = desk.sleep_soon(fails, DEADLINE_S)
+        assert future is not None
+        assert await future
+        assert not other.done()
+        lease.give(desk.STORED)
+        assert await other == desk.STORED
+
+    asyncio.run(wait())

@@ -14,6 +14,7 @@ from edgecache.memoize.plan import Plan
 from edgecache.memoize.wrap import EntryLike, Found, judge, meta_of
 from edgecache.meta import Meta
 
+Compute = Callable[[], Coroutine[Any, Any, bytes]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -59,9 +60,10 @@ def wrap_async(
         data = await store.get(key)
         return None if data is None else Found(data, False)
 
-    @functools.wraps(function)
-    async def remembered(*args: P.args, **kwargs: P.kwargs) -> R:
-        key = keys.build(args, kwargs)
+    def computing(
+        key: bytes | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Callable[..., Coroutine[Any, Any, bytes]], Compute]:
+        """Return what computes a result for all processes, and for this caller alone."""
 
         async def compute() -> tuple[bytes, bool]:
             data = encode(await function(*args, **kwargs))
@@ -82,16 +84,22 @@ def wrap_async(
             timeout_s = plan.lock_timeout_s
             return await compute_once_soon(leases, key, timeout_s, look_again, compute, stale)
 
+        return lead, compute_alone
+
+    @functools.wraps(function)
+    async def remembered(*args: P.args, **kwargs: P.kwargs) -> R:
+        key = keys.build(args, kwargs)
         for _ in range(2):
             seen_count = flights.finished_count
             found = await look_up(key)
             if found is not None:
                 if found.is_stale:
+                    lead, _ = computing(key, args, kwargs)
                     flights.refresh(key, functools.partial(lead, found.data))
                 return decode(found.data)  # type: ignore[no-any-return]
             # A flight that ended while the disk was read may have been this one: look again.
             if flights.finished_count == seen_count:
                 break
-        return decode(await flights.run(key, lead, compute_alone))  # type: ignore[no-any-return]
+        return decode(await flights.run(key, *computing(key, args, kwargs)))  # type: ignore[no-any-return]
 
     return remembered
