@@ -21,6 +21,8 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._io_lanes cimport Lanes, lanes_close, lanes_open
+from edgecache._lease cimport lease_leave
+from edgecache._lease_stream cimport stream_leave
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport MEMORY_PAGE_BYTES
 from edgecache._process cimport (
@@ -479,6 +481,8 @@ cdef class CoreBase(CoreArena):
             self.front_leave()
             number = self.processes.number
             with nogil:
+                lease_leave(&self.leases, number)
+                stream_leave(&self.streams, number)
                 process_detach(&self.processes)
             self.registry.leave(number)
             robust_remove(self.robust)

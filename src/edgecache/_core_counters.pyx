@@ -15,6 +15,7 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
 )
 from edgecache._core_write cimport CoreWrite
+from edgecache._lease cimport LeaseShared
 from edgecache._process cimport (
     PROCESS_SLOTS,
     ProcessCells,
@@ -163,7 +164,16 @@ cdef void _sum_cells(CoreWrite store, ProcessCells* sums):
 
 cdef dict _shared_counters(CoreWrite store):
     cdef ProcessShared* shared = store.processes.shared
+    cdef LeaseShared* leases = store.leases.shared
     return {
+        "lease_takes": leases.take_count,
+        "lease_waits": leases.wait_count,
+        "lease_hits": leases.hit_count,
+        "lease_takeovers": leases.takeover_count,
+        "lease_timeouts": leases.timeout_count,
+        "lease_full": leases.full_count,
+        "lease_attaches": leases.attach_count,
+        "lease_streams_full": leases.stream_full_count,
         "processes": process_live_count(&store.processes),
         "processes_attached": shared.attach_count,
         "processes_reaped": shared.reaped_count,

@@ -13,6 +13,8 @@ from edgecache._index cimport (
     index_scan,
 )
 from edgecache._index_mend cimport index_mend
+from edgecache._lease cimport lease_leave
+from edgecache._lease_stream cimport stream_leave
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_GRANULE_BYTES,
@@ -502,6 +504,8 @@ cdef void _reap_slot(Repairs* self, ProcessSlot* slot, uint32_t number) noexcept
             _give_large(self, hold)
     _give_buffers(self, slot, number)
     _give_pending(self, number)
+    lease_leave(self.leases, number)
+    stream_leave(self.streams, number)
     cells.front_bytes = 0
     cells.front_items = 0
     ec_lock_acquire(&self.processes.shared.claim_lock)

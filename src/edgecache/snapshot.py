@@ -64,6 +64,8 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
     if facts.objects:
         _fill_objects(found, facts.objects)
     _fill_memory(found, counters)
+    if "lease_takes" in counters:
+        _fill_leases(found, counters)
     if io:
         _fill_disk(found, counters)
         _fill_log(found, counters)
@@ -155,6 +157,18 @@ def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:
     index["used_bytes"] = counters["index_used_bytes"]
     index["overflow"] = counters["index_overflow"]
     index["grows"] = counters["index_grows"]
+
+
+def _fill_leases(found: StatsSnapshot, counters: Counters) -> None:
+    leases = found["leases"]
+    leases["takes"] = counters["lease_takes"]
+    leases["waits"] = counters["lease_waits"]
+    leases["hits"] = counters["lease_hits"]
+    leases["takeovers"] = counters["lease_takeovers"]
+    leases["timeouts"] = counters["lease_timeouts"]
+    leases["full"] = counters["lease_full"]
+    leases["stream_attaches"] = counters["lease_attaches"]
+    leases["streams_full"] = counters["lease_streams_full"]
 
 
 def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:
