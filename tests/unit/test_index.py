@@ -430,7 +430,7 @@ def damaged(**changes: int) -> IndexHarness:
 @pytest.mark.parametrize(
     ("name", "value", "broken"),
     [
-        ("is_restructuring", 1, 1),
+        ("growth_step", 1, 1),
         ("depth", 17, 1),
         ("area_used_bytes", 4095, 1),
         ("directory_page", 1 << 30, 1),
