@@ -15,5 +15,6 @@ It may itself be cut anywhere, and is then done again.
 from edgecache._index cimport IndexShard
 
 # True when every invariant of the index holds afterwards; False: it is not one that a death left
-# behind, or there was no memory (a byte per page). O(everything). The caller holds the shard's lock.
+# behind, or there was no memory (index_check says how much). O(everything). The caller holds the
+# shard's lock.
 cdef bint index_mend(char* base, IndexShard* shard) noexcept nogil

@@ -1,8 +1,8 @@
 """Kernel: where the pages of an index lie, and the geometry of its overflow table.
 
-The table is chained hashing in one run of pages: all nodes, then all heads. A node keeps what a slot
-knows (tag and pair of buckets), so entries can go both ways between table and segments. A node is
-in use when its item is not 0: chains, free list and counts follow from the nodes.
+The table is chained hashing in one run of pages: all nodes, then all heads. A node keeps what a
+slot knows (tag and pair of buckets), so entries can go both ways between table and segments. A node
+is in use when its item is not 0: chains, free list and counts follow from the nodes.
 """
 
 from libc.stdint cimport uint32_t, uint64_t

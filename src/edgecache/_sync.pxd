@@ -117,7 +117,7 @@ cdef extern from *:
 
     static inline void ec_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
     /* The compiler moves no access across it. That is all it takes against a death of the process:
-       the processor ends a thread between two instructions, with all stores before it and none after. */
+       a thread ends between two instructions, with all stores before that point and none after. */
     static inline void ec_order(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
     static inline int64_t ec_clock_us(clockid_t clock) {

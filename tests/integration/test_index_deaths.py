@@ -2,7 +2,7 @@
 
 A child works on an index in shared memory and is stopped after every instruction, from the first
 one that changes the index. What is there then is what a death at that point would leave: a copy of
-it is mended, as whoever takes over the shard's lock mends it, and compared with what the index held.
+it is mended, as whoever takes over the shard's lock mends it, and compared with what it should hold.
 """
 
 from __future__ import annotations
@@ -227,6 +227,11 @@ def test_a_death_at_any_instruction_of_a_change_loses_nothing(kind: str) -> None
     # The states of the large index differ in copies of its directory.
     chance = 0.05 if shape.expected_count else 1.0
     check_deaths(shape, source, operation, kind, chance=chance)
+
+
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_a_death_while_entries_move_between_their_buckets_loses_nothing(seed: int) -> None:
+    check_deaths(*find("displace", seed), seed)
 
 
 def test_a_death_while_an_entry_of_the_overflow_table_is_replaced_loses_nothing() -> None:

@@ -11,6 +11,7 @@ PYX_WITHOUT_PXD: dict[str, str] = {}
 # Tests that may skip, by file: what the machine may lack.
 SKIPS: dict[str, str] = {
     "tests/crash/test_late_writes.py": "a mounted file system and a throttled device need root",
+    "tests/integration/test_index_deaths.py": "a machine may let nobody trace its children",
     "tests/integration/test_shared_steps.py": "a machine may let nobody trace its children",
     "tests/unit/test_evict_bench.py": "libcachesim and zstandard are optional peers of the bench",
     "tests/unit/test_io_fallback.py": "system call filters and RLIMIT_MEMLOCK need root and x86-64",
