@@ -12,7 +12,7 @@ cdef struct Census:
     uint32_t* overflow_counts           # per bucket of the prefix
 
 # 0 when every invariant holds, else the number of the broken one; -1 when there was no memory to
-# check (1 byte per page and 4 per bucket). Reads nothing outside the prefix, whatever the bytes are.
+# check (1 byte per page, 4 per bucket). Reads nothing outside the prefix, whatever the bytes are.
 # O(everything).
 cdef int index_check(char* base, IndexShard* shard) noexcept nogil
 

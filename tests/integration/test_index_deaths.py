@@ -2,7 +2,7 @@
 
 A child works on an index in shared memory and is stopped after every instruction, from the first
 one that changes the index. What is there then is what a death at that point would leave: a copy of
-it is mended, as whoever takes over the shard's lock mends it, and compared with what it should hold.
+it is mended, as by whoever takes over the shard's lock, and compared with what it should hold.
 """
 
 from __future__ import annotations
