@@ -15,6 +15,7 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
 )
 from edgecache._core_write cimport CoreWrite
+from edgecache._maintenance cimport maintenance_writer
 from edgecache._process cimport (
     PROCESS_SLOTS,
     ProcessCells,
@@ -165,6 +166,8 @@ cdef dict _shared_counters(CoreWrite store):
     cdef ProcessShared* shared = store.processes.shared
     return {
         "processes": process_live_count(&store.processes),
+        "writer_pid": maintenance_writer(&store.processes),
+        "is_writer": maintenance_writer(&store.processes) == store.processes.pid,
         "processes_attached": shared.attach_count,
         "processes_reaped": shared.reaped_count,
         "role_takeovers": shared.takeover_count,

@@ -64,6 +64,8 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
     if facts.objects:
         _fill_objects(found, facts.objects)
     _fill_memory(found, counters)
+    if "processes" in counters:
+        _fill_sharing(found, counters)
     if io:
         _fill_disk(found, counters)
         _fill_log(found, counters)
@@ -155,6 +157,19 @@ def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:
     index["used_bytes"] = counters["index_used_bytes"]
     index["overflow"] = counters["index_overflow"]
     index["grows"] = counters["index_grows"]
+
+
+def _fill_sharing(found: StatsSnapshot, counters: Counters) -> None:
+    sharing = found["sharing"]
+    sharing["processes"] = counters["processes"]
+    sharing["attaches"] = counters["processes_attached"]
+    sharing["deaths"] = counters["processes_reaped"]
+    sharing["writer_pid"] = counters["writer_pid"]
+    sharing["is_writer"] = counters["is_writer"]
+    sharing["role_takeovers"] = counters["role_takeovers"]
+    sharing["lock_repairs"] = counters["lock_repairs"]
+    sharing["shard_resets"] = counters["shard_resets"]
+    sharing["index_resets"] = counters["index_resets"]
 
 
 def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:
