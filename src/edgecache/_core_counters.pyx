@@ -16,6 +16,7 @@ from edgecache._core_base cimport (
 )
 from edgecache._core_write cimport CoreWrite
 from edgecache._lease cimport LeaseShared
+from edgecache._maintenance cimport maintenance_writer
 from edgecache._process cimport (
     PROCESS_SLOTS,
     ProcessCells,
@@ -192,6 +193,8 @@ cdef dict _shared_counters(CoreWrite store):
         "lock_repairs": ec_load_u64(&shared.repair_count),
         "shard_resets": ec_load_u64(&shared.shard_reset_count),
         "index_resets": ec_load_u64(&shared.index_reset_count),
+        "writer_pid": maintenance_writer(&store.processes),
+        "is_writer": maintenance_writer(&store.processes) == store.processes.pid,
     }
 
 

@@ -153,7 +153,7 @@ cdef str _why_busy(CoreArena core):
         if shard.memory.pinned_bytes or shard.memory.zombie_count or shard.memory.filling_count \
                 or shard.stale_holds:
             return "values are still in use"
-        if shard.index.is_restructuring:
+        if shard.index.growth_step or shard.index.replace_word:
             return "the index is torn"
     if shared.read_only or shared.counters.retired_count:
         return "the disk has failed"

@@ -39,8 +39,8 @@ it refers to lie in the arena and hold offsets only. A cursor is valid until the
 erase (erasing through the cursor itself is fine: the walk may go on).
 
 Restoring a copy: copy the prefix and the struct, set area_offset, area_size_bytes and
-used_bytes_limit to those of the new place, then call index_check: it accepts no page number out
-of bounds.
+used_bytes_limit to those of the new place, then call index_check (_index_check.pxd): it accepts no
+page number out of bounds.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -68,6 +68,7 @@ cdef enum:
     # 6 tag bits stay for the choice among up to 7 segments: one value more or less is 10 % of the
     # load. 65536 groups of 7 hold 180 million objects per shard.
     INDEX_DEPTH_MAX = 16
+    INDEX_GROWTH_CLEARING = 0xff        # growth_step: the shard is being laid out anew
 
 cdef enum IndexCursorState:             # private
     INDEX_CURSOR_FIRST = 0
@@ -93,12 +94,20 @@ cdef struct IndexShard:                 # 184 bytes, little-endian, part of a ch
     uint32_t overflow_page_count
     uint32_t overflow_free_head
     uint32_t overflow_node_count        # nodes ever used since the table was laid out
-    uint32_t is_restructuring           # set while groups change; seen set: the owner died there
+    uint32_t growth_step                # see below
     uint32_t initial_depth
     uint32_t initial_segment_count
     uint32_t crowded_count              # inserts that met a full segment with overflow already
     uint32_t padding                    # 0
-    uint64_t reserved[9]                # 0
+    # Changes under way, for whoever takes over from a process that died in one (index_resume). All
+    # 0 at any other time, and so in a checkpoint.
+    IndexGroup growth_group             # as it was; growth_step (0: none) says how far it is
+    uint32_t growth_pages[2]            # of the last two of its new segments
+    uint32_t growth_prefix              # the tag bits of the group
+    uint32_t padding_growth             # 0
+    uint64_t replace_place              # | offset in the area 56 | new info 8 |
+    uint64_t replace_word               # the slot's new word; 0: none
+    uint64_t reserved[1]                # 0
 
 cdef struct IndexCursor:
     uint64_t hash
@@ -230,9 +239,11 @@ cdef bint index_scan(char* base, IndexShard* shard, uint64_t* position,
 
 # Back to the layout of index_init; the limit stays. Memory behind the prefix keeps its old bytes.
 cdef void index_clear(char* base, IndexShard* shard) noexcept nogil
-# 0 when every invariant holds, else the number of the broken one (listed in _index.pyx); -1 when
-# there was no memory to check. Reads nothing outside the prefix, whatever the bytes are.
-cdef int index_check(char* base, IndexShard* shard) noexcept nogil
+# Finish what a process died in: a slot being replaced, a group growing. False: the notes of it make
+# no sense. The caller (index_mend) checked the header, and that no clearing was under way.
+cdef bint index_resume(char* base, IndexShard* shard) noexcept nogil
+# Private, for index_mend: heads, chains and free list of the overflow table from its nodes.
+cdef void overflow_relink(char* area, IndexShard* shard) noexcept nogil
 
 # Size classes: four steps per octave in units of 64 bytes, class c covers sizes up to
 # size_class_bytes(c); a read of that many bytes covers the whole record (over-read <= 25 %).

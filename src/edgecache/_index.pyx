@@ -1,10 +1,10 @@
-"""The metadata map of one shard: layout of its area, growth, overflow table, scan and check.
+"""The metadata map of one shard: layout of its area, growth, overflow table and scan.
 
 The structure is described in `_index.pxd`, slots and placement in `_index_bucket.pxd`. Invariants;
 `index_check` returns the number of the first broken one:
 
 1. area_used_bytes is a number of whole pages within the area, depth <= INDEX_DEPTH_MAX, the runs
-   of pages lie in the prefix, is_restructuring is 0.
+   of pages lie in the prefix, no change is noted as under way (growth_step, replace_word).
 2. A group of depth d stands in 2^(depth - d) equal, aligned directory entries; it has 4 to 7
    segments.
 3. Each page of the prefix is exactly one of: segment of one group, directory, overflow, free list.
@@ -14,15 +14,19 @@ The structure is described in `_index.pxd`, slots and placement in `_index_bucke
 7. object_count = slots in use + overflow_count; overflow_count = nodes in use.
 
 Growth is a transaction: the new segments of a group are built on the stack (32 KiB), and only
-when every page and every overflow node that the change needs is at hand, they are copied over the
-old ones. So a refusal leaves everything as it was.
+when every page and every overflow node that the change needs is at hand, they take the places of
+the old ones. So a refusal leaves everything as it was.
+
+A process may die anywhere in it (shared mode): what must survive are the slots of the segments that
+the directory names, and the nodes of the overflow table. Free pages, chains, counters and counts
+follow from these and are made anew (_index_mend.pyx). Stores whose order matters are kept in order
+by ec_order; group_commit tells how a group changes step by step.
 
 Source: R. Fagin et al., "Extendible Hashing" (1979) for directory and local depth.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from edgecache._debug cimport EDGECACHE_DEBUG, ec_assert
 from edgecache._index_bucket cimport (
@@ -31,8 +35,6 @@ from edgecache._index_bucket cimport (
     INDEX_BUCKET_WORDS,
     INDEX_GROUP_SEGMENTS_MAX,
     INDEX_GROUP_SEGMENTS_MIN,
-    INDEX_OVERFLOW_STICKY,
-    INDEX_SEGMENT_BUCKETS,
     INDEX_SEGMENT_BYTES,
     INDEX_SEGMENT_SLOTS,
     INDEX_SEGMENT_WORDS,
@@ -41,17 +43,13 @@ from edgecache._index_bucket cimport (
     OverflowNode,
     bucket_clear,
     bucket_infos,
-    bucket_overflow,
     bucket_overflow_add,
     bucket_overflow_remove,
-    bucket_set,
     overflow_item,
     overflow_key,
-    overflow_spread,
     overflow_word,
     rebuild_fill,
     rebuild_pays,
-    segment_check,
     segment_has_overflow,
     segment_place,
     segment_used_count,
@@ -60,7 +58,20 @@ from edgecache._index_bucket cimport (
     slot_make,
     slot_tag,
 )
+from edgecache._index_pages cimport (
+    INDEX_GROUP_BYTES,
+    INDEX_NONE,
+    INDEX_OVERFLOW_PAGE_NODES,
+    directory_pages,
+    overflow_bucket,
+    overflow_capacity,
+    overflow_head_number,
+    overflow_heads,
+    overflow_nodes,
+    page_at,
+)
 from edgecache._status cimport STATUS_INVALID, STATUS_NO_MEMORY, STATUS_OK, Status
+from edgecache._sync cimport ec_order, ec_store_u64
 
 cdef extern from *:
     """
@@ -69,17 +80,10 @@ cdef extern from *:
     void EC_INDEX_STATIC_ASSERT(bint condition) noexcept nogil
 
 cdef enum:
-    NONE = 0xffffffff
-    GROUP_BYTES = 32
     RETRY_INTERVAL = 64
-    # One page of the overflow table: 204 nodes of 16 bytes and as many chain heads of 4.
-    OVERFLOW_PAGE_NODES = 204
 
 
 # ---- pages -----------------------------------------------------------------------------------
-
-cdef inline char* page_at(char* area, uint32_t page) noexcept nogil:
-    return area + (<uint64_t>page << 12)
 
 cdef inline uint64_t pages_behind(const IndexShard* shard) noexcept nogil:
     """Return how many pages the prefix may still grow by."""
@@ -91,15 +95,15 @@ cdef inline uint64_t pages_behind(const IndexShard* shard) noexcept nogil:
     return (limit_bytes - shard.area_used_bytes) >> 12
 
 cdef uint32_t pages_take(char* area, IndexShard* shard, uint32_t count) noexcept nogil:
-    """Take a run of pages with undefined content; NONE if there is no room."""
+    """Take a run of pages with undefined content; INDEX_NONE if there is no room."""
     cdef uint32_t page
-    if count == 1 and shard.free_page_head != NONE:
+    if count == 1 and shard.free_page_head != INDEX_NONE:
         page = shard.free_page_head
         shard.free_page_head = (<uint32_t*>page_at(area, page))[0]
         shard.free_page_count -= 1
         return page
     if pages_behind(shard) < count:
-        return NONE
+        return INDEX_NONE
     page = <uint32_t>(shard.area_used_bytes >> 12)
     shard.area_used_bytes += <uint64_t>count << 12
     return page
@@ -114,31 +118,13 @@ cdef void pages_give(char* area, IndexShard* shard, uint32_t page, uint32_t coun
 
 # ---- overflow table --------------------------------------------------------------------------
 #
-# Chained hashing in one run of pages: all nodes, then all heads. A node keeps what a slot knows
-# (tag and pair of buckets), so entries can go both ways between table and segments.
-
-cdef inline uint32_t overflow_capacity(const IndexShard* shard) noexcept nogil:
-    return shard.overflow_page_count * OVERFLOW_PAGE_NODES
-
-cdef inline OverflowNode* overflow_nodes(char* area, const IndexShard* shard) noexcept nogil:
-    return <OverflowNode*>page_at(area, shard.overflow_page)
-
-cdef inline uint32_t* overflow_heads(char* area, const IndexShard* shard) noexcept nogil:
-    return <uint32_t*>(overflow_nodes(area, shard) + overflow_capacity(shard))
-
-cdef inline uint32_t overflow_head_number(const IndexShard* shard, uint64_t key) noexcept nogil:
-    return overflow_spread(key, overflow_capacity(shard))
-
-cdef inline uint64_t* overflow_bucket(char* area, const IndexShard* shard,
-                                      uint64_t key) noexcept nogil:
-    """Return the bucket that counts the entries with this key."""
-    return index_segment(area, index_group(area, shard, key << 36), key >> 6) + (
-        (key & 63) * INDEX_BUCKET_WORDS)
+# Its geometry is in _index_pages.pxd. A node's key is stored before its item, and its item is
+# cleared before its key: a node that is in use is whole.
 
 cdef void overflow_clear(char* area, IndexShard* shard) noexcept nogil:
     memset(overflow_nodes(area, shard), 0, overflow_capacity(shard) * sizeof(OverflowNode))
     memset(overflow_heads(area, shard), 0xff, overflow_capacity(shard) * sizeof(uint32_t))
-    shard.overflow_free_head = NONE
+    shard.overflow_free_head = INDEX_NONE
     shard.overflow_node_count = 0
 
 cdef inline void overflow_link(char* area, IndexShard* shard, uint32_t number,
@@ -152,7 +138,7 @@ cdef void overflow_relink(char* area, IndexShard* shard) noexcept nogil:
     cdef OverflowNode* nodes = overflow_nodes(area, shard)
     cdef uint32_t number
     memset(overflow_heads(area, shard), 0xff, overflow_capacity(shard) * sizeof(uint32_t))
-    shard.overflow_free_head = NONE
+    shard.overflow_free_head = INDEX_NONE
     for number in range(shard.overflow_node_count):
         if nodes[number].item != 0:
             overflow_link(area, shard, number, nodes[number].key_next >> 36)
@@ -172,7 +158,7 @@ cdef bint overflow_reserve(char* area, IndexShard* shard, uint64_t count) noexce
     cdef uint32_t page_count_old = shard.overflow_page_count
     cdef uint32_t page_count = page_count_old
     cdef uint32_t page
-    while shard.overflow_count + count > <uint64_t>page_count * OVERFLOW_PAGE_NODES:
+    while shard.overflow_count + count > <uint64_t>page_count * INDEX_OVERFLOW_PAGE_NODES:
         page_count += page_count // 2 + 1
     if page_count == page_count_old:
         return True
@@ -180,30 +166,35 @@ cdef bint overflow_reserve(char* area, IndexShard* shard, uint64_t count) noexce
         if pages_behind(shard) < page_count - page_count_old:
             return False
         shard.area_used_bytes += <uint64_t>(page_count - page_count_old) << 12
-        page = page_old
     else:
         page = pages_take(area, shard, page_count)
-        if page == NONE:
+        if page == INDEX_NONE:
             return False
         memcpy(page_at(area, page), page_at(area, page_old),
                shard.overflow_node_count * sizeof(OverflowNode))
-        pages_give(area, shard, page_old, page_count_old)
-    shard.overflow_page = page
+        ec_order()
+        # The new place with the old size, for an instant: all nodes are there.
+        shard.overflow_page = page
+    ec_order()
     shard.overflow_page_count = page_count
+    ec_order()
     overflow_relink(area, shard)
+    if shard.overflow_page != page_old:
+        ec_order()
+        pages_give(area, shard, page_old, page_count_old)
     return True
 
 cdef void overflow_add(char* area, IndexShard* shard, uint64_t key, uint64_t item) noexcept nogil:
     """Add an entry; the caller reserved room and counts it in its bucket."""
     cdef OverflowNode* nodes = overflow_nodes(area, shard)
     cdef uint32_t number = shard.overflow_free_head
-    if number != NONE:
+    if number != INDEX_NONE:
         shard.overflow_free_head = <uint32_t>nodes[number].key_next
     else:
         number = shard.overflow_node_count
         shard.overflow_node_count += 1
-    nodes[number].item = item
     overflow_link(area, shard, number, key)
+    ec_store_u64(&nodes[number].item, item)
     shard.overflow_count += 1
 
 cdef void overflow_remove(char* area, IndexShard* shard, uint32_t number) noexcept nogil:
@@ -216,6 +207,7 @@ cdef void overflow_remove(char* area, IndexShard* shard, uint32_t number) noexce
     cdef uint32_t* head = overflow_heads(area, shard) + (
         overflow_head_number(shard, key_next >> 36))
     cdef uint32_t current = head[0]
+    cdef uint32_t page_count
     if current == number:
         head[0] = <uint32_t>key_next
     else:
@@ -223,13 +215,17 @@ cdef void overflow_remove(char* area, IndexShard* shard, uint32_t number) noexce
             current = <uint32_t>nodes[current].key_next
         nodes[current].key_next = (nodes[current].key_next >> 32 << 32) | <uint32_t>key_next
     nodes[number].item = 0
-    nodes[number].key_next = shard.overflow_free_head
+    ec_store_u64(&nodes[number].key_next, shard.overflow_free_head)
     shard.overflow_free_head = number
     shard.overflow_count -= 1
     if shard.overflow_count == 0 and shard.overflow_page_count > 1:
-        pages_give(area, shard, shard.overflow_page + 1, shard.overflow_page_count - 1)
+        page_count = shard.overflow_page_count
+        shard.overflow_node_count = 0
+        ec_order()
         shard.overflow_page_count = 1
+        ec_order()
         overflow_clear(area, shard)
+        pages_give(area, shard, shard.overflow_page + 1, page_count - 1)
 
 cdef void overflow_settle(char* area, IndexShard* shard, uint64_t prefix,
                           uint32_t depth) noexcept nogil:
@@ -248,6 +244,7 @@ cdef void overflow_settle(char* area, IndexShard* shard, uint64_t prefix,
             bucket = overflow_bucket(area, shard, key)
             if segment_place(bucket - (key & 63) * INDEX_BUCKET_WORDS, <uint32_t>(key & 63),
                              overflow_word(key, node.item), <uint8_t>(node.item >> 40)):
+                ec_order()
                 overflow_remove(area, shard, number)
             else:
                 bucket_overflow_add(bucket)
@@ -259,36 +256,37 @@ cdef void overflow_settle(char* area, IndexShard* shard, uint64_t prefix,
 cdef bint directory_double(char* area, IndexShard* shard) noexcept nogil:
     """Give the directory one more bit; False if there is no room or it would not pay.
 
-    It may use 1/16 of the prefix. Evenly spread hashes stay below 1/400, so only keys made to
-    collide meet this bound; without it they could blow the directory up.
+    It may use 1/16 of the prefix, or one page. Evenly spread hashes stay below 1/400, so only keys
+    made to collide meet this bound; without it they could blow the directory up. It is built in
+    other pages, and one store makes it the directory.
     """
     cdef uint64_t entry_count = <uint64_t>1 << shard.depth
-    cdef uint64_t size_bytes = 2 * entry_count * GROUP_BYTES
-    cdef uint32_t page_count = <uint32_t>((size_bytes + 4095) >> 12)
+    cdef uint32_t page_count = directory_pages(shard.depth + 1)
     cdef uint32_t page_old = shard.directory_page
-    cdef uint32_t page = page_old
+    cdef uint32_t page_count_old = shard.directory_page_count
+    cdef uint32_t page
     cdef uint64_t number
-    cdef IndexGroup* source
+    cdef IndexGroup* source = <IndexGroup*>page_at(area, page_old)
     cdef IndexGroup* target
     if shard.depth == INDEX_DEPTH_MAX:
         return False
-    if page_count > shard.directory_page_count:
-        if size_bytes > shard.area_used_bytes >> 4:
-            return False
-        page = pages_take(area, shard, page_count)
-        if page == NONE:
-            return False
-    source = <IndexGroup*>page_at(area, page_old)
+    if page_count > 1 and <uint64_t>page_count << 12 > shard.area_used_bytes >> 4:
+        return False
+    page = pages_take(area, shard, page_count)
+    if page == INDEX_NONE:
+        return False
     target = <IndexGroup*>page_at(area, page)
-    # Downwards, because source and target may be the same page.
-    for number in range(entry_count, 0, -1):
-        target[2 * number - 1] = source[number - 1]
-        target[2 * number - 2] = source[number - 1]
-    if page != page_old:
-        pages_give(area, shard, page_old, shard.directory_page_count)
-        shard.directory_page = page
-        shard.directory_page_count = page_count
-    shard.depth += 1
+    for number in range(entry_count):
+        target[2 * number] = source[number]
+        target[2 * number + 1] = source[number]
+    ec_order()
+    # depth and directory_page share a word.
+    if EDGECACHE_DEBUG:
+        ec_assert(<char*>&shard.directory_page == <char*>&shard.depth + 4, "index: one word")
+    ec_store_u64(<uint64_t*>&shard.depth, (<uint64_t>page << 32) | (shard.depth + 1))
+    ec_order()
+    shard.directory_page_count = page_count
+    pages_give(area, shard, page_old, page_count_old)
     return True
 
 cdef void group_write(char* area, IndexShard* shard, const IndexGroup* group,
@@ -300,53 +298,96 @@ cdef void group_write(char* area, IndexShard* shard, const IndexGroup* group,
     for number in range(prefix * copy_count, (prefix + 1) * copy_count):
         entries[number] = group[0]
 
-cdef void group_commit(char* area, IndexShard* shard, const IndexGroup* group, uint64_t prefix,
-                       const GroupRebuild* rebuild, uint32_t page_new) noexcept nogil:
-    """Replace a group by its rebuilt form. All pages and overflow nodes are at hand."""
+cdef void group_switch(char* area, IndexShard* shard) noexcept nogil:
+    """Make the directory say what the pages of the growing group hold; all of them are written."""
+    cdef const IndexGroup* group = &shard.growth_group
     cdef IndexGroup upper
     cdef IndexGroup lower = group[0]
+    cdef uint32_t pages[INDEX_GROUP_SEGMENTS_MAX + 1]
     cdef uint32_t segment_count = <uint32_t>group.segment_count + 1
-    cdef uint32_t number, page
-    shard.is_restructuring = 1
-    for number in range(segment_count):
-        page = page_new
-        if number < group.segment_count:
-            page = group.segment_pages[number]
-        memcpy(page_at(area, page), rebuild.segments + number * INDEX_SEGMENT_WORDS,
-               INDEX_SEGMENT_BYTES)
+    cdef uint32_t number
+    for number in range(segment_count - 2):
+        pages[number] = group.segment_pages[number + 1]
+    pages[segment_count - 2] = shard.growth_pages[0]
+    pages[segment_count - 1] = shard.growth_pages[1]
+    memset(lower.segment_pages, 0, sizeof(lower.segment_pages))
     if segment_count <= INDEX_GROUP_SEGMENTS_MAX:
         lower.segment_count = <uint8_t>segment_count
-        lower.segment_pages[segment_count - 1] = page_new
-        group_write(area, shard, &lower, prefix)
-    else:
-        memset(&upper, 0, sizeof(upper))
-        lower.segment_count = upper.segment_count = INDEX_GROUP_SEGMENTS_MIN
-        lower.depth += 1
-        upper.depth = lower.depth
-        for number in range(INDEX_GROUP_SEGMENTS_MIN, INDEX_GROUP_SEGMENTS_MAX):
-            upper.segment_pages[number - INDEX_GROUP_SEGMENTS_MIN] = lower.segment_pages[number]
-            lower.segment_pages[number] = 0
-        upper.segment_pages[INDEX_GROUP_SEGMENTS_MIN - 1] = page_new
-        group_write(area, shard, &lower, 2 * prefix)
-        group_write(area, shard, &upper, 2 * prefix + 1)
+        for number in range(segment_count):
+            lower.segment_pages[number] = pages[number]
+        group_write(area, shard, &lower, shard.growth_prefix)
+        return
+    lower.segment_count = INDEX_GROUP_SEGMENTS_MIN
+    lower.depth += 1
+    upper = lower
+    for number in range(INDEX_GROUP_SEGMENTS_MIN):
+        lower.segment_pages[number] = pages[number]
+        upper.segment_pages[number] = pages[INDEX_GROUP_SEGMENTS_MIN + number]
+    group_write(area, shard, &lower, 2 * shard.growth_prefix)
+    group_write(area, shard, &upper, 2 * shard.growth_prefix + 1)
+
+cdef void group_finish(char* area, IndexShard* shard, const GroupRebuild* rebuild) noexcept nogil:
+    """Go on with the growth that the shard notes, from the step where it is."""
+    cdef uint32_t kept = shard.growth_step - 1
+    cdef uint32_t page = shard.growth_group.segment_pages[0]
+    while kept > 0:
+        memcpy(page_at(area, shard.growth_group.segment_pages[kept]),
+               rebuild.segments + (kept - 1) * INDEX_SEGMENT_WORDS, INDEX_SEGMENT_BYTES)
+        ec_order()
+        shard.growth_step = kept
+        ec_order()
+        kept -= 1
+    group_switch(area, shard)
+    ec_order()
+    shard.growth_step = 0
+    ec_order()
+    memset(&shard.growth_group, 0, sizeof(IndexGroup))
+    shard.growth_prefix = 0
+    shard.growth_pages[0] = shard.growth_pages[1] = 0
+    shard.grow_count += 1
+    pages_give(area, shard, page, 1)
+
+cdef void group_commit(char* area, IndexShard* shard, const IndexGroup* group, uint64_t prefix,
+                       const GroupRebuild* rebuild, const uint32_t* pages_new) noexcept nogil:
+    """Replace a group by its rebuilt form. All pages and overflow nodes are at hand.
+
+    The two last of the new segments (s - 1 and s, where the old ones are 0 to s - 1) get the new
+    pages; then new segment k - 1 is written over old segment k, for k from s - 1 down to 1; old
+    segment 0 is free in the end. All entries of old segment k stand in the new segments k and
+    k + 1 by then, which are complete. growth_step - 1 is the k of which holds: every entry stands
+    in the old segments below k or in the new ones from k on.
+    """
+    cdef uint32_t segment_count = <uint32_t>group.segment_count + 1
+    cdef uint32_t number
+    for number in range(2):
+        memcpy(page_at(area, pages_new[number]),
+               rebuild.segments + (segment_count - 2 + number) * INDEX_SEGMENT_WORDS,
+               INDEX_SEGMENT_BYTES)
+    # Before the first of these leaves its old place.
     for number in range(rebuild.left_count):
         overflow_add(area, shard, rebuild.left_keys[number], rebuild.left_items[number])
+    shard.growth_group = group[0]
+    shard.growth_prefix = <uint32_t>prefix
+    shard.growth_pages[0] = pages_new[0]
+    shard.growth_pages[1] = pages_new[1]
+    ec_order()
+    shard.growth_step = group.segment_count
+    ec_order()
+    group_finish(area, shard, rebuild)
     if rebuild.has_overflow or rebuild.left_count > 0:
         overflow_settle(area, shard, prefix, group.depth)
-    shard.grow_count += 1
-    shard.is_restructuring = 0
 
 cdef bint group_grow(char* area, IndexShard* shard, uint64_t tag) noexcept nogil:
     """Give the group of `tag` a segment more, or split it; False if it fails or does not pay."""
     cdef GroupRebuild rebuild
     cdef IndexGroup group = index_group(area, shard, tag << 42)[0]
     cdef uint64_t prefix = tag >> (INDEX_TAG_BITS - group.depth)
-    cdef uint32_t page_new
-    if shard.free_page_count == 0 and pages_behind(shard) == 0:
+    cdef uint32_t pages_new[2]
+    if shard.free_page_count + pages_behind(shard) < 2:
         return False
     if group.segment_count == INDEX_GROUP_SEGMENTS_MAX and group.depth == INDEX_DEPTH_MAX:
         return False
-    rebuild_fill(&rebuild, area, &group)
+    rebuild_fill(&rebuild, area, &group, <uint32_t>group.segment_count + 1)
     if not rebuild_pays(&rebuild, &group):
         return False
     if group.segment_count == INDEX_GROUP_SEGMENTS_MAX and group.depth == shard.depth:
@@ -354,10 +395,56 @@ cdef bint group_grow(char* area, IndexShard* shard, uint64_t tag) noexcept nogil
             return False
     if rebuild.left_count > 0 and not overflow_reserve(area, shard, rebuild.left_count):
         return False
-    page_new = pages_take(area, shard, 1)
-    if page_new == NONE:
+    pages_new[0] = pages_take(area, shard, 1)
+    pages_new[1] = pages_take(area, shard, 1)
+    if pages_new[1] == INDEX_NONE:
+        if pages_new[0] != INDEX_NONE:
+            pages_give(area, shard, pages_new[0], 1)
         return False
-    group_commit(area, shard, &group, prefix, &rebuild, page_new)
+    group_commit(area, shard, &group, prefix, &rebuild, pages_new)
+    return True
+
+cdef bint growth_is_sane(const IndexShard* shard) noexcept nogil:
+    """Is what the shard notes a growth of a group of its directory, with pages of its prefix?"""
+    cdef const IndexGroup* group = &shard.growth_group
+    cdef uint64_t page_total = shard.area_used_bytes >> 12
+    cdef uint32_t number
+    if not INDEX_GROUP_SEGMENTS_MIN <= group.segment_count <= INDEX_GROUP_SEGMENTS_MAX or (
+            shard.growth_step > group.segment_count or group.depth > shard.depth
+            or shard.growth_prefix >> group.depth
+            or shard.growth_pages[0] >= page_total or shard.growth_pages[1] >= page_total):
+        return False
+    if group.segment_count == INDEX_GROUP_SEGMENTS_MAX and group.depth == shard.depth:
+        return False
+    for number in range(group.segment_count):
+        if group.segment_pages[number] >= page_total:
+            return False
+    return True
+
+cdef bint index_resume(char* base, IndexShard* shard) noexcept nogil:
+    cdef GroupRebuild rebuild
+    cdef char* area = index_area(base, shard)
+    cdef uint64_t place = shard.replace_place >> 8
+    cdef uint64_t* bucket
+    if shard.replace_word != 0:
+        if place & 7 or (place >> 3) & 7 == 7 or place >= shard.area_used_bytes:
+            return False
+        bucket = <uint64_t*>(area + (place >> 6 << 6))
+        bucket_infos(bucket)[(place >> 3) & 7] = <uint8_t>shard.replace_place
+        bucket[(place >> 3) & 7] = shard.replace_word
+        ec_order()
+        shard.replace_word = 0
+    ec_order()
+    shard.replace_place = 0
+    if shard.growth_step != 0:
+        if not growth_is_sane(shard):
+            return False
+        # What this does not place is in the overflow table already.
+        rebuild_fill(&rebuild, area, &shard.growth_group, shard.growth_step - 1)
+        group_finish(area, shard, &rebuild)
+    memset(&shard.growth_group, 0, sizeof(IndexGroup))
+    shard.growth_prefix = 0
+    shard.growth_pages[0] = shard.growth_pages[1] = 0
     return True
 
 
@@ -372,7 +459,7 @@ cdef Status shard_lay_out(char* area, IndexShard* shard) noexcept nogil:
     """Build an empty shard from initial_depth and initial_segment_count."""
     cdef uint32_t group_count = <uint32_t>1 << shard.initial_depth
     cdef uint32_t segment_count = shard.initial_segment_count
-    cdef uint32_t directory_page_count = (group_count * GROUP_BYTES + 4095) >> 12
+    cdef uint32_t directory_page_count = directory_pages(shard.initial_depth)
     cdef uint64_t page_count = directory_page_count + 1 + (
         <uint64_t>group_count * segment_count)
     cdef IndexGroup* group
@@ -380,16 +467,17 @@ cdef Status shard_lay_out(char* area, IndexShard* shard) noexcept nogil:
     cdef uint32_t number, segment
     if page_count << 12 > shard.area_size_bytes:
         return STATUS_INVALID
+    shard.growth_step = INDEX_GROWTH_CLEARING
+    ec_order()
     shard.area_used_bytes = page_count << 12
     shard.object_count = shard.overflow_count = 0
     shard.depth = shard.initial_depth
     shard.directory_page = 0
     shard.directory_page_count = directory_page_count
-    shard.free_page_head = NONE
+    shard.free_page_head = INDEX_NONE
     shard.free_page_count = 0
     shard.overflow_page = directory_page_count
     shard.overflow_page_count = 1
-    shard.is_restructuring = 0
     overflow_clear(area, shard)
     memset(area, 0, <uint64_t>directory_page_count << 12)
     memset(page_at(area, page), 0, <uint64_t>(page_count - page) << 12)
@@ -400,16 +488,18 @@ cdef Status shard_lay_out(char* area, IndexShard* shard) noexcept nogil:
         for segment in range(segment_count):
             group.segment_pages[segment] = page
             page += 1
+    ec_order()
+    shard.growth_step = 0
     return STATUS_OK
 
 cdef Status index_init(char* base, IndexShard* shard, uint64_t area_offset,
                        uint64_t area_size_bytes, uint64_t object_count_expected) noexcept nogil:
     cdef uint64_t segment_total
     EC_INDEX_STATIC_ASSERT(sizeof(IndexShard) == 184)
-    EC_INDEX_STATIC_ASSERT(sizeof(IndexGroup) == GROUP_BYTES)
+    EC_INDEX_STATIC_ASSERT(sizeof(IndexGroup) == INDEX_GROUP_BYTES)
     EC_INDEX_STATIC_ASSERT(sizeof(OverflowNode) == 16)
     memset(shard, 0, sizeof(IndexShard))
-    # A page number fits 32 bits, with NONE to spare.
+    # A page number fits 32 bits, with INDEX_NONE to spare.
     if area_offset & 4095 or area_size_bytes >> 44:
         return STATUS_INVALID
     shard.area_offset = area_offset
@@ -444,7 +534,7 @@ cdef bint index_next_overflow(char* base, IndexShard* shard, IndexCursor* cursor
     if cursor.state != INDEX_CURSOR_OVERFLOW:
         cursor.state = INDEX_CURSOR_OVERFLOW
         number = overflow_heads(area, shard)[overflow_head_number(shard, key)]
-    while number != NONE and shard.overflow_count != 0:
+    while number != INDEX_NONE and shard.overflow_count != 0:
         if nodes[number].key_next >> 36 == key:
             cursor_read_node(&nodes[number], number, cursor)
             return True
@@ -519,6 +609,7 @@ cdef void index_replace(char* base, IndexShard* shard, IndexCursor* cursor, uint
                         uint8_t size_class, bint is_ram) noexcept nogil:
     cdef uint8_t info = <uint8_t>((is_ram << 7) | size_class)
     cdef uint64_t* bucket
+    cdef uint64_t word
     cdef OverflowNode* node
     if EDGECACHE_DEBUG:
         ec_assert(location != 0 and location >> INDEX_LOCATION_BITS == 0, "index: location")
@@ -528,9 +619,20 @@ cdef void index_replace(char* base, IndexShard* shard, IndexCursor* cursor, uint
         node.item = (<uint64_t>cursor.frequency << 48) | (<uint64_t>info << 40) | location
     else:
         bucket = cursor.buckets[cursor.state]
-        bucket_set(bucket, cursor.slot,
-                   (bucket[cursor.slot] >> INDEX_LOCATION_BITS << INDEX_LOCATION_BITS) | location,
-                   info)
+        word = (bucket[cursor.slot] >> INDEX_LOCATION_BITS << INDEX_LOCATION_BITS) | location
+        if bucket_infos(bucket)[cursor.slot] == info:
+            bucket[cursor.slot] = word
+        else:
+            # No store covers both: noted first, so that a death between the two is mended.
+            shard.replace_place = <uint64_t>(<char*>&bucket[cursor.slot]
+                                             - index_area(base, shard)) << 8 | info
+            ec_store_u64(&shard.replace_word, word)
+            ec_order()
+            bucket_infos(bucket)[cursor.slot] = info
+            bucket[cursor.slot] = word
+            ec_order()
+            shard.replace_word = 0
+            ec_store_u64(&shard.replace_place, 0)
     cursor.location = location
     cursor.size_class = size_class
     cursor.is_ram = is_ram
@@ -626,165 +728,3 @@ cdef bint scan_overflow(char* area, IndexShard* shard, uint64_t place, uint64_t*
     cursor.hash = nodes[number].key_next >> 42 << 42
     cursor_read_node(&nodes[number], <uint32_t>number, cursor)
     return True
-
-
-# ---- check -----------------------------------------------------------------------------------
-
-cdef struct Census:
-    uint64_t page_total
-    uint64_t slot_count                 # slots in use
-    uint64_t node_count                 # overflow nodes in use
-    uint8_t* is_claimed                 # per page
-    uint32_t* overflow_counts           # per bucket of the prefix
-
-cdef inline bint run_is_inside(uint64_t page, uint64_t count, uint64_t page_total) noexcept nogil:
-    return page < page_total and 0 < count <= page_total - page
-
-cdef bint census_claim(Census* census, uint64_t page, uint64_t count) noexcept nogil:
-    cdef uint64_t number
-    if not run_is_inside(page, count, census.page_total):
-        return False
-    for number in range(page, page + count):
-        if census.is_claimed[number]:
-            return False
-        census.is_claimed[number] = 1
-    return True
-
-cdef bint check_header(const IndexShard* shard) noexcept nogil:
-    cdef uint64_t page_total = shard.area_used_bytes >> 12
-    return (
-        shard.area_used_bytes & 4095 == 0 and shard.area_used_bytes <= shard.area_size_bytes
-        and shard.area_offset & 4095 == 0 and shard.is_restructuring == 0
-        and shard.depth <= INDEX_DEPTH_MAX
-        and run_is_inside(shard.directory_page, shard.directory_page_count, page_total)
-        and (<uint64_t>GROUP_BYTES << shard.depth) <= (
-            <uint64_t>shard.directory_page_count << 12)
-        and run_is_inside(shard.overflow_page, shard.overflow_page_count, page_total)
-        and <uint64_t>shard.overflow_page_count * OVERFLOW_PAGE_NODES < NONE
-        and shard.overflow_node_count <= overflow_capacity(shard)
-        and shard.initial_depth <= INDEX_DEPTH_MAX
-        and INDEX_GROUP_SEGMENTS_MIN <= shard.initial_segment_count <= INDEX_GROUP_SEGMENTS_MAX)
-
-cdef int check_groups(char* area, const IndexShard* shard, Census* census) noexcept nogil:
-    cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
-    cdef IndexGroup group
-    cdef uint64_t entry = 0
-    cdef uint64_t copy_count, copy
-    cdef uint32_t number
-    while entry < <uint64_t>1 << shard.depth:
-        group = entries[entry]
-        if group.depth > shard.depth or group.reserved != 0 or not (
-                INDEX_GROUP_SEGMENTS_MIN <= group.segment_count <= INDEX_GROUP_SEGMENTS_MAX):
-            return 2
-        copy_count = <uint64_t>1 << (shard.depth - group.depth)
-        if entry & (copy_count - 1):
-            return 2
-        for copy in range(copy_count):
-            if memcmp(&entries[entry + copy], &group, GROUP_BYTES) != 0:
-                return 2
-        for number in range(group.segment_count):
-            if not census_claim(census, group.segment_pages[number], 1):
-                return 3
-            if not segment_check(<uint64_t*>page_at(area, group.segment_pages[number]), &group,
-                                 entry >> (shard.depth - group.depth), number,
-                                 &census.slot_count):
-                return 4
-        entry += copy_count
-    return 0
-
-cdef int check_overflow(char* area, const IndexShard* shard, Census* census) noexcept nogil:
-    cdef OverflowNode* nodes = overflow_nodes(area, shard)
-    cdef uint32_t* heads = overflow_heads(area, shard)
-    cdef uint64_t chained_count = 0, free_count = 0
-    cdef uint32_t head, number
-    cdef uint64_t key
-    for number in range(shard.overflow_node_count):
-        census.node_count += nodes[number].item != 0
-    for head in range(overflow_capacity(shard)):
-        number = heads[head]
-        while number != NONE:
-            chained_count += 1
-            if number >= shard.overflow_node_count or chained_count > census.node_count:
-                return 5
-            key = nodes[number].key_next >> 36
-            if slot_location(nodes[number].item) == 0 or overflow_head_number(shard, key) != head:
-                return 5
-            census.overflow_counts[(<char*>overflow_bucket(area, shard, key) - area) >> 6] += 1
-            number = <uint32_t>nodes[number].key_next
-    number = shard.overflow_free_head
-    while number != NONE:
-        free_count += 1
-        if number >= shard.overflow_node_count or nodes[number].item != 0 or (
-                free_count > shard.overflow_node_count):
-            return 5
-        number = <uint32_t>nodes[number].key_next
-    if chained_count != census.node_count or (
-            chained_count + free_count != shard.overflow_node_count):
-        return 5
-    return 0
-
-cdef int check_overflow_counts(char* area, const IndexShard* shard,
-                               const Census* census) noexcept nogil:
-    cdef IndexGroup* entries = <IndexGroup*>page_at(area, shard.directory_page)
-    cdef uint64_t entry
-    cdef uint64_t* segment
-    cdef uint32_t number, bucket_number
-    cdef uint8_t counter
-    for entry in range(<uint64_t>1 << shard.depth):
-        for number in range(entries[entry].segment_count):
-            segment = <uint64_t*>page_at(area, entries[entry].segment_pages[number])
-            for bucket_number in range(INDEX_SEGMENT_BUCKETS):
-                counter = bucket_overflow(segment + bucket_number * INDEX_BUCKET_WORDS)
-                if counter != INDEX_OVERFLOW_STICKY and counter != census.overflow_counts[
-                        (<uint64_t>entries[entry].segment_pages[number] << 6) + bucket_number]:
-                    return 6
-    return 0
-
-cdef int check_census(char* area, const IndexShard* shard, Census* census) noexcept nogil:
-    cdef uint32_t page = shard.free_page_head
-    cdef uint64_t free_count = 0
-    cdef uint64_t number
-    cdef int broken
-    if not census_claim(census, shard.directory_page, shard.directory_page_count) or (
-            not census_claim(census, shard.overflow_page, shard.overflow_page_count)):
-        return 3
-    while page != NONE:
-        # A page in the list twice is claimed twice, so a loop ends here.
-        if not census_claim(census, page, 1):
-            return 3
-        free_count += 1
-        page = (<uint32_t*>page_at(area, page))[0]
-    if free_count != shard.free_page_count:
-        return 3
-    broken = check_groups(area, shard, census)
-    if broken:
-        return broken
-    for number in range(census.page_total):
-        if not census.is_claimed[number]:
-            return 3
-    broken = check_overflow(area, shard, census)
-    if broken:
-        return broken
-    broken = check_overflow_counts(area, shard, census)
-    if broken:
-        return broken
-    if shard.overflow_count != census.node_count or (
-            shard.object_count != census.slot_count + census.node_count):
-        return 7
-    return 0
-
-cdef int index_check(char* base, IndexShard* shard) noexcept nogil:
-    cdef Census census
-    cdef int broken = -1
-    if not check_header(shard):
-        return 1
-    memset(&census, 0, sizeof(census))
-    census.page_total = shard.area_used_bytes >> 12
-    census.is_claimed = <uint8_t*>calloc(census.page_total, 1)
-    census.overflow_counts = <uint32_t*>calloc(
-        census.page_total * INDEX_SEGMENT_BUCKETS, sizeof(uint32_t))
-    if census.is_claimed != NULL and census.overflow_counts != NULL:
-        broken = check_census(index_area(base, shard), shard, &census)
-    free(census.is_claimed)
-    free(census.overflow_counts)
-    return broken

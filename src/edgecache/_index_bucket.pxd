@@ -10,6 +10,10 @@ Placement: the first bucket, then the second, then entries are pushed along a sh
 free slot. The search visits each of the 64 buckets at most once, so its work is bounded, and it
 finds a path whenever there is one.
 
+A process may die between any two stores. So the word of a slot, which says whether there is an
+entry, is stored after its info and cleared before it, and an entry that moves is copied before its
+old slot goes: it may then stand in both of its buckets, never in none (_index_mend.pyx).
+
 Source: R. Pagh, F. Rodler, "Cuckoo Hashing" (2004) for two choices; B. Fan et al., "Cuckoo Filter"
 (2014), section 3.1, for the partial-key second bucket; X. Li et al., "Algorithmic Improvements for
 Fast Concurrent Cuckoo Hashing" (2014), section 4.3, for breadth-first displacement.
@@ -18,7 +22,7 @@ Fast Concurrent Cuckoo Hashing" (2014), section 4.3, for breadth-first displacem
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from edgecache._sync cimport ec_prefetch
+from edgecache._sync cimport ec_prefetch, ec_store_u8, ec_store_u64
 
 cdef enum:
     INDEX_BUCKET_SLOTS = 7
@@ -87,15 +91,16 @@ cdef inline uint32_t bucket_free_slot(const uint64_t* bucket) noexcept nogil:
         free_slots |= <uint32_t>(bucket[slot] == 0) << slot
     return <uint32_t>__builtin_ctz(free_slots)
 
-# The word goes last: a process that dies in between leaves a free slot, not half an entry.
+# The slot is free. The word goes last: a process that dies in between leaves a free slot, not half
+# an entry.
 cdef inline void bucket_set(uint64_t* bucket, uint32_t slot, uint64_t word,
                             uint8_t info) noexcept nogil:
     bucket_infos(bucket)[slot] = info
-    bucket[slot] = word
+    ec_store_u64(&bucket[slot], word)
 
 cdef inline void bucket_clear(uint64_t* bucket, uint32_t slot) noexcept nogil:
     bucket[slot] = 0
-    bucket_infos(bucket)[slot] = 0
+    ec_store_u8(&bucket_infos(bucket)[slot], 0)
 
 cdef inline void bucket_overflow_add(uint64_t* bucket) noexcept nogil:
     cdef uint8_t* counter = bucket_infos(bucket) + INDEX_BUCKET_SLOTS
@@ -154,16 +159,17 @@ cdef inline int segment_displace(uint64_t* segment, uint32_t first,
                 queue[tail] = <uint8_t>target
                 tail += 1
                 continue
-            # Walk back: each entry is copied before its old slot is reused, none is ever missing.
+            # Walk back: each entry is copied before its old slot is cleared, none is ever missing.
             while target != first and target != second:
                 current = parent[target]
                 slot = parent_slot[target]
                 bucket = segment + current * INDEX_BUCKET_WORDS
                 bucket_set(segment + target * INDEX_BUCKET_WORDS, free_slot, bucket[slot],
                            bucket_infos(bucket)[slot])
+                ec_store_u64(&bucket[slot], 0)
+                ec_store_u8(&bucket_infos(bucket)[slot], 0)
                 target = current
                 free_slot = slot
-            bucket_clear(segment + target * INDEX_BUCKET_WORDS, free_slot)
             return <int>(target * INDEX_BUCKET_WORDS + free_slot)
     return -1
 
@@ -237,9 +243,14 @@ cdef inline uint32_t group_segment_number(uint64_t tag, uint32_t depth,
                                           uint32_t segment_count) noexcept nogil:
     return <uint32_t>((((tag << depth) & INDEX_TAG_MASK) * segment_count) >> INDEX_TAG_BITS)
 
-cdef inline void rebuild_fill(GroupRebuild* rebuild, char* area,
-                              const IndexGroup* group) noexcept nogil:
-    """Distribute the entries of a group over one segment more than it has."""
+cdef inline void rebuild_fill(GroupRebuild* rebuild, char* area, const IndexGroup* group,
+                              uint32_t number_end) noexcept nogil:
+    """Distribute the entries of a group over one segment more than it has.
+
+    Only the new segments [0, number_end) are whole; all entries of these stand in the old segments
+    of the same numbers, and what a segment will be depends on no other one. So who finishes a
+    growth that was cut makes what is missing exactly as it was going to be (group_commit).
+    """
     cdef uint32_t segment_count = group.segment_count + 1
     cdef uint32_t number, bucket_number, slot, target
     cdef uint64_t* bucket
@@ -250,7 +261,7 @@ cdef inline void rebuild_fill(GroupRebuild* rebuild, char* area,
     rebuild.entry_count = 0
     rebuild.upper_count = 0
     rebuild.has_overflow = False
-    for number in range(group.segment_count):
+    for number in range(min(number_end, <uint32_t>group.segment_count)):
         bucket = <uint64_t*>(area + (<uint64_t>group.segment_pages[number] << 12))
         for bucket_number in range(INDEX_SEGMENT_BUCKETS):
             rebuild.has_overflow |= bucket_overflow(bucket) != 0

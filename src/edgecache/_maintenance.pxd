@@ -45,6 +45,8 @@ cdef struct Maintenance:
     pthread_t maintainer
 
 # 0 or an errno.
+# Number of the process that has the writer role; 0: nobody just now.
+cdef uint32_t maintenance_writer(const ProcessTable* processes) noexcept nogil
 cdef int maintenance_start(Maintenance* self) noexcept nogil
 # Stop both threads; what is closed gets flushed first. Blocks.
 cdef void maintenance_stop(Maintenance* self) noexcept nogil

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from edgecache._checkpoint cimport checkpoint_write
 from edgecache._flush cimport log_flusher_run
 from edgecache._prewrite cimport log_prewrite
-from edgecache._process cimport process_thread_is_live
+from edgecache._process cimport ProcessTable, process_of_thread, process_thread_is_live
 from edgecache._reclaim cimport (
     reclaim_is_stuck,
     reclaim_needs_checkpoint,
@@ -82,6 +82,11 @@ cdef extern from *:
     uint32_t EC_OWNER_DIED
     uint32_t EC_OWNER_MASK
     uint32_t EC_LOCK_WAITERS
+
+
+cdef uint32_t maintenance_writer(const ProcessTable* processes) noexcept nogil:
+    cdef uint32_t owner = ec_load_u32(&processes.shared.role_word) & EC_OWNER_MASK
+    return process_of_thread(processes, owner) if owner else 0
 
 
 cdef bint _role_take(Maintenance* self) noexcept nogil:

@@ -116,6 +116,8 @@ cdef void process_close(ProcessTable* self) noexcept nogil
 # Of a USED slot.
 cdef bint process_is_live(const ProcessTable* self, uint32_t number) noexcept nogil
 cdef bint process_thread_is_live(const ProcessTable* self, uint32_t thread) noexcept nogil
+# Number of the process that has this thread; 0: it is gone.
+cdef uint32_t process_of_thread(const ProcessTable* self, uint32_t thread) noexcept nogil
 # How many processes live, this one included.
 cdef uint32_t process_live_count(const ProcessTable* self) noexcept nogil
 

@@ -156,17 +156,21 @@ cdef bint process_is_live(const ProcessTable* self, uint32_t number) noexcept no
     return ec_byte_is_held(self.registry, number) != 0
 
 
-cdef bint process_thread_is_live(const ProcessTable* self, uint32_t thread) noexcept nogil:
+cdef uint32_t process_of_thread(const ProcessTable* self, uint32_t thread) noexcept nogil:
     cdef const ProcessSlot* slot
     cdef uint32_t number
     if ec_thread_exists(self.pid, thread):
-        return True
+        return self.pid
     for number in range(PROCESS_SLOTS):
         slot = process_slot(self, number)
         if ec_load_u32(&slot.state) == PROCESS_USED and slot.pid != self.pid and \
                 process_is_live(self, number) and ec_thread_exists(slot.pid, thread):
-            return True
-    return False
+            return slot.pid
+    return 0
+
+
+cdef bint process_thread_is_live(const ProcessTable* self, uint32_t thread) noexcept nogil:
+    return process_of_thread(self, thread) != 0
 
 
 cdef uint32_t process_live_count(const ProcessTable* self) noexcept nogil:

@@ -8,7 +8,6 @@ from edgecache._evict cimport EvictKind
 from edgecache._index cimport (
     INDEX_FREQUENCY_MAX,
     IndexCursor,
-    index_check,
     index_erase,
     index_find,
     index_insert,
@@ -19,6 +18,7 @@ from edgecache._index cimport (
     index_seek,
     index_set_frequency,
 )
+from edgecache._index_check cimport index_check
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MemoryHooks,

@@ -84,6 +84,9 @@ cdef extern from *:
     static inline uint64_t ec_load_u64(const uint64_t *p) {
         return __atomic_load_n(p, __ATOMIC_ACQUIRE);
     }
+    static inline void ec_store_u8(uint8_t *p, uint8_t value) {
+        __atomic_store_n(p, value, __ATOMIC_RELEASE);
+    }
     static inline void ec_store_u32(uint32_t *p, uint32_t value) {
         __atomic_store_n(p, value, __ATOMIC_RELEASE);
     }
@@ -146,6 +149,9 @@ cdef extern from *:
     }
 
     static inline void ec_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    /* The compiler moves no access across it. That is all it takes against a death of the process:
+       a thread ends between two instructions, with all stores before that point and none after. */
+    static inline void ec_order(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
     static inline int64_t ec_clock_us(clockid_t clock) {
         struct timespec now;
@@ -173,6 +179,7 @@ cdef extern from *:
 
     uint32_t ec_load_u32(const uint32_t* p) noexcept nogil
     uint64_t ec_load_u64(const uint64_t* p) noexcept nogil
+    void ec_store_u8(uint8_t* p, uint8_t value) noexcept nogil
     void ec_store_u32(uint32_t* p, uint32_t value) noexcept nogil
     void ec_store_u64(uint64_t* p, uint64_t value) noexcept nogil
     void ec_grow_u32(uint32_t* p, uint32_t value) noexcept nogil         # by the holder of a lock
@@ -187,6 +194,7 @@ cdef extern from *:
     uint64_t ec_glance_u64(const uint64_t* p) noexcept nogil
     bint ec_glance_equal(const char* glanced, const char* own, size_t size) noexcept nogil
     void ec_fence() noexcept nogil
+    void ec_order() noexcept nogil                # for the compiler: what a death may not separate
     void ec_prefetch(const void* address) noexcept nogil
 
     int64_t ec_now_us() noexcept nogil            # CLOCK_REALTIME, microseconds since the epoch

@@ -8,11 +8,12 @@ does.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport (
     MAP_ANONYMOUS,
     MAP_FAILED,
     MAP_PRIVATE,
+    MAP_SHARED,
     PROT_READ,
     PROT_WRITE,
     mmap,
@@ -23,7 +24,6 @@ from edgecache._index cimport (
     IndexCursor,
     IndexShard,
     index_area_bytes,
-    index_check,
     index_clear,
     index_erase,
     index_find,
@@ -39,8 +39,44 @@ from edgecache._index cimport (
     size_class_of,
 )
 from edgecache._index_bucket cimport bucket_step
+from edgecache._index_check cimport index_check
+from edgecache._index_mend cimport index_mend
 from edgecache._status cimport STATUS_NO_MEMORY, STATUS_OK, Status
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_monotonic_ns
+
+cdef extern from *:
+    """
+    #include <signal.h>
+    #include <string.h>
+    #include <sys/mman.h>
+    #include <unistd.h>
+
+    static struct { void *start; size_t size; } ec_trapped[2];
+
+    /* The first store: let it and all others through, and stop for whoever traces. */
+    static void ec_on_store(int number) {
+        int which;
+        (void)number;
+        for (which = 0; which < 2; which++)
+            mprotect(ec_trapped[which].start, ec_trapped[which].size, PROT_READ | PROT_WRITE);
+        signal(SIGSEGV, SIG_DFL);
+        kill(getpid(), SIGSTOP);
+    }
+
+    static int ec_trap_stores(void *first, size_t first_size, void *second, size_t second_size) {
+        struct sigaction action;
+        memset(&action, 0, sizeof(action));
+        action.sa_handler = ec_on_store;
+        ec_trapped[0].start = first;
+        ec_trapped[0].size = first_size;
+        ec_trapped[1].start = second;
+        ec_trapped[1].size = second_size;
+        if (sigaction(SIGSEGV, &action, NULL) != 0) return -1;
+        return mprotect(first, first_size, PROT_READ) | mprotect(second, second_size, PROT_READ);
+    }
+    """
+    int ec_trap_stores(void* first, size_t first_size, void* second,
+                       size_t second_size) noexcept nogil
 
 cdef extern from "<sys/mman.h>" nogil:
     enum:
@@ -226,7 +262,7 @@ cdef int drive_verify_all(Drive* drive) noexcept nogil:
 
 
 cdef class IndexHarness:
-    """Some shards in one private mapping.
+    """Some shards in one mapping; `shared` makes it one that children of fork change too.
 
     *Thread-safety*: `drive` and `check` may run in several threads; the rest in one.
     """
@@ -239,7 +275,8 @@ cdef class IndexHarness:
     cdef readonly uint32_t shard_count
 
     def __cinit__(self, uint32_t shard_count=1, uint64_t area_bytes=1 << 20,
-                  uint64_t expected_count=0, uint64_t offset_bytes=4096, bint huge=False):
+                  uint64_t expected_count=0, uint64_t offset_bytes=4096, bint huge=False,
+                  bint shared=False):
         cdef uint32_t number
         cdef void* mapping
         if shard_count == 0 or shard_count & (shard_count - 1):
@@ -248,15 +285,20 @@ cdef class IndexHarness:
         self.area_bytes = area_bytes
         self.size_bytes = offset_bytes + area_bytes * shard_count
         mapping = mmap(NULL, self.size_bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                       (MAP_SHARED if shared else MAP_PRIVATE) | MAP_ANONYMOUS | MAP_NORESERVE,
+                       -1, 0)
         if mapping == MAP_FAILED:
             raise MemoryError("mmap")
         self.base = <char*>mapping
         if huge:
             madvise(mapping, self.size_bytes, MADV_HUGEPAGE)
-        self.shards = <IndexShard*>calloc(shard_count, sizeof(IndexShard))
+        mapping = mmap(NULL, shard_count * sizeof(IndexShard), PROT_READ | PROT_WRITE,
+                       (MAP_SHARED if shared else MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0)
+        if mapping == MAP_FAILED:
+            raise MemoryError("mmap")
+        self.shards = <IndexShard*>mapping
         self.locks = <uint32_t*>calloc(shard_count, sizeof(uint32_t))
-        if self.shards == NULL or self.locks == NULL:
+        if self.locks == NULL:
             raise MemoryError("calloc")
         for number in range(shard_count):
             status = index_init(self.base, &self.shards[number],
@@ -267,7 +309,8 @@ cdef class IndexHarness:
     def __dealloc__(self):
         if self.base != NULL:
             munmap(self.base, self.size_bytes)
-        free(self.shards)
+        if self.shards != NULL:
+            munmap(self.shards, self.shard_count * sizeof(IndexShard))
         free(self.locks)
 
     # ---- single operations, on shard 0 ----
@@ -342,6 +385,20 @@ cdef class IndexHarness:
                               cursor.is_ram)
         return found
 
+    def digest(self):
+        """Return how many entries there are and a sum over all fields of all of them.
+
+        Two harnesses with the same entries, in whatever order, have the same digest.
+        """
+        cdef IndexCursor cursor
+        cdef uint64_t position = 0, count = 0, total = 0, attributes
+        while index_scan(self.base, self.shards, &position, &cursor):
+            attributes = (<uint64_t>cursor.frequency << 8) | (<uint64_t>cursor.is_ram << 7)
+            attributes |= cursor.size_class
+            total += mix64(mix64(mix64(cursor.hash) ^ cursor.location) ^ attributes)
+            count += 1
+        return count, total
+
     def scan_and_insert(self, hashes):
         """Scan; after each visited slot insert one of `hashes`. Return the visited locations."""
         cdef IndexCursor cursor
@@ -392,6 +449,35 @@ cdef class IndexHarness:
         memcpy(target, PyBytes_AS_STRING(header), sizeof(IndexShard))
         target.area_offset = area_offset
         target.area_size_bytes = self.area_bytes
+
+    def take(self, IndexHarness source):
+        """Become a copy of another harness of this size; False if this is one already."""
+        cdef uint64_t shards_bytes = self.shard_count * sizeof(IndexShard)
+        cdef uint32_t number
+        cdef uint64_t offset, used_bytes
+        cdef bint is_equal = memcmp(self.shards, source.shards, shards_bytes) == 0
+        if source.size_bytes != self.size_bytes or source.shard_count != self.shard_count:
+            raise ValueError("of another size")
+        memcpy(self.shards, source.shards, shards_bytes)
+        for number in range(self.shard_count):
+            offset = source.shards[number].area_offset
+            used_bytes = source.shards[number].area_used_bytes
+            if offset + used_bytes > self.size_bytes:
+                raise ValueError("not a shard")
+            if memcmp(self.base + offset, source.base + offset, used_bytes) != 0:
+                memcpy(self.base + offset, source.base + offset, used_bytes)
+                is_equal = False
+        return not is_equal
+
+    def stop_at_first_store(self):
+        """Have this process stopped (SIGSTOP) when it next changes a shard."""
+        if ec_trap_stores(self.base, self.size_bytes, self.shards,
+                          self.shard_count * sizeof(IndexShard)) != 0:
+            raise OSError("mprotect")
+
+    def mend(self, uint32_t shard=0):
+        """Repair after a death, as whoever takes over the shard's lock does; whether it worked."""
+        return bool(index_mend(self.base, &self.shards[shard]))
 
     # ---- native loops ----
 

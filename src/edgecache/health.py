@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgecache.metrics.schema import StatsSnapshot
+from edgecache.metrics.schema import SharingStats, StatsSnapshot
 
 HealthStatus = Literal["ok", "degraded", "failing"]
 
@@ -163,6 +163,27 @@ def _notes(snapshot: StatsSnapshot) -> list[HealthReason]:
         found.append(
             HealthReason("cold_start", f"what was kept in memory: {engine['cold_reason']}")
         )
+    return [*found, *_of_the_processes(snapshot["sharing"])]
+
+
+def _of_the_processes(sharing: SharingStats) -> list[HealthReason]:
+    """Deaths are expected: what they cost is told, and is no fault of the cache."""
+    found = []
+    if sharing["processes"]:
+        writer = sharing["writer_pid"]
+        role = f"process {writer} writes" if writer else "none has the role of the writer now"
+        found.append(
+            HealthReason("processes", f"{sharing['processes']} have the cache open; {role}")
+        )
+    if sharing["deaths"] or sharing["lock_repairs"]:
+        found.append(
+            HealthReason(
+                "repairs",
+                f"{sharing['deaths']} processes died, {sharing['role_takeovers']} of them writers; "
+                f"{sharing['lock_repairs']} locks were repaired, and {sharing['shard_resets']} "
+                "times a shard lost its objects in RAM",
+            )
+        )
     return found
 
 
@@ -171,6 +192,14 @@ def _of_the_recovery(snapshot: StatsSnapshot) -> list[HealthReason]:
     if snapshot["errors"]["corruption"].get("superblock"):
         found.append(
             HealthReason("reformatted", "the superblock was damaged: the cache was opened empty")
+        )
+    if snapshot["sharing"]["index_resets"]:
+        found.append(
+            HealthReason(
+                "index_reset",
+                f"{snapshot['sharing']['index_resets']} times a shard lost all its objects after "
+                "a process had died",
+            )
         )
     skipped = snapshot["recovery"]["regions_skipped"]
     if skipped:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ DEADLINE_S = 30.0
 OTHER = b"o" * 5000
 DEATHS_EACH = 8
 STEPS_MAX = 2_000_000
+GROWTHS = 3
+# Instructions of a put that adds a segment to four: nearly all under the shard's lock. More of them
+# in a debug build.
+GROWTH_STEPS = 175_000
 
 
 def value(number: int) -> bytes:
@@ -94,6 +100,54 @@ def test_whoever_dies_at_any_instruction_leaves_a_cache_that_goes_on(
         assert time.monotonic() - began < DEADLINE_S
         forget_the_dead(store)
         assert store.check() == []
+
+
+def growing_puts(config: Config) -> list[int]:
+    """Which of the puts of key(0), key(1) ... make the index of that root grow."""
+    found: list[int] = []
+    with Storage(config) as store:
+        grows, number = store.counters()["index_grows"], 0
+        while len(found) < GROWTHS:
+            store.put(b"%d" % number, value(number))
+            if store.counters()["index_grows"] != grows:
+                grows = store.counters()["index_grows"]
+                found.append(number)
+            number += 1
+    return found
+
+
+def test_whoever_dies_while_the_index_grows_costs_no_entry(config: Config, tmp_path: Path) -> None:
+    rng = random.Random(4)
+    with Storage(config):
+        pass  # the root has its seed now: a copy of it grows at the same puts
+    rehearsal = tmp_path / "rehearsal"
+    shutil.copytree(str(config.root), rehearsal)
+    growing = growing_puts(replace(config, root=str(rehearsal)))
+    with Storage(config) as store:
+        start, steps = 0, GROWTH_STEPS
+        for death in growing:
+            for number in range(start, death):
+                assert store.put(b"%d" % number, value(number))
+            start = death
+
+            def grow(other: Storage, number: int = death) -> None:
+                other.put(b"%d" % number, value(number))
+
+            run_and_kill_or_skip(stepped(config, grow), rng.randrange(steps // 2, steps))
+            steps += 38_000  # one segment more to be read
+            for number in range(death):
+                assert store.get(b"%d" % number) == value(number)
+            assert store.counters()["index_resets"] == 0
+            forget_the_dead(store)
+            assert store.check() == []
+        assert store.counters()["shard_resets"] > 0
+
+
+def run_and_kill_or_skip(work: Callable[[], None], steps: int) -> None:
+    try:
+        run_and_kill(work, steps)
+    except CannotTraceError as error:
+        pytest.skip(f"ptrace: {error}")
 
 
 def forget_the_dead(store: Storage) -> None:

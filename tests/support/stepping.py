@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 PTRACE_TRACEME = 0
 PTRACE_CONT = 7
@@ -40,6 +40,11 @@ def begin_steps() -> None:
     """In the child: the instructions that are counted begin here."""
     _ptrace(PTRACE_TRACEME, 0)
     os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def begin_steps_later() -> None:
+    """In the child: they begin where it is stopped by a SIGSTOP next."""
+    _ptrace(PTRACE_TRACEME, 0)
 
 
 def end_steps() -> None:
@@ -81,6 +86,38 @@ def _first_stop(process: int) -> int:
         _ptrace(PTRACE_CONT, process, os.WSTOPSIG(status))
         _, status = os.waitpid(process, 0)
     return status
+
+
+def each_step(work: Callable[[], None]) -> Iterator[int]:
+    """Fork `work`, which calls begin_steps and end_steps, and stop it after every instruction.
+
+    Yields:
+        The number of instructions done; what shares memory with the child finds there what a death
+        at that point leaves. The child is killed in the end.
+    """
+    process = os.fork()
+    if process == 0:
+        try:
+            work()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(3)
+    status = _first_stop(process)
+    number = 0
+    try:
+        while os.WIFSTOPPED(status):
+            yield number
+            number += 1
+            _ptrace(PTRACE_SINGLESTEP, process)
+            _, status = os.waitpid(process, 0)
+            if os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP:
+                return
+        raise AssertionError(f"the child ended while it was stepped: {status}")
+    finally:
+        if os.WIFSTOPPED(status):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
 
 def run_and_kill(work: Callable[[], None], steps: int) -> int | None:

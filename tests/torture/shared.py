@@ -8,7 +8,7 @@ and the next ones recover from disk. Then every read must fit the changes of its
 1. A hit is a value whose put began before the read ended, and nothing newer had ended before the
    read began. So nothing is torn, invented, older than what was there, or back after a delete.
 2. A miss needs a delete, or a put whose process died in the middle. Acknowledged puts of a killed
-   process stay: they were in the arena. Only a lost index (counted) excuses others.
+   process stay: they were in the arena, and no index is ever lost (index_resets).
 3. When all were killed: any version from the newest on that a sync covered.
 4. Nobody waits for the dead, every structure holds its invariants, and nothing stays pinned.
 """
@@ -261,13 +261,11 @@ class Book:
                 runs.append([found, begin, begin, 1])
         return " ".join(f"{r[0]}x{r[3]}@{r[1]:.3f}-{r[2]:.3f}" for r in runs[:12])
 
-    def judge(self, may_miss: bool) -> int:
+    def judge(self) -> int:
         """Check every read; how many hits."""
         hits = 0
         for key, begin, end, found in self.reads:
             hits += found >= 0
-            if found < 0 and may_miss:
-                continue
             if not self.allows(key, begin, end, found):
                 raise BrokenPromiseError(
                     f"{key!r}: {found} from {begin} to {end}, of {self.around(key, begin, end)}; "
@@ -276,7 +274,7 @@ class Book:
         self.reads.clear()
         return hits
 
-    def settle(self, key: bytes, found: int, is_crash: bool, may_miss: bool) -> None:
+    def settle(self, key: bytes, found: int, is_crash: bool) -> None:
         """What everybody sees now is what there is, from here on."""
         now = time.monotonic()
         changes = self.changes[key]
@@ -292,7 +290,7 @@ class Book:
                 possible.add(-1)
         else:
             possible = {c[2] for c in changes if self.allows(key, now, now, c[2])}
-        if found not in possible and not (found < 0 and may_miss):
+        if found not in possible:
             raise BrokenPromiseError(
                 f"{key!r}: {found} is not among {sorted(possible)} ({is_crash=}) {changes[-4:]}"
             )
@@ -305,7 +303,6 @@ class Root:
         self.config = config_of(path, keep_warm=number % 2 == 1)
         self.book = Book()
         self.logs = 0
-        self.resets = 0
 
     def start(self, owner: int, seed: str) -> tuple[int, Path]:
         self.logs += 1
@@ -392,16 +389,15 @@ def one_round(run: Run, root: Root, number: int) -> tuple[int, int]:
 
 def verify(root: Root, watcher: Storage | None, is_crash: bool) -> int:
     store = Storage(root.config) if watcher is None else watcher
-    counters = store.counters()
     try:
-        may_miss = counters["index_resets"] != root.resets and not is_crash
-        root.resets = 0 if is_crash else counters["index_resets"]
-        hits = root.book.judge(may_miss)
+        if store.counters()["index_resets"]:
+            raise BrokenPromiseError("an index was not mended")
+        hits = root.book.judge()
         store.sync()
         for key in list(root.book.changes):
             value = store.get(key)
             found = -1 if value is None else number_of(key, value)
-            root.book.settle(key, found, is_crash, may_miss)
+            root.book.settle(key, found, is_crash)
         broken = store.check()
         counters = store.counters()
         left = {name: counters[name] for name in ("memory_pinned_bytes", "memory_zombies")}
@@ -412,8 +408,6 @@ def verify(root: Root, watcher: Storage | None, is_crash: bool) -> int:
         root.book.syncs.clear()
     finally:
         store.close()
-        # A kept arena goes on counting.
-        root.resets = counters["index_resets"] if root.config.keep_warm else 0
     return hits
 
 

@@ -58,6 +58,10 @@ def skipped(found: StatsSnapshot) -> None:
     found["recovery"]["regions_skipped"] = 4
 
 
+def reset(found: StatsSnapshot) -> None:
+    found["sharing"]["index_resets"] = 1
+
+
 CAUSES: list[tuple[Callable[[StatsSnapshot], None], str, str]] = [
     (read_only, "read_only", "failing"),
     (retired, "regions_retired", "degraded"),
@@ -67,6 +71,7 @@ CAUSES: list[tuple[Callable[[StatsSnapshot], None], str, str]] = [
     (direct, "direct_refused", "degraded"),
     (reformatted, "reformatted", "degraded"),
     (skipped, "recovery", "degraded"),
+    (reset, "index_reset", "degraded"),
 ]
 
 
@@ -96,6 +101,21 @@ def test_the_engine_that_auto_chose_is_a_note_and_no_fault() -> None:
     assert "seccomp" in report.notes[0].detail
     assert report.to_dict()["notes"][0]["name"] == "io_fallback"
     assert assess(well(), 0).notes == ()
+
+
+def test_who_shares_the_cache_and_what_deaths_cost_are_notes_and_no_fault() -> None:
+    snapshot = well()
+    snapshot["sharing"].update(processes=3, writer_pid=77)
+    report = assess(snapshot, 0)
+    assert [(note.name, note.detail) for note in report.notes] == [
+        ("processes", "3 have the cache open; process 77 writes")
+    ]
+    snapshot["sharing"].update(writer_pid=0, deaths=2, lock_repairs=1, shard_resets=1)
+    report = assess(snapshot, 0)
+    assert (report.status, report.reasons) == ("ok", ())
+    assert [note.name for note in report.notes] == ["processes", "repairs"]
+    assert "none has the role" in report.notes[0].detail
+    assert report.notes[1].detail.startswith("2 processes died")
 
 
 def test_the_worst_reason_decides_and_all_are_told() -> None:

@@ -410,6 +410,75 @@ def test_copy_of_prefix_and_struct_works_at_another_address() -> None:
     assert source.check() == 0
 
 
+# ---- mending ----
+
+
+def test_notes_of_changes_are_empty_when_none_is_under_way() -> None:
+    harness, keys = filled(9_000)
+    for location in range(1, 9_000, 3):
+        assert harness.replace(keys[location - 1], location, False, location, 9, True)
+    assert harness.state()["grow_count"] > 10
+    header = struct.unpack(HEADER_FORMAT, harness.save()[0])
+    assert header[HEADER_NAMES.index("growth_step")] == 0
+    assert header[21:] == (0,) * 9
+
+
+def test_mending_a_whole_index_keeps_every_entry_and_finds_every_free_page() -> None:
+    harness, keys = filled(9_000)
+    for location, key in enumerate(same_place(700), 20_000):
+        assert harness.insert(key, location) == OK
+    before = harness.state()
+    assert harness.mend()
+    assert harness.check() == 0
+    assert_all_found(harness, keys)
+    after = harness.state()
+    for name in ("object_count", "overflow_count", "area_used_bytes", "free_page_count"):
+        assert after[name] == before[name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"free_page_head": 5, "free_page_count": 77},
+        {"overflow_free_head": 0},
+        {"overflow_count": 0, "object_count": 1},
+        {"directory_page_count": 9},
+    ],
+)
+def test_what_follows_from_entries_is_made_anew(changes: dict[str, int]) -> None:
+    harness = damaged(**changes)
+    entries = sorted(damaged().scan())
+    assert harness.mend()
+    assert harness.check() == 0
+    assert sorted(harness.scan()) == entries
+    assert harness.state()["object_count"] == len(entries)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"depth": 17},
+        {"depth": 40},
+        {"area_used_bytes": 4095},
+        {"directory_page": 1},
+        {"overflow_node_count": 1 << 20},
+        {"growth_step": 1},
+        {"growth_step": 9},
+        {"replace_word": 1, "replace_place": 7 << 11},
+        {"replace_word": 1, "replace_place": 1 << 50},
+    ],
+)
+def test_what_no_death_leaves_is_not_mended(changes: dict[str, int]) -> None:
+    assert not damaged(**changes).mend()
+
+
+def test_a_clearing_that_was_cut_is_done_again() -> None:
+    harness = damaged(growth_step=0xFF, depth=3, directory_page=9)
+    assert harness.mend()
+    assert harness.check() == 0
+    assert harness.scan() == []
+
+
 # ---- the checker ----
 
 
@@ -421,7 +490,9 @@ def damaged(**changes: int) -> IndexHarness:
     header, prefix = source.save()
     values = list(struct.unpack(HEADER_FORMAT, header))
     for name, value in changes.items():
-        values[HEADER_NAMES.index(name)] = value
+        # growth_group is four words.
+        place = HEADER_NAMES.index(name)
+        values[{"replace_place": 27, "replace_word": 28}.get(name, place)] = value
     harness = IndexHarness()
     harness.restore(struct.pack(HEADER_FORMAT, *values), prefix)
     return harness
@@ -430,7 +501,7 @@ def damaged(**changes: int) -> IndexHarness:
 @pytest.mark.parametrize(
     ("name", "value", "broken"),
     [
-        ("is_restructuring", 1, 1),
+        ("growth_step", 1, 1),
         ("depth", 17, 1),
         ("area_used_bytes", 4095, 1),
         ("directory_page", 1 << 30, 1),

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
+import signal
 import threading
 import unittest.mock
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from support.smallshm import with_small_shm
 from edgecache import AsyncStorage, Config, Storage, errors
 from edgecache._io_memory import MemoryDisk
 from edgecache._testing_io import disturb, fail, heal, hold, release
+from edgecache._testing_shared import hold_shard
 from edgecache.metrics.names import METRICS
 from edgecache.objects import sharing
 from edgecache.objects.head import content_hash, decode_head
@@ -31,6 +34,7 @@ KIB = 1024
 
 CANNOT_MOVE = {
     "io.direct_refused": "depends on the file system; test_snapshot covers the mapping",
+    "sharing.index_resets": "no death leads there; test_index has what would not be mended",
     "requests.shed.no_memory": "the allocator must fail for it",
 }
 SHED_REASONS = (
@@ -455,6 +459,44 @@ def several_processes(root: Path) -> set[str]:
         return moved(store)
 
 
+def processes_that_die(root: Path) -> set[str]:
+    """One with the writer role, then one with the lock of a shard."""
+    config = Config(root=str(root), memory="4MiB", disk="16MiB", shards=1, shared=True)
+    ready, say = os.pipe()
+
+    def write() -> None:
+        Storage(config)
+        os.write(say, b".")
+        signal.pause()
+
+    def lock() -> None:
+        hold_shard(Storage(config), 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def forked(work: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                work()
+            finally:
+                os._exit(1)
+        return child
+
+    writer = forked(write)
+    assert os.read(ready, 1) == b"."
+    with Storage(config) as store:
+        assert store.stats()["sharing"]["writer_pid"] == writer
+        assert not store.stats()["sharing"]["is_writer"]
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+        while store.stats()["sharing"]["deaths"] == 0:  # the next writer cleans up
+            threading.Event().wait(0.001)
+        os.waitpid(forked(lock), 0)
+        store.put("key", b"value")
+        assert store.stats()["sharing"]["processes"] == 1
+        return moved(store)
+
+
 SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     traffic: TRAFFIC,
     pinned: {"memory.pinned_bytes", "memory.zombies"},
@@ -493,6 +535,11 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     several_processes: {
         "leases.takes", "leases.waits", "leases.hits", "leases.takeovers", "leases.timeouts",
         "leases.full", "leases.stream_attaches", "leases.streams_full",
+    },
+    processes_that_die: {
+        "sharing.processes", "sharing.attaches", "sharing.deaths", "sharing.writer_pid",
+        "sharing.is_writer", "sharing.role_takeovers", "sharing.lock_repairs",
+        "sharing.shard_resets",
     },
     damaged_records: {
         "errors.corruption.record", "recovery.seconds", "recovery.records", "recovery.regions_read",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +125,31 @@ def test_a_store_without_disk_leaves_its_sections_empty() -> None:
         assert found[section] == empty[section]  # type: ignore[literal-required]
     assert found["engine"]["io"] == "none"
     assert not found["engine"]["is_direct"]
+
+
+def test_only_a_shared_cache_has_processes(tmp_path: Path) -> None:
+    empty = empty_snapshot()["sharing"]
+    config = Config(root=str(tmp_path / "root"), memory="4MiB", disk="16MiB")
+    with Storage(config) as store:
+        assert store.stats()["sharing"] == empty
+    with Storage(replace(config, shared=True)) as store:
+        found = store.stats()
+        assert check_snapshot(found) == []
+        counters = store.counters()
+    numbered = {name: number for number, name in enumerate(counters, 1000)}
+    sharing = build_snapshot({**counters, **numbered, "shed": {}}, {}, FACTS)["sharing"]
+    assert sharing == {
+        "processes": numbered["processes"],
+        "attaches": numbered["processes_attached"],
+        "deaths": numbered["processes_reaped"],
+        **{name: numbered[name] for name in sharing if name in numbered and name != "processes"},
+    }
+    # Who writes is settled by a thread of the store, maybe later.
+    expected = {**empty, "processes": 1, "attaches": 1}
+    expected["is_writer"] = found["sharing"]["is_writer"]
+    expected["writer_pid"] = found["sharing"]["writer_pid"]
+    assert found["sharing"] == expected
+    assert expected["writer_pid"] in (0, os.getpid())
 
 
 def test_direct_io_that_was_refused_is_not_claimed() -> None:

@@ -46,8 +46,13 @@ def overview(stats: Stats, health: Mapping[str, Any]) -> RenderableType:
         Text.assemble(("! ", "yellow"), f"{each['name']}: {each['detail']}")
         for each in health.get("reasons", ())
     ]
+    notes = [
+        Text(f"  {each['name']}: {each['detail']}", style="dim") for each in health.get("notes", ())
+    ]
     panels = [_requests(stats), _memory(stats), _disk(stats)]
-    return Group(head, *reasons, Columns(panels, padding=(0, 1)))
+    if stats["sharing"]["processes"]:
+        panels.append(_sharing(stats))
+    return Group(head, *reasons, *notes, Columns(panels, padding=(0, 1)))
 
 
 def _panel(title: str, rows: list[tuple[str, str]]) -> Panel:
@@ -104,6 +109,19 @@ def _disk(stats: Stats) -> Panel:
     return _panel("disk", rows)
 
 
+def _sharing(stats: Stats) -> Panel:
+    """Who has the cache open, and what deaths have cost."""
+    sharing = stats["sharing"]
+    writer = sharing["writer_pid"]
+    rows = [
+        ("open in", f"{sharing['processes']:,}"),
+        ("writer", f"{writer}{' (this one)' if sharing['is_writer'] else ''}" if writer else "-"),
+    ]
+    names = ("deaths", "role_takeovers", "lock_repairs", "shard_resets", "index_resets")
+    rows += [(name.replace("_", " "), f"{sharing[name]:,}") for name in names if sharing[name]]
+    return _panel("processes", rows)
+
+
 def rates(before: Stats, after: Stats, elapsed_s: float) -> RenderableType:
     """Return what changed between two snapshots, per second, for `edgecache top`."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -125,6 +143,8 @@ def rates(before: Stats, after: Stats, elapsed_s: float) -> RenderableType:
         f"hit ratio {ratio}   RAM {_share(memory['used_bytes'], memory['budget_bytes'])}   "
         f"items {memory['items']:,}"
     )
+    if after["sharing"]["processes"]:
+        foot.append(f"   processes {after['sharing']['processes']:,}")
     slow = _latencies(before["http"], after["http"], elapsed_s)
     return Group(table, foot) if slow is None else Group(table, foot, slow)
 

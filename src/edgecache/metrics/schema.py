@@ -169,6 +169,20 @@ class RecoveryStats(TypedDict):
     is_warm: bool  # RAM tier and index of an earlier life were adopted (`keep_warm`)
 
 
+class SharingStats(TypedDict):
+    """The processes that have one cache (`shared`), since its arena was made; all 0 without it."""
+
+    processes: int  # that have it open now, this one included
+    attaches: int  # stores that were opened on it, and children of fork that joined
+    deaths: int  # processes that ended without closing, and were cleaned up after
+    writer_pid: int  # of the process that flushes and reclaims; 0: about to be taken over
+    is_writer: bool  # it is this process
+    role_takeovers: int  # from a writer that died
+    lock_repairs: int  # locks taken over from the dead
+    shard_resets: int  # shards that lost their entries in RAM by that
+    index_resets: int  # shards that lost all entries: nothing is known to lead there
+
+
 class IoStats(TypedDict):
     """The I/O engine."""
 
@@ -221,6 +235,7 @@ class StatsSnapshot(TypedDict):
     log: LogStats
     reclaim: ReclaimStats
     recovery: RecoveryStats
+    sharing: SharingStats
     io: IoStats
     leases: LeaseStats
     errors: ErrorStats
