@@ -22,6 +22,7 @@ from bench.measure import (
 )
 from bench.rows import Row
 from bench.workloads import Plan
+from edgecache.warm import forget_warm
 
 OBJECTS, OBJECTS_QUICK = 10_000_000, 1_000_000
 SMALL_VALUE_BYTES = 16
@@ -33,11 +34,11 @@ def small_key(number: int) -> bytes:
     return b"k%011x" % number
 
 
-def open_many(path: str, count: int) -> Any:
+def open_many(path: str, count: int, **options: Any) -> Any:
     """A store with an index for that many objects: half of the RAM budget is the index's."""
     return open_store(
         path, memory=max(64 * MIB, count * 56), disk=max(GIB, count * 400), block_timeout=60,
-        front_size=0,
+        front_size=0, **options,
     )  # fmt: skip
 
 
@@ -73,11 +74,13 @@ def fill_and_die(path: str, count: int) -> dict[str, float]:
     return figures
 
 
-def open_again(path: str, count: int, is_clean: bool) -> dict[str, Any]:
+def open_again(path: str, count: int, is_clean: bool, **options: Any) -> dict[str, Any]:
     """Child: time to open; then check a sample; leave as it was found, or close."""
+    # What the interpreter loads for the first store is not the store's time.
+    open_store(None, memory=MIB).close()
     began = time.perf_counter()
     cpu_before = cpu_seconds()
-    store = open_many(path, count)
+    store = open_many(path, count, **options)
     wall_s, cpu_s = time.perf_counter() - began, cpu_seconds() - cpu_before
     found = counters(store)
     numbers = range(0, count, max(1, count // 2000))
@@ -85,7 +88,9 @@ def open_again(path: str, count: int, is_clean: bool) -> dict[str, Any]:
     right = sum(value == b"%016x" % n for n, value in zip(numbers, values, strict=True))
     result = {
         "wall_s": wall_s, "cpu_s": cpu_s, "objects": found["objects"], "right": right,
-        "sampled": len(numbers),
+        "sampled": len(numbers), "is_warm": store.stats()["recovery"]["is_warm"],
+        "cold_reason": store.stats()["engine"]["cold_reason"],
+        "refusal": store.stats()["engine"]["warm_refusal"],
     }  # fmt: skip
     if is_clean:
         store.close()
@@ -121,7 +126,29 @@ def life_rows(plan: Plan, wanted: tuple[str, ...]) -> list[Row]:
         clean = open_rounds(plan, str(path), count, is_clean=True)
         rows += [open_row(f"open after kill -9, {words}", killed, count, 1.0, 0.4)]
         rows += [open_row(f"open after a clean close, {words}", clean, count, None, None)]
+        rows += warm_rows(plan, str(path), count, words)
     shutil.rmtree(path)
+    return rows
+
+
+def warm_rows(plan: Plan, path: str, count: int, words: str) -> list[Row]:
+    """Opening with the arena of the life before, private and shared."""
+    rows = []
+    for label, shared in (("warm", False), ("warm, shared", True)):
+        options = {"keep_warm": True, "shared": shared}
+        first = in_child("bench.life:open_again", path=path, count=count, is_clean=True, **options)
+        if first["refusal"]:
+            plan.say(f"open {label}: not run, {first['refusal']}")
+            continue
+        found = [
+            in_child("bench.life:open_again", path=path, count=count, is_clean=True, **options)
+            for _round in range(plan.repeat)
+        ]
+        for one in found:
+            if not one["is_warm"]:
+                raise RuntimeError(f"the arena was not adopted: {one['cold_reason']}")
+        rows.append(open_row(f"open {label}, {words}", found, count, 0.1, 0.02))
+    forget_warm(path)
     return rows
 
 

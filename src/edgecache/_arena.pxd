@@ -48,6 +48,7 @@ cdef struct ArenaHeader:
     uint64_t checkpoint_number          # WARM: of the checkpoint that it was closed with
     uint64_t checkpoint_us
     char[40] boot_id
+    char[32] token                      # of its file's name (warm.py)
     char[3072] options                  # zero-terminated
 
 cdef class Arena:
@@ -62,6 +63,8 @@ cdef class Arena:
 
     # For parts that are in use as a whole: whole huge pages of [offset, offset + size_bytes).
     cdef void use_huge_pages(self, uint64_t offset, uint64_t size_bytes) noexcept
+    # Of a file: what is written from here on stays in this process. 0 or a negative errno.
+    cdef int part(self) noexcept nogil
 
 # Bump allocation while the layout is planned: returns the offset and moves *cursor behind it.
 cdef inline uint64_t arena_plan(uint64_t* cursor, uint64_t size_bytes,

@@ -1,5 +1,6 @@
 """The arena's mapping (see _arena.pxd)."""
 
+from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 
 cdef extern from "sys/mman.h" nogil:
@@ -79,6 +80,14 @@ cdef class Arena:
             raise MemoryError(f"cannot map {size_bytes} bytes of the shared arena")
         # A core dump would hold every cached value.
         madvise(self.base, size_bytes, MADV_DONTDUMP)
+
+    cdef int part(self) noexcept nogil:
+        # One call: no thread ever sees the range unmapped.
+        if mmap(self.base, self.size_bytes, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, self.descriptor, 0) == MAP_FAILED:
+            return -errno
+        madvise(self.base, self.size_bytes, MADV_DONTDUMP)
+        return 0
 
     def __dealloc__(self) -> None:
         if self.base != NULL:

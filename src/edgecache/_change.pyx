@@ -78,6 +78,7 @@ from edgecache._shard cimport (
     shard_fill_begin,
     shard_fill_drop,
     shard_fill_end,
+    shard_index_bytes,
     shard_insert_disk,
     shard_insert_ram,
     shard_number,
@@ -328,7 +329,7 @@ cdef void change_stage_copy(Change* self) noexcept nogil:
 
 
 cdef void engine_rebalance_locked(Engine* engine, Shard* shard) noexcept nogil:
-    cdef uint64_t index_bytes = shard.index.area_used_bytes, budget
+    cdef uint64_t index_bytes = shard_index_bytes(shard), budget
     cdef uint64_t least = MEMORY_BUDGET_BYTES_MIN
     # What the dead left, of the living, is within the budget.
     index_bytes += shard.kept_bytes

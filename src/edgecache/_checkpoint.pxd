@@ -78,6 +78,11 @@ cdef struct Checkpointer:               # process-local
     LogStore* log
     ShardSet* shards
 
+cdef struct CheckpointStamp:            # of the newest one on disk; 0: there is none
+    uint64_t number
+    uint64_t created_us
+
+cdef void checkpoint_stamp(Checkpointer* self, CheckpointStamp* out) noexcept nogil
 # Write one; on success `stable_generation` for the reclaimer is returned through *stable.
 cdef Status checkpoint_write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcept nogil
 # Load the newest one that verifies into the (empty) shards and *table (region_count entries, the

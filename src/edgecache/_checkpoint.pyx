@@ -20,7 +20,7 @@ from edgecache._segment cimport (
     log_wake,
 )
 from edgecache._segment_format cimport PAGE_BYTES, align_up
-from edgecache._shard cimport Shard, ShardSet, shard_at
+from edgecache._shard cimport Shard, ShardSet, shard_at, shard_index_back
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_add_u32,
@@ -322,7 +322,7 @@ cdef Status _load_shard(Checkpointer* self, uint32_t file, Shard* shard, char* p
                         uint64_t* offset) noexcept nogil:
     cdef LogStore* log = self.log
     cdef IndexShard* saved = <IndexShard*>page
-    cdef uint64_t area_offset = shard.index.area_offset, limit = shard.index.used_bytes_limit
+    cdef uint64_t area_offset = shard.index.area_offset, limit
     cdef uint64_t reserved = shard.index.area_size_bytes, size
     cdef char* area = self.shards.base + area_offset
     if _read_all(log, file, offset[0], page, CHECKPOINT_SHARD_BYTES) != Status.STATUS_OK or \
@@ -330,6 +330,9 @@ cdef Status _load_shard(Checkpointer* self, uint32_t file, Shard* shard, char* p
             log.api.bits64(page, CHECKPOINT_SHARD_BYTES - 8, log.seed):
         return Status.STATUS_CORRUPT
     size = align_up(saved.area_used_bytes, PAGE_BYTES)
+    if shard.is_file and size <= shard.index_bytes:
+        shard_index_back(self.shards.base, shard, size)
+    limit = shard.index.used_bytes_limit
     if size > reserved or (limit and saved.area_used_bytes > limit):
         return Status.STATUS_NO_MEMORY
     if _read_all(log, file, offset[0] + CHECKPOINT_SHARD_BYTES, area, size) != \
@@ -400,6 +403,21 @@ cdef uint64_t _peek_number(Checkpointer* self, uint64_t number, char* page,
         skipped[0] += 1
     self.log.ops.close_file(self.log.engine, <uint32_t>file)
     return found
+
+
+cdef void checkpoint_stamp(Checkpointer* self, CheckpointStamp* out) noexcept nogil:
+    cdef char* page = NULL
+    cdef uint64_t number, found
+    cdef uint32_t skipped = 0
+    memset(out, 0, sizeof(CheckpointStamp))
+    if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES) != 0:
+        return
+    for number in range(2):
+        found = _peek_number(self, number, page, &skipped)
+        if found > out.number:
+            out.number = found
+            out.created_us = (<CheckpointHeader*>page).created_us
+    free(page)
 
 
 cdef Status checkpoint_load(Checkpointer* self, CheckpointHeader* header, CheckpointRegion* table,

@@ -55,6 +55,9 @@ cdef struct ArenaPlan:             # arena offsets, and sizes
     uint32_t shard_count
     uint32_t region_count
 
+cdef uint64_t pid_namespace() except? 0
+cdef str differing(str theirs, str ours)
+
 cdef class CoreArena:
     cdef Engine engine
     cdef LogStore log
@@ -78,6 +81,9 @@ cdef class CoreArena:
     cdef object registry       # shared mode: keeps the registry file open
     cdef bint is_shared
     cdef bint is_attached      # shared mode: others had laid the arena out
+    cdef object warm           # keep_warm: who has the arena's file (warm.py), else None
+    cdef bint is_warm          # the arena of an earlier life, adopted
+    cdef bint is_file          # the arena is a file: new pages are asked for (_pages.pxd)
     cdef uint32_t life         # changes when holds of earlier times mean nothing any more
     cdef IoEngine io
     cdef object lower                   # a tier below RAM that is no log (_core_lower.pxd), or None
@@ -107,6 +113,10 @@ cdef class CoreArena:
 
     cdef _plan(self, uint32_t shard_count)
     cdef _map(self)
+    cdef _map_new(self)
+    cdef bint _map_file(self) except -1
+    cdef bint _map_left(self) except -1
+    cdef _begin_cold(self, str reason)
     cdef bytes _arena_options(self)
     cdef _fill_header(self)
     cdef _check_header(self)

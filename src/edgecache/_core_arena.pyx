@@ -4,7 +4,7 @@ import os
 
 cimport cython
 
-from libc.errno cimport EAGAIN
+from libc.errno cimport EAGAIN, EINVAL
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
@@ -19,6 +19,12 @@ from edgecache._arena cimport (
     ArenaHeader,
     arena_make_memfd,
     arena_plan,
+)
+from edgecache._core_warm cimport (
+    warm_back,
+    warm_name,
+    warm_needed_bytes,
+    warm_why_foreign,
 )
 from edgecache._evict cimport EvictKind
 from edgecache._index cimport IndexShard, index_init
@@ -54,7 +60,14 @@ from edgecache._segment cimport (
     log_shared_bytes,
 )
 from edgecache._segment_format cimport FOOTER_BYTES, FORMAT_VERSION, Footer, align_up
-from edgecache._shard cimport SHARD_EPOCHS, Shard, shard_at, shard_set_open
+from edgecache._shard cimport (
+    SHARD_EPOCHS,
+    Shard,
+    shard_at,
+    shard_index_back,
+    shard_set_close,
+    shard_set_open,
+)
 from edgecache._slab cimport SLAB_SPAN_BYTES
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_monotonic_ns, robust_add
@@ -73,6 +86,11 @@ cdef uint64_t pid_namespace() except? 0:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+cdef bint is_named(int descriptor):
+    """Is the arena that others have open a file, and not a memfd?"""
+    return not os.readlink(f"/proc/self/fd/{descriptor}").startswith("/memfd:")
 
 
 cdef str differing(str theirs, str ours):
@@ -152,24 +170,80 @@ cdef class CoreArena:
                     raise errors.SharedModeError(
                         "the processes that share this cache use other sizes",
                         expected=self.plan.size_bytes, hint="give all of them one configuration")
-            else:
-                descriptor = arena_make_memfd(self.plan.size_bytes)
-                if descriptor < 0:
-                    raise OSError(-descriptor, "cannot make the shared arena of the cache")
+                self.arena = Arena(self.plan.size_bytes, descriptor)
+                self._check_header()
+                self.is_file = self.warm is not None and is_named(descriptor)
+                return
+        if self.warm is None or not self._map_left():
+            self._map_new()
+
+    cdef _map_new(self):
+        cdef int descriptor = -1
+        self.is_warm = False
+        self.is_file = self.warm is not None and self._map_file()
+        if self.is_file:
+            return
+        if self.is_shared:
+            descriptor = arena_make_memfd(self.plan.size_bytes)
+            if descriptor < 0:
+                raise OSError(-descriptor, "cannot make the shared arena of the cache")
         self.arena = Arena(self.plan.size_bytes, descriptor)
         if self.has_disk and not self.is_shared:
             self.arena.use_huge_pages(self.plan.buffer_offset,
                                       self.buffer_bytes * self.buffer_count)
-        if self.is_attached:
-            self._check_header()
-        else:
-            self._fill_header()
+        self._fill_header()
+
+    cdef bint _map_file(self) except -1:
+        """A new arena that can be left behind; False, and `warm.refusal`: there cannot be one."""
+        cdef int descriptor = self.warm.create(self.plan.size_bytes, warm_needed_bytes(self))
+        cdef int result
+        if descriptor < 0:
+            return False
+        self.arena = Arena(self.plan.size_bytes, descriptor)
+        result = warm_back(self)
+        if result != 0:
+            self.arena = None
+            self.warm.give_up("the kernel is older than 5.14" if result == -EINVAL else
+                              f"no memory for the arena ({os.strerror(-result)})")
+            return False
+        self._fill_header()
+        warm_name(self)
+        return True
+
+    cdef bint _map_left(self) except -1:
+        """The arena that an earlier life left behind; False: a new one it is."""
+        cdef int descriptor = self.warm.find()
+        cdef str reason
+        if descriptor < 0:
+            return False
+        if os.fstat(descriptor).st_size != self.plan.size_bytes:
+            os.close(descriptor)
+            self.warm.refuse("the arena has another size")
+            return False
+        self.arena = Arena(self.plan.size_bytes, descriptor)
+        reason = warm_why_foreign(self)
+        if reason:
+            self.arena = None
+            self.warm.refuse(reason)
+            return False
+        self.is_warm = self.is_file = True
+        return True
+
+    cdef _begin_cold(self, str reason):
+        """What was mapped is stale: a new arena takes its place."""
+        shard_set_close(&self.shards)
+        self.arena = None
+        self.warm.refuse(reason)
+        self._map_new()
+        self._wire()
 
     cdef bytes _arena_options(self):
         """Everything but the sizes of structures that must be equal for all processes."""
         cdef list names = ["memory_bytes", "disk_bytes", "policy", "front_bytes", "buffer_bytes",
                            "buffer_count", "namespace", "write_budget_bytes", "direct"]
         return repr([(name, self.options[name]) for name in names] + [
+            ("keep_warm", self.warm is not None), ("shared", bool(self.is_shared)),
+            ("build", self.warm.build if self.warm is not None else ""),
             ("shards", self.plan.shard_count), ("regions", self.plan.region_count),
             ("region_bytes", self.log.region_bytes), ("seed", self.seed),
             ("hash", bool(self.hash_native)),
@@ -235,6 +309,11 @@ cdef class CoreArena:
         self.engine.shard_budget_bytes = plan.budget
         self.engine.log = NULL
         self.maintenance.shared = &self.common.maintenance
+        if self.is_shared:
+            self.leases.shared = <LeaseShared*>(self.arena.base + plan.lease_offset)
+            self.leases.processes = &self.processes
+            self.streams.shared = <StreamShared*>(self.arena.base + plan.stream_offset)
+            self.streams.leases = &self.leases
         self.reclaimer.shared = &self.common.maintenance.reclaim
         self.checkpointer.shared = &self.common.maintenance.checkpoint
         if self.has_disk:
@@ -246,6 +325,7 @@ cdef class CoreArena:
         """The empty store."""
         cdef ArenaPlan* plan = &self.plan
         cdef uint32_t number, index
+        cdef uint64_t limit = plan.index_bytes
         cdef Shard* shard
         cdef Status status
         for number in range(plan.shard_count):
@@ -256,18 +336,25 @@ cdef class CoreArena:
             shard.area_offsets[0] = plan.memory_offset + number * plan.memory_stride
             shard.area_offsets[1] = shard.area_offsets[0] + plan.shard_count * plan.memory_stride
             shard.area_bytes = plan.area_bytes
+            shard.is_file = self.is_file
             shard.budget_bytes = plan.budget
             shard.private_offset = plan.private_offset + number * plan.private_bytes
             shard.private_bytes = plan.private_bytes
             shard.policy = self.policy
+            if self.is_file:
+                shard_index_back(self.arena.base, shard, 0)
+                if shard.index.used_bytes_limit == 0:
+                    raise MemoryError("no memory for the index of the cache in /dev/shm")
+                limit = shard.index.used_bytes_limit
             status = index_init(self.arena.base, &shard.index, shard.index_offset,
                                 plan.index_bytes, 0)
             raise_for_status(status, "index layout")
-            shard.index.used_bytes_limit = plan.index_bytes
+            shard.index.used_bytes_limit = limit
             status = memory_init(self.arena.base, &shard.memory, <EvictKind>self.policy,
                                  shard.area_offsets[0], plan.area_bytes, plan.budget,
                                  shard.private_offset, plan.private_bytes)
             raise_for_status(status, f"RAM tier layout ({plan.budget} bytes a shard)")
+            shard.memory.slab.is_file = self.is_file
         self.common.write_tokens = <double>self.write_budget_bytes / 24
         self.common.write_tokens_ns = ec_monotonic_ns()
         self.common.reformatted = self.reformatted
@@ -299,10 +386,6 @@ cdef class CoreArena:
         self.repairs.engine = self.engine.shared
         self.repairs.maintenance = self.maintenance.shared
         self.repairs.processes = &self.processes
-        self.leases.shared = <LeaseShared*>(self.arena.base + self.plan.lease_offset)
-        self.leases.processes = &self.processes
-        self.streams.shared = <StreamShared*>(self.arena.base + self.plan.stream_offset)
-        self.streams.leases = &self.leases
         self.repairs.leases = &self.leases
         self.repairs.streams = &self.streams
         self.log.reap = repair_reap
@@ -386,6 +469,8 @@ cdef class CoreArena:
         log.footer_regions = <uint32_t*>(log.base + offset)
         offset += align_up(<uint64_t>FOOTER_SLOTS * sizeof(uint32_t), 64)
         log.dirty = <uint32_t*>(log.base + offset)
+        if log.files != NULL:
+            return
         log.files = <int32_t*>malloc(log.file_count * sizeof(int32_t))
         if log.files == NULL:
             raise MemoryError("no memory for the file table")

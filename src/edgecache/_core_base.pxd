@@ -23,12 +23,15 @@ cdef enum:                         # index of a shed counter
 
 cdef class CoreBase(CoreArena):
     cdef object __weakref__
+    cdef int64_t opened_ns
 
     cdef _take_options(self, dict options)
     cdef _limit_values(self)
     cdef _open_superblock(self, uint64_t region_bytes)
     cdef _open_log(self)
+    cdef _go_on(self)
     cdef _start_log(self)
+    cdef _leave_warm(self, bint is_clean)
     cdef _free(self)
     cdef _detach(self)
     cdef int check_open(self) except -1

@@ -1,5 +1,6 @@
 """Root, part two: open, close, fork and budgets of a store (see _core_base.pxd)."""
 
+import logging
 import os
 import weakref
 
@@ -14,6 +15,7 @@ from libc.string cimport memcpy, memset
 from edgecache._arena cimport ARENA_USED, ArenaHeader
 from edgecache._checkpoint cimport CHECKPOINT_CLEAN
 from edgecache._core_arena cimport CoreArena, StoreShared
+from edgecache._core_warm cimport warm_adopt, warm_leave, warm_why_stale
 from edgecache._evict cimport EVICT_ARC, EVICT_LRU, EVICT_S3FIFO, EVICT_SIEVE, EVICT_WTINYLFU
 from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
@@ -59,6 +61,8 @@ cdef enum:
     CLOSE_NS = 30000000000          # longest wait for the last flush
     RECORD_ROOM_BYTES = 98304       # the longest key and meta, headers, index entry and alignment
 
+LOG = logging.getLogger("edgecache.warm")
+
 # Stores that a fork must mark; a child must not touch their locks, rings or threads.
 cdef object LIVE = weakref.WeakSet()
 
@@ -100,20 +104,24 @@ cdef class CoreBase(CoreArena):
                 progress. Sizes are bytes, times seconds. Not required: read_timeout_s and
                 write_timeout_s, of one transfer that a get or put waits for (0: no limit).
                 With a lower tier also: lower (_core_lower.pxd) and seed (of its key hashes).
+                keep_warm: who has the file of an arena that outlives the store (warm.py), or None.
                 With several processes: registry (registry.py, locked by the caller; the store
                 releases it in the end), and arena: a descriptor of the arena that other processes
                 have open, which the store takes over; -1: there is none.
             io: An engine over the locked root directory; None: the cache lives in RAM, with or
                 without a lower tier.
         """
+        cdef str stale
         if self.state != STORE_NEW:
             raise errors.StoreClosedError("a store is opened once", hint="make a new one")
+        self.opened_ns = ec_monotonic_ns()
         self.io = io
         self.has_disk = io is not None
         self.lower = options.get("lower")
         self.options = options
         self.registry = options.get("registry")
         self.is_shared = self.registry is not None
+        self.warm = options.get("keep_warm")
         self._take_options(options)
         if self.has_disk:
             self._open_superblock(options["region_bytes"])
@@ -125,7 +133,13 @@ cdef class CoreBase(CoreArena):
         try:
             self._map()
             self._wire()
-            if not self.is_attached:
+            if self.is_warm:
+                stale = warm_why_stale(self)
+                if stale:
+                    self._begin_cold(stale)
+                else:
+                    warm_adopt(self)
+            if not self.is_attached and not self.is_warm:
                 self._lay_out()
             self._attach_process()
             self._limit_values()
@@ -256,6 +270,9 @@ cdef class CoreBase(CoreArena):
         if self.is_attached:
             self.report = self.common.report
             return
+        if self.is_warm:
+            self._go_on()
+            return
         with nogil:
             status = recovery_run(log, &self.shards, &self.checkpointer, _report_progress,
                                   progress, &self.report)
@@ -265,6 +282,16 @@ cdef class CoreBase(CoreArena):
         self.maintenance.shared.last_checkpoint_ns = ec_monotonic_ns()
         if self.is_shared:
             # Others open them when they attach: none may come later.
+            self._open_files(IO_OPEN_CREATE)
+        with nogil:
+            reclaim_prepare(&self.reclaimer)
+
+    cdef _go_on(self):
+        """With an arena of an earlier life nothing is recovered."""
+        self.common.report.duration_us = (ec_monotonic_ns() - self.opened_ns) // 1000
+        self.report = self.common.report
+        self.maintenance.shared.last_checkpoint_ns = ec_monotonic_ns()
+        if self.is_shared:
             self._open_files(IO_OPEN_CREATE)
         with nogil:
             reclaim_prepare(&self.reclaimer)
@@ -407,6 +434,8 @@ cdef class CoreBase(CoreArena):
         *Cost*: blocks until the device took what is buffered.
         """
         cdef int64_t deadline
+        cdef Status flushed = Status.STATUS_OK, settled = Status.STATUS_OK
+        cdef bint is_last = True
         if self.state != STORE_OPEN:
             if self.state == STORE_NEW:
                 self.state = STORE_CLOSED
@@ -417,15 +446,24 @@ cdef class CoreBase(CoreArena):
             is_last = self.is_last()
             with nogil:
                 deadline = ec_monotonic_ns() + <int64_t>CLOSE_NS
-                log_flush(&self.log, deadline)
+                flushed = log_flush(&self.log, deadline)
                 log_seal_regions(&self.log)
                 if is_last and not self.log.shared.read_only:
-                    maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
+                    settled = maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
         self._detach()
+        if self.is_file and is_last:
+            self._leave_warm(flushed == Status.STATUS_OK and settled == Status.STATUS_OK)
         self._free()
         if self.lower is not None:
             self.lower.close()
+
+    cdef _leave_warm(self, bint is_clean):
+        """The arena stays for the next one, or goes."""
+        cdef str reason = warm_leave(self) if is_clean else "the disk did not take everything"
+        if reason:
+            LOG.warning("the arena is not kept for the next opening: %s", reason)
+            self.warm.give_up(reason)
 
     cdef bint is_last(self) noexcept:
         """Does no other process use the arena? The caller holds the lock of the registry."""

@@ -46,6 +46,7 @@ from edgecache._shard cimport (
 from edgecache._sync cimport ec_lock_acquire, ec_lock_release
 
 from edgecache import errors
+from edgecache._core_base cimport STORE_FORKED
 from edgecache._core_front cimport (
     FrontEntry,
     KeyView,
@@ -326,7 +327,7 @@ cdef class Pin:
 
     def __dealloc__(self):
         cdef Shard* shard = shard_at(&self.core.shards, self.shard)
-        if self.life != self.core.life or \
+        if self.life != self.core.life or self.core.state == STORE_FORKED or \
                 self.core.is_shared and self.core.processes.pid != <uint32_t>getpid():
             # Of the process that this one was forked from, or of a store that has closed since.
             return

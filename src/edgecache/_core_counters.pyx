@@ -39,7 +39,7 @@ from edgecache._segment cimport (
 from edgecache._shard cimport Shard, ShardCounters, shard_at
 
 cdef enum:
-    SHARD_FIELDS = 23
+    SHARD_FIELDS = 24
 
 
 cdef dict _sum_shards(CoreWrite store):
@@ -75,6 +75,7 @@ cdef dict _sum_shards(CoreWrite store):
         sums[20] += shard.memory.zombie_count
         sums[21] += shard.memory.move_count
         sums[22] += shard.memory.budget_bytes
+        sums[23] += shard.refused_count + shard.memory.slab.refused_count
     return {
         "memory_hits": sums[0], "disk_hits": sums[1], "misses": sums[2], "puts": sums[3],
         "put_bytes": sums[4], "deletes": sums[5], "expired": sums[6], "demotions": sums[7],
@@ -83,6 +84,7 @@ cdef dict _sum_shards(CoreWrite store):
         "index_overflow": sums[14], "index_grows": sums[15], "memory_used_bytes": sums[16],
         "memory_item_bytes": sums[17], "memory_items": sums[18], "memory_pinned_bytes": sums[19],
         "memory_zombies": sums[20], "memory_moves": sums[21], "memory_tier_budget_bytes": sums[22],
+        "memory_refusals": sums[23],
     }
 
 
@@ -129,6 +131,7 @@ cdef dict _log_counters(CoreWrite store):
         "checkpoint_us": store.checkpointer.shared.last_duration_us,
         "recovery_us": store.report.duration_us,
         "recovery_objects": store.report.object_count,
+        "recovery_is_warm": store.report.is_warm != 0,
         "recovery_replayed": store.report.replayed_entries,
         "recovery_swept": store.report.swept_entries,
         "recovery_lost": store.report.lost_entries,

@@ -23,7 +23,7 @@ from edgecache._evict cimport (
 )
 from edgecache._slab cimport (
     SLAB_FRAMES_PER_PAGE, SLAB_GRANULE_BYTES, SLAB_LINK_OFFSET, SLAB_PAGE_FREE, SLAB_PAGE_SLOTS,
-    SlabPage, SlabState, frame_shift, page_bytes, slab_busy_add, slab_covering,
+    SlabPage, SlabState, frame_shift, headroom_pages, page_bytes, slab_busy_add, slab_covering,
     slab_give, slab_init, slab_next, slab_page, slab_page_has_slots, slab_position,
     slab_rounded_bytes, slab_set_limit, slab_table_bytes, slab_take, slab_take_at,
     slab_take_larger, slab_take_near, slab_window_close, slab_window_find, slot_bytes_max,
@@ -330,10 +330,10 @@ cdef bint window_make(char* base, MemoryShard* shard, const MemoryHooks* hooks,
     if page_count > slab.page_limit:
         return False
     while True:
-        if slab_window_find(base, slab, page_count, slab.page_limit - slab.used_pages, page):
+        if slab_window_find(base, slab, page_count, headroom_pages(slab), page):
             window_empty(base, shard, hooks, page[0], page_count)
             return True
-        if slab.page_limit - slab.used_pages >= page_count \
+        if headroom_pages(slab) >= page_count \
                 or not slab_window_find(base, slab, 1, 0, &single):
             return False
         window_empty(base, shard, hooks, single, 1)

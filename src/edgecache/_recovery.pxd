@@ -41,6 +41,8 @@ cdef struct RecoveryReport:
     uint64_t lost_entries               # found, but the index had no room
     uint64_t torn_entries               # contested ones whose records did not verify
     uint64_t duration_us
+    uint32_t is_warm                    # the arena of an earlier life was adopted: nothing was read
+    uint32_t zero
 
 # The shards are laid out and empty, every region FREE, the data files that exist are open.
 cdef Status recovery_run(LogStore* log, ShardSet* shards, Checkpointer* checkpointer,

@@ -25,6 +25,7 @@ from edgecache._index cimport (
     index_seek,
     size_class_of,
 )
+from edgecache._pages cimport pages_discard
 from edgecache._scan cimport (
     ScanEntry,
     ScanInfo,
@@ -56,7 +57,7 @@ from edgecache._segment_format cimport (
     UNIT_SHIFT,
     align_up,
 )
-from edgecache._shard cimport Shard, ShardSet, shard_at, shard_number
+from edgecache._shard cimport Shard, ShardSet, shard_at, shard_index_ready, shard_number
 from edgecache._status cimport Status
 from edgecache._sync cimport ec_monotonic_ns, ec_now_us, ec_prefetch
 
@@ -184,6 +185,7 @@ cdef const ScanEntry* _entry_at(Recovery* self, uint64_t location) noexcept nogi
 
 
 cdef Status _insert(char* base, Shard* shard, const ScanEntry* entry) noexcept nogil:
+    shard_index_ready(base, shard)
     return index_insert(base, &shard.index, entry.hash_low, entry.location,
                         size_class_of(<uint64_t>entry.size_units << UNIT_SHIFT), False, 0)
 
@@ -357,21 +359,14 @@ cdef void _reset_indexes(Recovery* self) noexcept nogil:
         shard = shard_at(self.shards, number)
         limit = shard.index.used_bytes_limit
         # Garbage of a half-loaded checkpoint may lie anywhere in the area: give its pages back.
-        zero_pages(self.shards.base + shard.index.area_offset, shard.index.area_size_bytes)
+        # Those of a file might not come again.
+        if shard.is_file:
+            memset(self.shards.base + shard.index_offset, 0, limit)
+        else:
+            pages_discard(self.shards.base + shard.index_offset, shard.index_bytes)
         index_init(self.shards.base, &shard.index, shard.index.area_offset,
                    shard.index.area_size_bytes, 0)
         shard.index.used_bytes_limit = limit
-
-
-cdef extern from *:
-    """
-    #include <sys/mman.h>
-    static inline void ec_zero_pages(char *address, uint64_t size) {
-        /* Private anonymous memory reads as zeros after this. Source: madvise(2). */
-        madvise(address, size, MADV_DONTNEED);
-    }
-    """
-    void zero_pages "ec_zero_pages"(char* address, uint64_t size) noexcept nogil
 
 
 cdef inline void _prefetch(Recovery* self, ScanList* entries, uint64_t index) noexcept nogil:

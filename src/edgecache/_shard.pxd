@@ -25,6 +25,7 @@ cdef enum:
     # another count means "look", not "gone". Only who holds the shard's lock counts: an atomic
     # addition would wait for every store before it, most of which miss the cache.
     SHARD_EPOCHS = 16384
+    INDEX_AHEAD_BYTES = 65536
 
 cdef struct ShardCounters:
     uint64_t memory_hit_count
@@ -61,6 +62,10 @@ cdef struct Shard:                      # in the arena
     uint32_t stale_holds                # of earlier incarnations
     uint32_t is_closed
     uint64_t kept_bytes                 # pages of those, within the budget
+    uint32_t is_file                    # the arena is a file: new pages are asked for (_pages.pxd)
+    uint32_t zero
+    int64_t refused_until_ns            # the index got no memory: it is asked for again then
+    uint64_t refused_count
 
 cdef struct ShardSet                    # below
 
@@ -130,6 +135,21 @@ cdef Status shard_insert_ram(ShardSet* shards, Shard* shard, uint64_t hash,
                              uint32_t reference) noexcept nogil
 cdef Status shard_insert_disk(ShardSet* shards, Shard* shard, uint64_t hash, uint64_t location,
                               uint8_t size_class, uint8_t frequency) noexcept nogil
+# In an arena that is a file: memory for `used_bytes` of the index and some more, as far as it is to
+# be had. The limit of the index follows what there is.
+cdef void shard_index_back(char* base, Shard* shard, uint64_t used_bytes) noexcept nogil
+
+# Before every insertion, so that the index finds room to grow into.
+cdef inline void shard_index_ready(char* base, Shard* shard) noexcept nogil:
+    if shard.is_file and shard.index.used_bytes_limit < shard.index_bytes and \
+            shard.index.used_bytes_limit - shard.index.area_used_bytes < \
+            INDEX_AHEAD_BYTES + (shard.index.area_used_bytes >> 4):
+        shard_index_back(base, shard, shard.index.area_used_bytes)
+
+# What the index takes of the shard's budget.
+cdef inline uint64_t shard_index_bytes(const Shard* shard) noexcept nogil:
+    return shard.index.used_bytes_limit if shard.is_file else shard.index.area_used_bytes
+
 # Does the index hold this location, as a disk slot or behind a RAM item? -1: no; else the
 # frequency, plus 1 when the entry is in RAM.
 cdef int shard_location_heat(char* base, Shard* shard, uint64_t hash,

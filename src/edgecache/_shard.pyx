@@ -37,15 +37,15 @@ from edgecache._memory cimport (
     memory_set_budget,
     memory_unpin,
 )
+from edgecache._pages cimport pages_back, pages_discard
 from edgecache._process cimport HOLD_FILL, HOLD_PIN, hold_at, hold_give, hold_take
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_prefetch
+from edgecache._sync cimport ec_lock_acquire, ec_lock_release, ec_monotonic_ns, ec_prefetch
 from edgecache._xxhash cimport XxhashApi
 
 
-cdef extern from "sys/mman.h" nogil:
-    int madvise(void* address, size_t length, int advice)
-    int MADV_REMOVE
+cdef enum:
+    REFUSED_NS = 100000000          # no memory for the index: it is asked for again after that
 
 
 cdef inline bint _key_equals(RamItem* item, const char* key, uint32_t key_len) noexcept nogil:
@@ -111,13 +111,31 @@ cdef bint shard_erase_disk(char* base, Shard* shard, uint64_t hash,
     return True
 
 
+cdef void shard_index_back(char* base, Shard* shard, uint64_t used_bytes) noexcept nogil:
+    cdef uint64_t limit = shard.index.used_bytes_limit
+    cdef uint64_t wanted = (used_bytes + 2 * INDEX_AHEAD_BYTES + (used_bytes >> 3) + 4095) \
+        & ~<uint64_t>4095
+    wanted = min(wanted, shard.index_bytes)
+    if wanted <= limit or ec_monotonic_ns() < shard.refused_until_ns:
+        return
+    if pages_back(base + shard.index_offset + limit, wanted - limit) == 0:
+        shard.index.used_bytes_limit = wanted
+        return
+    # What was given of it goes back.
+    pages_discard(base + shard.index_offset + limit, wanted - limit)
+    shard.refused_count += 1
+    shard.refused_until_ns = ec_monotonic_ns() + <int64_t>REFUSED_NS
+
+
 cdef Status shard_insert_ram(ShardSet* shards, Shard* shard, uint64_t hash,
                              uint32_t reference) noexcept nogil:
+    shard_index_ready(shards.base, shard)
     return index_insert(shards.base, &shard.index, hash, reference, 0, True, 0)
 
 
 cdef Status shard_insert_disk(ShardSet* shards, Shard* shard, uint64_t hash, uint64_t location,
                               uint8_t size_class, uint8_t frequency) noexcept nogil:
+    shard_index_ready(shards.base, shard)
     return index_insert(shards.base, &shard.index, hash, location, size_class, False, frequency)
 
 
@@ -277,17 +295,18 @@ cdef void shard_reopen(ShardSet* shards, Shard* shard, uint32_t version) noexcep
     memory_init(shards.base, &shard.memory, <EvictKind>shard.policy,
                 shard.area_offsets[shard.incarnation & 1], shard.area_bytes, budget,
                 shard.private_offset, shard.private_bytes)
+    shard.memory.slab.is_file = shard.is_file
     shard.memory.version_last = version
     if shard.is_closed:
         memory_set_budget(shards.base, &shard.memory, &shards.hooks[shard.number], 0)
 
 
 cdef void shard_punch(ShardSet* shards, uint64_t offset, uint64_t size_bytes) noexcept nogil:
-    madvise(shards.base + offset, size_bytes, MADV_REMOVE)
+    pages_discard(shards.base + offset, size_bytes)
 
 
 cdef void shard_drain(ShardSet* shards, Shard* shard, uint32_t stale) noexcept nogil:
-    cdef uint64_t budget, index_bytes = shard.index.area_used_bytes
+    cdef uint64_t budget, index_bytes = shard_index_bytes(shard)
     shard.stale_holds = stale
     if stale:
         return

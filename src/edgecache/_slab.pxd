@@ -29,7 +29,8 @@ Invariants:
 6. `live_bytes` is the sum of what is in use on the page; `busy_count` counts the reasons (a pin,
    being filled) for which objects that touch it must stay.
 7. No hole of free frames in FRAMES pages is longer than `hole_frames_max`, which spares searches.
-8. Huge pages are asked for by spans of 2 MiB, before the first page of a span is used, and only for
+8. With `is_file` a page has memory before it is used; no page is used without.
+9. Huge pages are asked for by spans of 2 MiB, before the first page of a span is used, and only for
    spans that the limit covers. Pages before `huge_pages` may have memory that came with a span;
    where that is above `page_high`, it is not above the limit.
 
@@ -96,6 +97,9 @@ cdef struct SlabState:                  # in the arena
     uint32_t hole_page                  # where the search for a hole goes on
     uint32_t hole_frames_max            # no hole in FRAMES pages is longer (upper bound)
     uint32_t hole_frames_seen           # the same for the pages before hole_page
+    uint32_t is_file                    # pages must be asked for before they are used (_pages.pxd)
+    uint32_t refused_wait               # not 0: memory was refused; so many pages are not asked for
+    uint64_t refused_count
     uint32_t partial_pages[SLAB_CLASS_COUNT_MAX]
 
 cdef uint64_t slab_table_bytes(uint64_t area_size_bytes) noexcept nogil
@@ -142,6 +146,12 @@ cdef bint slab_page_has_slots(char* base, SlabState* state, uint32_t page,
 cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil
 # A lower limit holds as soon as the used pages allow it; until then no page is taken.
 cdef void slab_set_limit(char* base, SlabState* state, uint32_t page_limit) noexcept nogil
+
+# Pages that may still be taken.
+cdef inline uint32_t headroom_pages(const SlabState* state) noexcept nogil:
+    if state.refused_wait or state.page_limit <= state.used_pages:
+        return 0
+    return state.page_limit - state.used_pages
 
 cdef inline uint32_t page_bytes(const SlabState* state) noexcept nogil:
     return <uint32_t>1 << state.page_shift

@@ -3,30 +3,20 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from edgecache._pages cimport pages_back, pages_discard
 from edgecache._slab_holes cimport (
     HOLE_FRAMES_MAX, frames_mask, hole_around, hole_find, slab_high_bit, slab_low_bit,
 )
-
-cdef extern from *:
-    """
-    #include <stddef.h>
-    #include <sys/mman.h>
-
-    /* A shared mapping keeps its memory until a hole is punched (MADV_REMOVE); a private one
-    refuses
-     * that and forgets on MADV_DONTNEED. Both read as zeros afterwards. Source: madvise(2). */
-    static inline int slab_discard(void *start, size_t size_bytes) {
-        if (madvise(start, size_bytes, MADV_REMOVE) == 0) return 0;
-        return madvise(start, size_bytes, MADV_DONTNEED);
-    }
-    """
-    int slab_discard(void* start, size_t size_bytes) noexcept nogil
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void* address, size_t length, int advice)
     enum:
         MADV_HUGEPAGE
         MADV_NOHUGEPAGE
+
+cdef enum:
+    REFUSED_WAIT = 1024                 # new pages that are not asked for after a refusal
+    REFUSED_STEPS = 4096                # of a search of the free list meanwhile
 
 # Constants after import, per page size: the sizes of the classes, and the class of a size in
 # granules.
@@ -117,10 +107,6 @@ cdef void slab_init(SlabState* state, uint64_t area_offset, uint64_t area_size_b
     state.page_target = state.page_limit
 
 
-cdef inline uint32_t headroom_pages(const SlabState* state) noexcept nogil:
-    return state.page_limit - state.used_pages if state.page_limit > state.used_pages else 0
-
-
 # ---------------------------------------------------------------- lists of pages
 
 cdef inline void pages_push(char* base, SlabState* state, uint32_t* head,
@@ -159,7 +145,7 @@ cdef inline char* page_address(char* base, const SlabState* state, uint32_t numb
 # A span before its first touch: one huge page costs a third of the 512 faults that it saves.
 # Only where the limit leaves room for the whole span, so that the process stays within its budget.
 cdef void span_advise(char* base, SlabState* state, uint32_t number) noexcept nogil:
-    if <uint64_t>page_address(base, state, number) % SLAB_SPAN_BYTES \
+    if state.is_file or <uint64_t>page_address(base, state, number) % SLAB_SPAN_BYTES \
             or number + span_pages(state) > state.page_limit:
         return
     if madvise(page_address(base, state, number), SLAB_SPAN_BYTES, MADV_HUGEPAGE) == 0:
@@ -167,22 +153,22 @@ cdef void span_advise(char* base, SlabState* state, uint32_t number) noexcept no
 
 
 # Memory of free pages goes back. A span that loses some must not be made whole again by the kernel.
-cdef void pages_discard(char* base, SlabState* state, uint32_t first,
-                        uint32_t count) noexcept nogil:
+cdef void pages_give_back(char* base, SlabState* state, uint32_t first,
+                          uint32_t count) noexcept nogil:
     cdef uint32_t start = first - first % span_pages(state)
     cdef uint32_t end = min(first + count, state.huge_pages)
     if start < end:
         end += (span_pages(state) - end % span_pages(state)) % span_pages(state)
         madvise(page_address(base, state, start), <uint64_t>(end - start) << state.page_shift,
                 MADV_NOHUGEPAGE)
-    slab_discard(page_address(base, state, first), <uint64_t>count << state.page_shift)
+    pages_discard(page_address(base, state, first), <uint64_t>count << state.page_shift)
 
 
 # The limit falls into spans that are not filled yet: what nobody has used goes.
 cdef void spans_cut(char* base, SlabState* state) noexcept nogil:
     cdef uint32_t first = max(state.page_high, state.page_limit)
     if state.huge_pages > first:
-        pages_discard(base, state, first, state.huge_pages - first)
+        pages_give_back(base, state, first, state.huge_pages - first)
         state.huge_pages = first
 
 
@@ -199,7 +185,33 @@ cdef void page_high_raise(char* base, SlabState* state, uint32_t page_high) noex
         state.page_high += 1
 
 
-# The caller has checked the limit.
+# Memory for the pages [first, end) before they are used, where it may be refused. After a refusal
+# the slab lives on what it has, as at its limit, and asks again after a while.
+cdef bint pages_ready(char* base, SlabState* state, uint32_t first, uint32_t end) noexcept nogil:
+    cdef uint32_t number
+    cdef SlabPage* page
+    if not state.is_file:
+        return True
+    for number in range(first, end):
+        if number < state.page_high:
+            page = slab_page(base, state, number)
+            if page.kind != SLAB_PAGE_FREE or page.dirty:
+                continue
+        if pages_back(page_address(base, state, number), page_bytes(state)) == 0:
+            continue
+        state.refused_count += 1
+        state.refused_wait = REFUSED_WAIT
+        # What was given before it is not accounted for: it goes back.
+        while number > first:
+            number -= 1
+            page = slab_page(base, state, number)
+            if number >= state.page_high or (page.kind == SLAB_PAGE_FREE and not page.dirty):
+                pages_discard(page_address(base, state, number), page_bytes(state))
+        return False
+    return True
+
+
+# The caller has checked the limit, and that there is memory.
 cdef void page_acquire(char* base, SlabState* state, uint32_t number,
                        SlabPageKind kind) noexcept nogil:
     cdef SlabPage* page
@@ -229,7 +241,7 @@ cdef void page_return(char* base, SlabState* state, uint32_t number) noexcept no
         state.page_limit = max(state.page_target, state.used_pages)
         spans_cut(base, state)
     if state.used_pages + state.dirty_pages > state.page_limit:
-        pages_discard(base, state, number, 1)
+        pages_give_back(base, state, number, 1)
         page.dirty = 0
         state.dirty_pages -= 1
 
@@ -248,7 +260,7 @@ cdef uint64_t slab_trim(char* base, SlabState* state) noexcept nogil:
             state.dirty_pages -= 1
             number += 1
         if number > first:
-            pages_discard(base, state, first, number - first)
+            pages_give_back(base, state, first, number - first)
             bytes += <uint64_t>(number - first) << state.page_shift
         else:
             number += 1
@@ -312,11 +324,21 @@ cdef inline void slot_give(char* base, SlabState* state, SlabPage* page, uint32_
         pages_push(base, state, &state.partial_pages[size_class], number)
 
 
-cdef uint32_t free_page_number(SlabState* state) noexcept nogil:
+cdef uint32_t free_page_number(char* base, SlabState* state) noexcept nogil:
+    cdef uint32_t number = state.free_page, steps = 0
     if state.used_pages >= state.page_limit:
         return 0
-    if state.free_page:
-        return state.free_page
+    if state.refused_wait:
+        state.refused_wait -= 1
+        # Only pages that have kept their memory.
+        while state.dirty_pages and number and steps < REFUSED_STEPS:
+            if slab_page(base, state, number - 1).dirty:
+                return number
+            number = slab_page(base, state, number - 1).next
+            steps += 1
+        return 0
+    if number:
+        return number
     return state.page_high + 1 if state.page_high < state.page_count else 0
 
 
@@ -330,8 +352,8 @@ cdef uint32_t slab_take(char* base, SlabState* state, uint32_t size_bytes,
     reference = slot_take(base, state, size_class)
     if reference or not new_page:
         return reference
-    number = free_page_number(state)
-    if number == 0:
+    number = free_page_number(base, state)
+    if number == 0 or not pages_ready(base, state, number - 1, number):
         return 0
     page_acquire(base, state, number - 1, SLAB_PAGE_SLOTS)
     page = slab_page(base, state, number - 1)
@@ -388,6 +410,9 @@ cdef inline void holes_raise(SlabState* state, uint32_t frames) noexcept nogil:
 cdef uint32_t extent_place(char* base, SlabState* state, uint64_t frame,
                            uint32_t size_bytes) noexcept nogil:
     cdef uint32_t reference = slab_reference(frame << frame_shift(state))
+    cdef uint64_t end = frame + (size_bytes >> frame_shift(state))
+    if not pages_ready(base, state, <uint32_t>(frame >> 6), <uint32_t>((end + 63) >> 6)):
+        return 0
     frames_mark(base, state, frame, size_bytes >> frame_shift(state), True)
     slab_page(base, state, <uint32_t>(frame >> 6)).start_frames |= <uint64_t>1 << (frame & 63)
     slab_node(base, state, reference).size_bytes = size_bytes
@@ -399,7 +424,7 @@ cdef uint32_t extent_place_new(char* base, SlabState* state, uint64_t frame,
                                uint32_t size_bytes) noexcept nogil:
     cdef uint32_t reference = extent_place(base, state, frame, size_bytes), length = 0
     frame += size_bytes >> frame_shift(state)
-    if frame & 63:
+    if reference and frame & 63:
         hole_around(base, state, frame, HOLE_FRAMES_MAX, 0, &length)
         holes_raise(state, length)
     return reference
@@ -438,6 +463,8 @@ cdef uint32_t extent_take(char* base, SlabState* state, uint32_t size_bytes,
         frame = hole_look(base, state, frames)
         if frame >= 0:
             return extent_place(base, state, <uint64_t>frame, size_bytes)
+    if state.refused_wait and new_page:
+        state.refused_wait -= 1
     free_pages = headroom_pages(state)
     # Frames left over at both ends of a hole are fewer than two pages.
     if not new_page or free_pages == 0 \

@@ -133,6 +133,11 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
         found.append(
             HealthReason("hash_fallback", "the hash functions of the xxhash wheel are hidden")
         )
+    refusal = engine["warm_refusal"]
+    if refusal:
+        found.append(
+            HealthReason("keep_warm", f"nothing will be left for the next opening: {refusal}")
+        )
     if snapshot["io"]["direct_refused"]:
         found.append(
             HealthReason(
@@ -145,10 +150,20 @@ def _of_the_engine(snapshot: StatsSnapshot) -> list[HealthReason]:
 def _notes(snapshot: StatsSnapshot) -> list[HealthReason]:
     """Where io_uring is asked for by name and cannot run, opening fails; "auto" has a choice."""
     engine = snapshot["engine"]
-    if not engine["io_fallback_reason"]:
-        return []
-    detail = f"the {engine['io']} engine runs instead of io_uring: {engine['io_fallback_reason']}"
-    return [HealthReason("io_fallback", detail)]
+    found = []
+    if engine["io_fallback_reason"]:
+        found.append(
+            HealthReason(
+                "io_fallback",
+                f"the {engine['io']} engine runs instead of io_uring: "
+                f"{engine['io_fallback_reason']}",
+            )
+        )
+    if engine["cold_reason"]:
+        found.append(
+            HealthReason("cold_start", f"what was kept in memory: {engine['cold_reason']}")
+        )
+    return found
 
 
 def _of_the_recovery(snapshot: StatsSnapshot) -> list[HealthReason]:

@@ -4,8 +4,8 @@
                             64 bytes at 4096 + 64 n "pid descriptor", text: where its arena is
                             whole file              locked (flock) while somebody attaches or leaves
 
-The arena is a memfd: it has no name, and is opened as /proc/<pid>/fd/<descriptor> of any process
-that has it. When the last one is gone, so is the arena.
+The arena is a memfd, which has no name, or a file in /dev/shm (`keep_warm`). Either is opened as
+/proc/<pid>/fd/<descriptor> of any process that has it. When the last one is gone, so is a memfd.
 
 A POSIX record lock goes when *any* descriptor of its file is closed by the process. So a process
 opens the file once per root, whatever the number of its stores, and closes it with the last one.
@@ -30,6 +30,8 @@ NAME = "processes"
 SLOTS = 128
 RECORDS_OFFSET = 4096
 RECORD_BYTES = 64
+# What the link of an arena's descriptor begins with: a memfd, or a file that outlives processes.
+ARENAS = ("/memfd:edgecache", "/dev/shm/edgecache-")
 # struct flock of 64-bit Linux: type, whence, start, length, pid.
 FLOCK = struct.Struct("@hhqqi4x")
 
@@ -102,7 +104,7 @@ class Registry:
                 continue
             path = f"/proc/{int(fields[0])}/fd/{int(fields[1])}"
             try:
-                if os.readlink(path).startswith("/memfd:edgecache"):
+                if os.readlink(path).startswith(ARENAS):
                     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
                 continue  # it is about to end: its lock goes in a moment

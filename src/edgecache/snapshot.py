@@ -30,6 +30,8 @@ class Facts:
         io_fallback_reason: Why it is not the one that was wished for, or "".
         layout, policy, is_direct, is_atomic_publish, queue_depth: From the configuration.
         uptime_seconds: Since the store was opened.
+        cold_reason: With `keep_warm`: why the store began cold, or "".
+        warm_refusal: The same: why it will leave nothing in memory, or "".
         soft_purge_count: Entries made stale by `purge_tag(soft=True)`.
         objects: `ObjectManager.stats()`.
     """
@@ -43,6 +45,8 @@ class Facts:
     queue_depth: int
     uptime_seconds: float
     soft_purge_count: int
+    cold_reason: str = ""
+    warm_refusal: str = ""
     objects: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -74,6 +78,8 @@ def _fill_engine(found: StatsSnapshot, counters: Counters, io: Counters, facts: 
     engine["version"] = __version__
     engine["io"] = facts.io
     engine["io_fallback_reason"] = facts.io_fallback_reason
+    engine["cold_reason"] = facts.cold_reason
+    engine["warm_refusal"] = facts.warm_refusal
     engine["hash"] = "native" if counters["is_hash_native"] else "python"
     engine["layout"] = facts.layout
     engine["policy"] = facts.policy
@@ -143,6 +149,7 @@ def _fill_memory(found: StatsSnapshot, counters: Counters) -> None:
     memory["zombies"] = counters["memory_zombies"]
     memory["evictions"] = counters["memory_evictions"] + counters["demotions"]
     memory["moves"] = counters["memory_moves"]
+    memory["refusals"] = counters["memory_refusals"]
     memory["front_budget_bytes"] = counters["front_budget_bytes"]
     memory["front_bytes"] = counters["front_bytes"]
     memory["front_items"] = counters["front_items"]
@@ -177,6 +184,7 @@ def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:
     disk["write_budget_bytes"] = counters["write_budget_bytes"]
     recovery["seconds"] = counters["recovery_us"] / 1e6
     recovery["records"] = counters["recovery_objects"]
+    recovery["is_warm"] = counters.get("recovery_is_warm", False)
     recovery["regions_read"] = counters["recovery_regions"]
     recovery["regions_skipped"] = (
         counters["recovery_regions_damaged"] + counters["recovery_regions_unreadable"]

@@ -46,6 +46,7 @@ from edgecache.purges import Purges
 from edgecache.registry import Registry
 from edgecache.root import RootClaim
 from edgecache.snapshot import Facts, build_snapshot
+from edgecache.warm import WarmKeeper, forget_warm
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -109,6 +110,7 @@ class Storage(ObjectFace, Purges, Core):
         "_process",
         "_registry",
         "_soft_purge_count",
+        "_warm",
     )
 
     def __init__(
@@ -131,6 +133,7 @@ class Storage(ObjectFace, Purges, Core):
         self._registry: Registry | None = None
         self._lower: FileTier | None = None
         self._leases: LeaseDesk | None = None
+        self._warm: WarmKeeper | None = None
         if disk is not None and self._config.io != "memory":
             raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
         try:
@@ -205,14 +208,23 @@ class Storage(ObjectFace, Purges, Core):
         if self._lower is not None:
             options.update(lower=self._lower, seed=self._lower.seed)
             engine = None
+        if self._config.keep_warm:
+            assert root is not None
+            self._warm = WarmKeeper(root)
+            options.update(keep_warm=self._warm)
         if not self._config.shared:
+            if root is not None and self._warm is None:
+                forget_warm(root)
             super().__init__(options, engine)
             return
-        assert self._claim is not None
-        registry = Registry.of(self._claim.path)
+        assert root is not None
+        registry = Registry.of(root)
         with registry.exclusive():
             try:
-                options.update(registry=registry, arena=registry.find_arena())
+                arena = registry.find_arena()
+                if arena < 0 and self._warm is None:
+                    forget_warm(root)
+                options.update(registry=registry, arena=arena)
             except BaseException:
                 registry.release()
                 raise
@@ -467,6 +479,8 @@ class Storage(ObjectFace, Purges, Core):
             queue_depth=config.queue_depth,
             uptime_seconds=time.monotonic() - self._opened_s,
             soft_purge_count=self._soft_purge_count,
+            cold_reason="" if self._warm is None else self._warm.reason,
+            warm_refusal="" if self._warm is None else self._warm.refusal,
             objects=self._objects.stats(),
         )
         return build_snapshot(self.counters(), {} if engine is None else engine.stats(), facts)

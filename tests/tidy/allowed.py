@@ -14,6 +14,8 @@ SKIPS: dict[str, str] = {
     "tests/integration/test_shared_streams.py": "a machine may let nobody trace its children",
     "tests/integration/test_leases.py": "a machine may let nobody trace its children",
     "tests/integration/test_shared_steps.py": "a machine may let nobody trace its children",
+    "tests/support/smallshm.py": "a /dev/shm of its own needs root or user namespaces",
+    "tests/integration/test_warm.py": "a file of another user needs root",
     "tests/unit/test_evict_bench.py": "libcachesim and zstandard are optional peers of the bench",
     "tests/unit/test_io_fallback.py": "system call filters and RLIMIT_MEMLOCK need root and x86-64",
     "tests/unit/test_io_threads.py": "a tmpfs of its own needs root",

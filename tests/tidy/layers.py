@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 # Name of the row, and patterns of the modules in it. The first row that matches counts, and an
 # exact name goes before a pattern of another row (`_segment_format` is a format, not a part).
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("kernels", ("_bytes", "_list", "_sync", "_debug")),
+    ("kernels", ("_bytes", "_list", "_sync", "_debug", "_pages")),
     ("kernels on bytes", ("_hash", "_spans")),
     ("bindings", ("_xxhash", "_liburing")),
     ("shared", ("_status", "_checksum", "_read_buffers", "_jobs", "_process", "_spare_blocks")),
@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("changes", ("_change", "_maintenance")),
     ("walks", ("_promote", "_walk", "_repair")),
     ("root", ("_core", "_core_*")),
-    ("values", ("config", "meta", "metrics", "root", "registry")),
+    ("values", ("config", "meta", "metrics", "root", "registry", "warm")),
     ("disk tiers", ("files",)),
     ("on values", ("entry", "health", "leasing", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),

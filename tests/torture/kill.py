@@ -4,7 +4,8 @@ A child is forked, opens the store and says line by line what it does (`oracle.R
 killed somewhere between its first system call and some hundred operations later. Then the store is
 opened again, at once, and every key is read; what was not there then must not come later. Several
 kills hit one root in turn, so recoveries build on recoveries. Every other root is large enough for
-all that is put: there nothing that a sync covered may miss.
+all that is put: there nothing that a sync covered may miss. Half of the roots keep their
+arenas: what a process adopts, or leaves, is killed as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from support.model import KIB, MIB, Model, any_size, make_value
 
 from edgecache import Config, Storage
+from edgecache.warm import forget_warm
 from torture.campaign import Row, Run
 from torture.oracle import Replay, StrictModel
 
@@ -30,11 +32,11 @@ KILLS_PER_ROOT = 10
 SILENCE_S = 60.0
 
 
-def config_of(root: Path, engine: str, is_strict: bool) -> Config:
+def config_of(root: Path, engine: str, is_strict: bool, keep_warm: bool = False) -> Config:
     return Config(
         root=str(root), io=engine, memory=4 * MIB, disk=(256 if is_strict else 16) * MIB,
         region_size=MIB, shards=1, flush_size=64 * KIB, flush_interval=0.005,
-        checkpoint_interval=1, chunk_size=64 * KIB,
+        checkpoint_interval=1, chunk_size=64 * KIB, keep_warm=keep_warm,
     )  # fmt: skip
 
 
@@ -166,6 +168,7 @@ class Root:
         self.path = path
         self.is_strict = number % 2 == 0
         self.engine = ("uring", "threads", "auto")[number % 3]
+        self.keep_warm = number % 4 > 1
         self.model: Model = StrictModel() if self.is_strict else Model()
         self.number = 0
 
@@ -173,7 +176,7 @@ class Root:
 def one_kill(run: Run, root: Root, kill: int) -> tuple[int, int]:
     """One kill of a root and the check after it: (hits, syncs seen)."""
     rng = run.random(kill)
-    config = config_of(root.path, root.engine, root.is_strict)
+    config = config_of(root.path, root.engine, root.is_strict, root.keep_warm)
     lines = run_and_kill(config, rng, f"{run.seed}/{kill}", root.number, root.is_strict)
     replay = Replay(root.model)
     for line in lines:
@@ -195,6 +198,8 @@ def kills(run: Run) -> str:
     with run.scratch() as directory:
         for kill in run.numbers():
             if root is None or kill % KILLS_PER_ROOT == 0:
+                if root is not None:
+                    forget_warm(str(root.path))
                 gc.collect()
                 path = directory / str(kill)
                 path.mkdir(mode=0o700)
@@ -204,7 +209,10 @@ def kills(run: Run) -> str:
                 found = one_kill(run, root, kill)
                 hits, syncs = hits + found[0], syncs + found[1]
             if run.outcome.violation_count > before:
+                forget_warm(str(root.path))
                 root = None
+        if root is not None:
+            forget_warm(str(root.path))
     if run.outcome.is_good and hits < run.outcome.injections:
         run.violation(run.first, f"only {hits} hits: the row shows nothing")
     run.outcome.facts.update(hits=hits, syncs=syncs)

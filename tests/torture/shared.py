@@ -28,6 +28,7 @@ from typing import Any
 from support.model import KIB, MIB
 
 from edgecache import Config, Storage
+from edgecache.warm import forget_warm
 from torture.campaign import Row, Run
 
 WORKERS = 4
@@ -41,10 +42,11 @@ class BrokenPromiseError(AssertionError):
     """An answer, or a state, that the promises do not allow."""
 
 
-def config_of(root: Path) -> Config:
+def config_of(root: Path, keep_warm: bool) -> Config:
     return Config(
         root=str(root), shared=True, memory=4 * MIB, disk=512 * MIB, region_size=MIB, shards=2,
         flush_size=64 * KIB, flush_interval=0.005, checkpoint_interval=1, chunk_size=64 * KIB,
+        keep_warm=keep_warm,
     )  # fmt: skip
 
 
@@ -298,9 +300,9 @@ class Book:
 
 
 class Root:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, number: int) -> None:
         self.path = path
-        self.config = config_of(path)
+        self.config = config_of(path, keep_warm=number % 2 == 1)
         self.book = Book()
         self.logs = 0
         self.resets = 0
@@ -390,8 +392,8 @@ def one_round(run: Run, root: Root, number: int) -> tuple[int, int]:
 
 def verify(root: Root, watcher: Storage | None, is_crash: bool) -> int:
     store = Storage(root.config) if watcher is None else watcher
+    counters = store.counters()
     try:
-        counters = store.counters()
         may_miss = counters["index_resets"] != root.resets and not is_crash
         root.resets = 0 if is_crash else counters["index_resets"]
         hits = root.book.judge(may_miss)
@@ -410,7 +412,8 @@ def verify(root: Root, watcher: Storage | None, is_crash: bool) -> int:
         root.book.syncs.clear()
     finally:
         store.close()
-        root.resets = 0
+        # A kept arena goes on counting.
+        root.resets = counters["index_resets"] if root.config.keep_warm else 0
     return hits
 
 
@@ -421,17 +424,22 @@ def rounds(run: Run) -> str:
     with run.scratch() as directory:
         for number in run.numbers():
             if root is None or number % ROUNDS_PER_ROOT == 0:
+                if root is not None:
+                    forget_warm(str(root.path))
                 gc.collect()
                 path = directory / str(number)
                 path.mkdir(mode=0o700)
-                root = Root(path)
+                root = Root(path, number // ROUNDS_PER_ROOT)
             with run.judged(number):
                 try:
                     found = one_round(run, root, number)
                 except BaseException:
+                    forget_warm(str(root.path))
                     root = None
                     raise
                 kills, hits = kills + found[0], hits + found[1]
+        if root is not None:
+            forget_warm(str(root.path))
     return f"{kills} kills among {WORKERS} processes, {hits} hits compared"
 
 

@@ -366,7 +366,7 @@ def test_every_field_has_a_variable() -> None:
         atomic_publish=False, chunk_size="1MiB", partial_quota="1GiB", partial_ttl=60,
         first_chunk_size="64KiB", share_chunks=True,
     )  # fmt: skip
-    same = {"layout", "max_key", "shared", "sqpoll", "iopoll"}
+    same = {"layout", "max_key", "shared", "sqpoll", "iopoll", "keep_warm"}
     for name, value in config.to_dict().items():
         assert (value != getattr(Config(), name)) == (name not in same)
     environ = {f"EDGECACHE_{name.upper()}": str(value) for name, value in config.to_dict().items()}

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
+from support.smallshm import with_small_shm
 
 from edgecache import AsyncStorage, Config, Storage, errors
 from edgecache._io_memory import MemoryDisk
@@ -24,6 +25,7 @@ from edgecache._testing_io import disturb, fail, heal, hold, release
 from edgecache.metrics.names import METRICS
 from edgecache.objects import sharing
 from edgecache.objects.head import content_hash, decode_head
+from edgecache.warm import forget_warm
 
 KIB = 1024
 
@@ -427,6 +429,32 @@ def several_processes(root: Path) -> set[str]:
         return moved(store)
 
 
+def kept_in_memory(root: Path) -> set[str]:
+    config = Config(root=str(root), memory="4MiB", disk="16MiB", keep_warm=True)
+    with Storage(config) as store:
+        store.put("key", b"value")
+    with Storage(config) as store:
+        found = moved(store)
+    forget_warm(str(root))
+    return found
+
+
+def a_full_shm(root: Path) -> set[str]:
+    config = Config(root=str(root), memory="8MiB", disk="16MiB", keep_warm=True)
+
+    def work() -> None:
+        with Storage(config) as store:
+            with open("/dev/shm/ballast", "wb") as file, contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(65536))
+            for number in range(100):
+                store.put(b"%d" % number, bytes(5000))
+            assert "memory.refusals" in moved(store)
+
+    with_small_shm(48 << 20, work)
+    return {"memory.refusals"}
+
+
 SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     traffic: TRAFFIC,
     pinned: {"memory.pinned_bytes", "memory.zombies"},
@@ -464,6 +492,8 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
         "leases.takes", "leases.waits", "leases.hits", "leases.takeovers", "leases.timeouts",
         "leases.full", "leases.stream_attaches", "leases.streams_full",
     },
+    kept_in_memory: {"recovery.is_warm"},
+    a_full_shm: {"memory.refusals"},
     damaged_records: {
         "errors.corruption.record", "recovery.seconds", "recovery.records", "recovery.regions_read",
     },

@@ -241,6 +241,12 @@ class Config:
         default=False,
         metadata=_about(Flag(), "share the cache between processes (docs/concurrency.md)"),
     )
+    keep_warm: bool = field(
+        default=False,
+        metadata=_about(
+            Flag(), "leave RAM tier and index in memory for the next opening (docs/concurrency.md)"
+        ),
+    )
     namespace: str = field(
         default="", metadata=_about(Text(255), "prefix kept apart from the key; part of its hash")
     )

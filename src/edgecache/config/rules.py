@@ -35,6 +35,7 @@ def check(values: Mapping[str, Any]) -> None:
         Problem: The first rule that does not hold.
     """
     _check_shared(values)
+    _check_warm(values)
     _check_layout(values)
     _check_objects(values)
     _check_disk(values)
@@ -56,6 +57,24 @@ def _check_shared(values: Mapping[str, Any]) -> None:
             "processes find a shared cache by its root, and need its disk tier to outlive them",
             hint="set root and disk, with io: auto, uring or threads",
             field="shared",
+        )
+
+
+def _check_warm(values: Mapping[str, Any]) -> None:
+    if not values["keep_warm"]:
+        return
+    if values["layout"] != "log":
+        raise Problem(
+            "only the region log can be left warm",
+            hint="use layout: log, or keep_warm: false",
+            field="keep_warm",
+        )
+    if values["disk"] == 0 or values["root"] is None or values["io"] == "memory":
+        raise Problem(
+            "a cache finds what it left in memory by its root, and needs its disk tier when that "
+            "is gone",
+            hint="set root and disk, with io: auto, uring or threads",
+            field="keep_warm",
         )
 
 

@@ -100,6 +100,7 @@ def wrap_async(
             # A flight that ended while the disk was read may have been this one: look again.
             if flights.finished_count == seen_count:
                 break
-        return decode(await flights.run(key, *computing(key, args, kwargs)))  # type: ignore[no-any-return]
+        data = await flights.run(key, *computing(key, args, kwargs))
+        return decode(data)  # type: ignore[no-any-return]
 
     return remembered

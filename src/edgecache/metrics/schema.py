@@ -36,6 +36,8 @@ class EngineStats(TypedDict):
     version: str
     io: str  # "uring", "threads", "memory", or "none" without a disk tier
     io_fallback_reason: str  # why the wished-for engine is not in use, or ""
+    cold_reason: str  # with `keep_warm`: why nothing of an earlier life was adopted, or ""
+    warm_refusal: str  # the same: why this life will leave nothing, or ""
     hash: str  # "native" or "python"
     layout: str
     policy: str
@@ -99,6 +101,7 @@ class MemoryStats(TypedDict):
     zombies: int  # freed but still pinned
     evictions: int
     moves: int
+    refusals: int  # times the system had no memory for a page (`keep_warm`: /dev/shm is full)
     front_budget_bytes: int
     front_bytes: int
     front_items: int
@@ -163,6 +166,7 @@ class RecoveryStats(TypedDict):
     records: int
     regions_read: int
     regions_skipped: int  # refused: another generation, or damaged
+    is_warm: bool  # RAM tier and index of an earlier life were adopted (`keep_warm`)
 
 
 class IoStats(TypedDict):
