@@ -309,6 +309,11 @@ cdef class CoreArena:
         self.engine.shard_budget_bytes = plan.budget
         self.engine.log = NULL
         self.maintenance.shared = &self.common.maintenance
+        if self.is_shared:
+            self.leases.shared = <LeaseShared*>(self.arena.base + plan.lease_offset)
+            self.leases.processes = &self.processes
+            self.streams.shared = <StreamShared*>(self.arena.base + plan.stream_offset)
+            self.streams.leases = &self.leases
         self.reclaimer.shared = &self.common.maintenance.reclaim
         self.checkpointer.shared = &self.common.maintenance.checkpoint
         if self.has_disk:
@@ -381,10 +386,6 @@ cdef class CoreArena:
         self.repairs.engine = self.engine.shared
         self.repairs.maintenance = self.maintenance.shared
         self.repairs.processes = &self.processes
-        self.leases.shared = <LeaseShared*>(self.arena.base + self.plan.lease_offset)
-        self.leases.processes = &self.processes
-        self.streams.shared = <StreamShared*>(self.arena.base + self.plan.stream_offset)
-        self.streams.leases = &self.leases
         self.repairs.leases = &self.leases
         self.repairs.streams = &self.streams
         self.log.reap = repair_reap

@@ -193,7 +193,7 @@ cdef class Leases:
         """Show a write to other processes; None: there are too many, or its texts are too long.
 
         Args:
-            key, meta: At most 16 KiB together.
+            key, meta: At most 8 KiB together.
             token: The write id.
             object_id, chunk_bytes, first_bytes: Of its parts.
             expected: Bytes of the whole, or None.

@@ -120,6 +120,9 @@ cdef uint32_t lease_look(LeaseTable* self, LeaseTake* take, uint32_t* detail) no
 # Free what a process slot holds, and wake who waits for it: the process closes, or is dead.
 cdef void lease_leave(LeaseTable* self, uint32_t owner) noexcept nogil
 
+# Forget every take; nobody else uses the table.
+cdef void lease_reset(LeaseTable* self) noexcept nogil
+
 # Does the process that is named still run?
 cdef bint lease_owner_is_live(const LeaseTable* self, uint32_t owner, uint32_t pid,
                               uint64_t start_time) noexcept nogil

@@ -1,6 +1,7 @@
 """Leases (see _lease.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
 
 from edgecache._hash cimport Hash128
 from edgecache._process cimport (
@@ -244,6 +245,12 @@ cdef void lease_leave(LeaseTable* self, uint32_t owner) noexcept nogil:
                 ec_store_u32(&cell.state, LEASE_FREE)
         ec_lock_release(&group.lock)
         lease_wake(self, waiting)
+
+
+cdef void lease_reset(LeaseTable* self) noexcept nogil:
+    cdef uint32_t number
+    for number in range(LEASE_SETS):
+        memset(&self.shared.sets[number], 0, sizeof(LeaseSet))
 
 
 # ---------------------------------------------------------------- sleeping

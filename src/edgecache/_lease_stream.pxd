@@ -25,7 +25,7 @@ from edgecache._lease cimport LeaseTable
 
 cdef enum:
     STREAMS_MAX = 256               # that other processes can follow, at a time
-    STREAM_TEXT_BYTES = 16384       # of key and meta together
+    STREAM_TEXT_BYTES = 8192        # of key and meta together
     STREAM_SIZE_UNKNOWN = 0xFFFFFFFFFFFFFFFF
 
 cdef enum StreamRecordState:
@@ -91,5 +91,7 @@ cdef uint32_t stream_find(StreamTable* self, uint64_t token, const char* key, ui
 # Copy key and meta, so many bytes together; False: the record is another write's by now.
 cdef bint stream_copy_text(StreamTable* self, uint32_t number, uint64_t token, char* target,
                            uint64_t size_bytes) noexcept nogil
+# Forget every write; nobody else uses the table.
+cdef void stream_reset(StreamTable* self) noexcept nogil
 # Abort what a process slot has open.
 cdef void stream_leave(StreamTable* self, uint32_t owner) noexcept nogil

@@ -1,7 +1,7 @@
 """Writes in progress that other processes can follow (see _lease_stream.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from edgecache._lease cimport (
     LEASE_MASKS,
@@ -184,6 +184,10 @@ cdef bint stream_copy_text(StreamTable* self, uint32_t number, uint64_t token, c
         memcpy(target, stream_text(self, number - 1), size_bytes)
     ec_lock_release(&self.shared.lock)
     return is_there
+
+
+cdef void stream_reset(StreamTable* self) noexcept nogil:
+    memset(self.shared, 0, sizeof(StreamShared))
 
 
 cdef void stream_leave(StreamTable* self, uint32_t owner) noexcept nogil:

@@ -499,6 +499,9 @@ cdef void _reap_slot(Repairs* self, ProcessSlot* slot, uint32_t number) noexcept
     cdef uint32_t index
     cdef Hold* hold
     cdef ProcessCells* cells = process_cells(self.processes, number)
+    # First: somebody may wait for these.
+    lease_leave(self.leases, number)
+    stream_leave(self.streams, number)
     _break_locks(self)
     for index in range(slot.hold_high):
         hold = &slot.holds[index]
@@ -510,8 +513,6 @@ cdef void _reap_slot(Repairs* self, ProcessSlot* slot, uint32_t number) noexcept
             _give_large(self, hold)
     _give_buffers(self, slot, number)
     _give_pending(self, number)
-    lease_leave(self.leases, number)
-    stream_leave(self.streams, number)
     cells.front_bytes = 0
     cells.front_items = 0
     ec_lock_acquire(&self.processes.shared.claim_lock)

@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgecache._core_lease import Lease, Leases, LeaseWait, StreamBeacon, StreamView
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the synchronous store does without it
+    import asyncio
+
     from edgecache._core_arena import CoreArena
 
 __all__ = ["Lease", "LeaseDesk", "LeaseWait", "StreamBeacon", "StreamView", "Taken"]
@@ -163,6 +164,8 @@ class LeaseDesk:
         """As `sleep`, as a future of the running loop; None: there is no need to wait."""
         if look():
             return None
+        import asyncio
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[bool] = loop.create_future()
         end_s = time.monotonic() + min(timeout_s, FOREVER_S)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.stepping import CannotTraceError, begin_steps, end_steps, run_and_kill
 
-from edgecache import Config, Storage
+from edgecache import Config, Storage, leasing
 from edgecache.leasing import LeaseDesk
 
 MIB = 1024 * 1024
@@ -399,3 +399,56 @@ def test_a_look_that_fails_ends_its_own_wait_and_no_other(desk: LeaseDesk) -> No
         assert await other == desk.STORED
 
     asyncio.run(wait())
+
+
+def test_cleaning_up_after_a_dead_process_frees_what_it_held(
+    root: Path, store: Storage, desk: LeaseDesk
+) -> None:
+    """Nobody has to take it over any more, and who waits is woken by it."""
+
+    def hold() -> None:
+        other = Storage(config_of(root))
+        assert other.leases is not None
+        lease, _ = other.leases.take(KIND, b"key", LONG_S)
+        assert lease is not None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    join(start(hold), -signal.SIGKILL)
+    deadline_s = time.monotonic() + DEADLINE_S
+    while store.counters()["processes_reaped"] == 0:
+        assert time.monotonic() < deadline_s
+        store.put("warm", b"value")  # a writer with work looks for the dead
+        threading.Event().wait(0.005)
+    assert desk.take(KIND, b"key", LONG_S).lease is not None
+    assert store.stats()["leases"]["takeovers"] == 0
+
+
+def switches(thread: int) -> int:
+    """How often a thread of this process has gone to sleep."""
+    text = Path(f"/proc/self/task/{thread}/status").read_text()
+    [line] = [one for one in text.splitlines() if one.startswith("voluntary_ctxt_switches")]
+    return int(line.split()[1])
+
+
+def test_the_thread_that_waits_for_tasks_sleeps_while_there_are_none(desk: LeaseDesk) -> None:
+    lease, _ = desk.take(KIND, b"key", LONG_S)
+    _, wait = desk.take(KIND, b"key", LONG_S)
+    assert wait is not None
+    assert asyncio.run(desk.wait_soon(wait, 0.001)) == desk.TIMED_OUT
+    thread = desk._thread
+    assert thread is not None
+    assert thread.native_id is not None
+    stat = Path(f"/proc/self/task/{thread.native_id}/stat")
+    deadline_s = time.monotonic() + DEADLINE_S
+    while desk._waits or stat.read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline_s
+    before = switches(thread.native_id)
+    assert lease is not None
+    lease.give(desk.STORED)
+    for number in range(100):
+        taken = desk.take(KIND, b"%d" % number, LONG_S).lease
+        assert taken is not None
+        taken.give(desk.STORED)
+    # Ten slices of those in which it would look around if it waited for something.
+    threading.Event().wait(10 * leasing.SLICE_S)
+    assert switches(thread.native_id) <= before + 1

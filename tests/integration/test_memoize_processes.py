@@ -437,3 +437,21 @@ def test_what_the_store_does_not_take_is_computed_by_each(
     assert compute() == RESULT
     join(child)
     assert store.stats()["leases"]["takes"] == 1
+
+
+def test_without_room_in_the_table_each_computes(store: Storage, root: Path) -> None:
+    with Storage(config_of(root)) as other:
+        desk = other.leases
+        assert desk is not None
+        held = [desk.take(9, b"%d" % number, LONG_S).lease for number in range(8192)]
+        assert None in held
+
+        @store.memoize(key="f", ttl=LONG_S, lock_timeout=LONG_S)
+        def compute(argument: int) -> bytes:
+            return b"%d" % argument
+
+        full = store.stats()["leases"]["full"]
+        for number in range(50):
+            assert compute(number) == b"%d" % number
+        assert store.stats()["leases"]["full"] > full
+        assert store.stats()["leases"]["waits"] == 0

@@ -482,3 +482,37 @@ def test_a_kill_while_closing_or_adopting_loses_nothing_synced(root: Path, share
                 for number in range(50):
                     assert store.get(b"key-%d" % number) == value_of(number)
     assert outcomes == {True, False}, "kills came before and after the arena was left"
+
+
+# Sizes of what ends a shared arena; see _lease.pxd and _lease_stream.pxd.
+PAGE = 4096
+LEASE_HEAD, LEASE_EVENTS, LEASE_SETS, LEASE_SET = 128, 128 * 64, 64, 64 + 32 * 128
+STREAMS = 64 + 256 * 192 + 256 * 8192
+
+
+def test_leases_begin_anew_with_an_arena_that_was_left(root: Path) -> None:
+    """Also where a thread was in the middle of one: its lock is not one of the living."""
+    config = config_of(root, shared=True)
+    with Storage(config) as store:
+        assert store.leases is not None
+        assert store.leases.take(1, b"key", 600).lease is not None
+        takes = store.stats()["leases"]["takes"]
+    arena = arena_of(root)
+    streams = arena.stat().st_size - -(-STREAMS // PAGE) * PAGE
+    leases = streams - -(-(LEASE_HEAD + LEASE_EVENTS + LEASE_SETS * LEASE_SET) // PAGE) * PAGE
+    with arena.open("r+b") as file:
+        file.seek(leases + 8)
+        assert struct.unpack("<Q", file.read(8)) == (takes,)
+        for number in range(LEASE_SETS):
+            file.seek(leases + LEASE_HEAD + LEASE_EVENTS + number * LEASE_SET)
+            # A thread of this name lives: nobody would take the lock over from it.
+            file.write(struct.pack("<I", threading.get_native_id()))
+        file.seek(streams)
+        file.write(struct.pack("<I", threading.get_native_id()))
+    with Storage(config) as store, Storage(config) as other:
+        assert store.stats()["recovery"]["is_warm"]
+        assert store.leases is not None
+        assert store.leases.take(1, b"key", 600).lease is not None
+        assert store.stats()["leases"]["takes"] == takes + 1
+        with store.get_miss_handler("stream") as miss:
+            assert other.lookup_streaming_write("stream", miss.streaming_write_tag) is not None

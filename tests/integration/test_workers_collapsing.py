@@ -163,7 +163,8 @@ def test_clients_of_all_workers_are_one_fetch(server: Sharing, origin: Origin) -
     assert {reply.body for reply in replies} == {b"shared"}
     assert origin.count == 1
     assert server.metric("edge_cache_lease_hits_total") == EACH
-    assert server.metric("edge_cache_proxy_collapsed_total") == 2 * EACH - 1
+    # Those of the leader's worker that came late found it stored.
+    assert EACH <= server.metric("edge_cache_proxy_collapsed_total") < 2 * EACH
 
 
 def test_an_answer_for_one_only_releases_the_other_workers(server: Sharing, origin: Origin) -> None:
@@ -291,7 +292,8 @@ def test_a_large_body_reaches_the_clients_of_other_workers_before_it_is_complete
     assert origin.asked.acquire(timeout=DEADLINE_S)
     others[0].request("GET", "/x")
     others[1].request("GET", "/x")
-    first, second = ours[0].getresponse(), others[0].getresponse()
+    # All have the head before the body is complete.
+    first, second, third = [link.getresponse() for link in (ours[0], *others)]
     assert (second.status, second.getheader("content-length")) == (
         200, str(len(LARGE)) if with_length else None,
     )  # fmt: skip
@@ -301,7 +303,7 @@ def test_a_large_body_reaches_the_clients_of_other_workers_before_it_is_complete
     release.set()
     assert first.read() == LARGE[1000:]
     assert second.read() == LARGE[len(seen) :]
-    assert others[1].getresponse().read() == LARGE
+    assert third.read() == LARGE
     assert "collapsed" in (second.getheader("cache-status") or "")
     assert origin.count == 1
     for link in (*ours, *others):

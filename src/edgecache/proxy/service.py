@@ -206,7 +206,7 @@ class Service:
         collapsing = self._config.collapsing
         waited: bool | None = None
         failed_count = 0
-        is_unfit = False
+        is_unfit = is_elsewhere = False
         keeps_conditions = asked.rules.forwards_conditions
         for _ in range(ATTEMPTS_MAX):
             key = asked.uri if entry is None else entry.key
@@ -218,6 +218,7 @@ class Service:
                 if keeps_conditions and _is_conditional(asked, entry):
                     break
                 begun = self._flights.begin(key)
+                is_elsewhere = isinstance(begun, LeaseWait)
                 if isinstance(begun, LeaseWait):
                     outcome = await self._flights.wait_elsewhere(begun, collapsing.wait_s)
                     error = _error_of(begun)
@@ -232,6 +233,7 @@ class Service:
                 else:
                     outcome, error = Outcome.STORED, None
             else:
+                is_elsewhere = False
                 outcome = await flight.wait(collapsing.wait_s)
                 error = flight.error
             waited = False
@@ -259,7 +261,7 @@ class Service:
             else:
                 reuse = decide(entry.policy, asked.facts, now_us())
                 if reuse.action in (Action.HIT, Action.STALE):
-                    if flight is None and outcome is Outcome.STORED:
+                    if is_elsewhere and outcome is Outcome.STORED:
                         self._flights.count_elsewhere()
                     return await self.carry_out(asked, entry, reuse)
             if is_unfit:
