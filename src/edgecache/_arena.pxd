@@ -19,7 +19,7 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     ARENA_MAGIC = 0x0041454E41524345    # "ECRANEA\\0"
-    ARENA_VERSION = 1                   # of what the structures mean, where sizes do not tell
+    ARENA_VERSION = 2                   # of what the structures mean, where sizes do not tell
     ARENA_HEADER_BYTES = 4096
     ARENA_ALIGNMENT = 2097152           # of the base: a huge page of x86-64
     ARENA_OPTIONS_BYTES = 3072

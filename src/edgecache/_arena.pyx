@@ -25,13 +25,14 @@ cdef extern from *:
     #include <errno.h>
     #include <fcntl.h>
     #include <sys/mman.h>
+    #include <sys/stat.h>
     #include <unistd.h>
 
     static int ec_make_memfd(uint64_t size) {
         int file = memfd_create("edgecache", MFD_CLOEXEC | MFD_ALLOW_SEALING);
         int error;
         if (file < 0) return -errno;
-        if (ftruncate(file, (off_t)size) == 0 &&
+        if (fchmod(file, 0600) == 0 && ftruncate(file, (off_t)size) == 0 &&
             fcntl(file, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0)
             return file;
         error = errno;

@@ -273,7 +273,10 @@ cdef class CoreArena:
         """
         cdef ArenaHeader* header = <ArenaHeader*>self.arena.base
         cdef bytes theirs, ours
-        if header.magic != ARENA_MAGIC or header.abi_hash != self._abi_hash():
+        if header.magic != ARENA_MAGIC:
+            raise errors.SharedModeError("what the processes of this cache have open is no arena",
+                                         hint="end them")
+        if header.abi_hash != self._abi_hash():
             raise errors.SharedModeError(
                 "the processes that share this cache run another build of edgecache",
                 hint="run one version everywhere; close the others first to change it")

@@ -20,6 +20,7 @@ import os
 import stat
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 from edgecache.errors import SharedModeError, UnsafePathError
@@ -34,6 +35,8 @@ RECORD_BYTES = 64
 ARENAS = ("/memfd:edgecache", "/dev/shm/edgecache-")
 # struct flock of 64-bit Linux: type, whence, start, length, pid.
 FLOCK = struct.Struct("@hhqqi4x")
+# How long a process that ends may keep its lock after its descriptors.
+GOING_S = 5.0
 
 
 class Registry:
@@ -81,12 +84,17 @@ class Registry:
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
         """Keep other stores from attaching to the root and from leaving it."""
-        with self._lock:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        with _registries_lock:
+            self._users += 1  # who uses it may release it in the block
+        try:
+            with self._lock:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+                try:
+                    yield
+                finally:
+                    fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        finally:
+            self.release()
 
     def find_arena(self) -> int:
         """Open the arena of a process that lives; -1: there is none. Under `exclusive`.
@@ -94,28 +102,58 @@ class Registry:
         Raises:
             SharedModeError: There are such processes, and none of them gives its arena.
         """
-        refused: OSError | None = None
-        for number in range(SLOTS):
-            if not self._is_held(number):
-                continue
-            record = os.pread(self.descriptor, RECORD_BYTES, RECORDS_OFFSET + RECORD_BYTES * number)
-            fields = record.rstrip(b"\0\n").split()
-            if len(fields) != 2 or not all(field.isdigit() for field in fields):
-                continue
-            path = f"/proc/{int(fields[0])}/fd/{int(fields[1])}"
-            try:
-                if os.readlink(path).startswith(ARENAS):
-                    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                continue  # it is about to end: its lock goes in a moment
-            except OSError as error:
-                refused = error
-        if refused is not None:
-            raise SharedModeError(
-                f"the arena of this cache cannot be opened: {refused}",
-                hint="run all processes as one user, in one container",
-            )
-        return -1
+        deadline = time.monotonic() + GOING_S
+        while True:
+            reasons = {}
+            is_going = False
+            for number in filter(self._is_held, range(SLOTS)):
+                try:
+                    return self._open_arena(number)
+                except (FileNotFoundError, ProcessLookupError):
+                    # It is about to end: its lock goes in a moment, as its descriptors did.
+                    is_going = True
+                    reasons[number] = "and its arena is gone"
+                except OSError as error:
+                    reasons[number] = str(error)
+            if not reasons:
+                return -1
+            if not is_going or time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        # A new one beside theirs would make two caches of one root.
+        number, reason = min(reasons.items())
+        raise SharedModeError(
+            f"the arena of this cache cannot be opened: process {self._holder(number)} has slot "
+            f"{number} of {self._path}, {reason}",
+            hint="run all processes as one user, in one container; else end that process",
+        )
+
+    def _open_arena(self, number: int) -> int:
+        """Open what a slot that is in use says.
+
+        Raises:
+            FileNotFoundError, ProcessLookupError: The process has it open no more.
+            OSError: It is no arena, or not to be had.
+        """
+        record = os.pread(self.descriptor, RECORD_BYTES, RECORDS_OFFSET + RECORD_BYTES * number)
+        fields = record.rstrip(b"\0\n").split()
+        if len(fields) != 2 or not all(field.isdigit() for field in fields):
+            raise OSError("and its record is damaged")
+        path = f"/proc/{int(fields[0])}/fd/{int(fields[1])}"
+        target = os.readlink(path)
+        if not target.startswith(ARENAS):
+            raise OSError(f"and its record leads to {target}")
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        found = os.fstat(descriptor)
+        reason = ""
+        if found.st_uid != os.geteuid():
+            reason = f"and its arena belongs to user {found.st_uid}"
+        elif not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077:
+            reason = f"and the mode of its arena is {stat.S_IMODE(found.st_mode):04o}, not 0600"
+        if reason:
+            os.close(descriptor)
+            raise OSError(reason)
+        return descriptor
 
     def enter(self, number: int, arena: int) -> None:
         """Say that this process, in slot `number`, has the arena open. Under `exclusive`."""
@@ -132,11 +170,15 @@ class Registry:
         self._own.discard(number)
 
     def _is_held(self, number: int) -> bool:
+        return self._holder(number) >= 0
+
+    def _holder(self, number: int) -> int:
+        """Number of the process that has the slot; -1: none, 0: one of another PID namespace."""
         if number in self._own:
-            return True  # the system does not tell a process of its own locks
+            return os.getpid()  # the system does not tell a process of its own locks
         wanted = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, number, 1, 0)
-        found = fcntl.fcntl(self.descriptor, fcntl.F_GETLK, wanted)
-        return bool(FLOCK.unpack(found)[0] != fcntl.F_UNLCK)
+        kind, *_, process = FLOCK.unpack(fcntl.fcntl(self.descriptor, fcntl.F_GETLK, wanted))
+        return -1 if kind == fcntl.F_UNLCK else process
 
 
 def _check(status: os.stat_result, path: str) -> None:

@@ -208,6 +208,7 @@ def test_acknowledged_puts_of_a_killed_writer_stay_and_the_role_goes_on(
         other = Storage(config_of(root, flush_interval=3600))
         for number in range(40):
             assert other.put(f"kept-{number}", b"kept" * 50)
+        eventually(lambda: other.counters()["is_writer"])
         os.write(writer, b".")
         signal.pause()
 

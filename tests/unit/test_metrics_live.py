@@ -465,7 +465,9 @@ def processes_that_die(root: Path) -> set[str]:
     ready, say = os.pipe()
 
     def write() -> None:
-        Storage(config)
+        store = Storage(config)
+        while not store.stats()["sharing"]["is_writer"]:
+            threading.Event().wait(0.001)
         os.write(say, b".")
         signal.pause()
 
