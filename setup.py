@@ -94,6 +94,8 @@ setup(
         compiler_directives=DIRECTIVES,
         include_path=["src"],
         nthreads=JOBS,
+        # Reports of a sanitizer name lines of the .pyx, not of the generated C.
+        emit_linenums=bool(SANITIZE),
         build_dir="build/cython",
     ),
     cmdclass={"build_ext": ParallelBuild},

@@ -87,6 +87,7 @@ from edgecache._shard cimport (
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_count,
+    ec_grow_u32,
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
@@ -220,7 +221,7 @@ cdef Status _register_pending(Change* self) noexcept nogil:
     engine.shared.pending[slot].superseded = 0
     engine.shared.pending[slot].active = 1 if engine.processes == NULL \
         else engine.processes.number + 1
-    engine.shared.pending_count += 1
+    ec_grow_u32(&engine.shared.pending_count, 1)
     self.pending = slot + 1
     self.large_sequence = log_next_sequence(engine.log)
     (<RecordHeader*>self.append.record).sequence = self.large_sequence
@@ -246,7 +247,7 @@ cdef bint _unregister_pending(Change* self) noexcept nogil:
     ec_lock_acquire(&engine.shared.pending_lock)
     superseded = engine.shared.pending[self.pending - 1].superseded
     engine.shared.pending[self.pending - 1].active = 0
-    engine.shared.pending_count -= 1
+    ec_grow_u32(&engine.shared.pending_count, <uint32_t>-1)
     self.pending = 0
     ec_lock_release(&engine.shared.pending_lock)
     return superseded
@@ -418,7 +419,7 @@ cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
     if overwrites:
         record.flags |= RECORD_OVERWRITES
     if record.flags & RECORD_DELETE:
-        record.expiry_us = <int64_t>log.shared.generation
+        record.expiry_us = <int64_t>ec_load_u64(&log.shared.generation)
     record.sequence = log_next_sequence(log)
     record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
 
@@ -498,7 +499,7 @@ cdef void _withdraw(Change* self, bint hides) noexcept nogil:
     record.flags = <uint8_t>(RECORD_DELETE | (record.flags & RECORD_COMPOSITE))
     record.meta_len = 0
     record.body_len = 0
-    record.expiry_us = <int64_t>log.shared.generation
+    record.expiry_us = <int64_t>ec_load_u64(&log.shared.generation)
     memset(end, 0, self.append.record + size - end)
     record.payload_sum = record_payload_sum(log.api, log.seed, record)
     record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)

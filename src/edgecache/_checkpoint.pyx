@@ -24,6 +24,7 @@ from edgecache._shard cimport Shard, ShardSet, shard_at, shard_index_back
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_add_u32,
+    ec_grow_u64,
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
@@ -224,11 +225,11 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
     table_bytes = align_up(<uint64_t>log.shared.region_count * sizeof(CheckpointRegion),
                            PAGE_BYTES)
     record_count = ec_load_u64(&log.shared.counters.record_count)
-    self.shared.retired_count = log.shared.counters.retired_count
+    self.shared.retired_count = ec_load_u64(&log.shared.counters.retired_count)
     self.shared.is_due = 0
     status = log_flush(log, started + <int64_t>WAIT_NS)
     if status != Status.STATUS_OK:
-        self.shared.error_count += 1
+        ec_grow_u64(&self.shared.error_count, 1)
         return status
     if posix_memalign(<void**>&page, PAGE_BYTES, CHECKPOINT_HEADER_BYTES + table_bytes) != 0:
         return Status.STATUS_NO_MEMORY
@@ -254,7 +255,7 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
         status = Status.STATUS_IO_ERROR
     free(page)
     if status != Status.STATUS_OK:
-        self.shared.error_count += 1
+        ec_grow_u64(&self.shared.error_count, 1)
         return status
     # Stable is what the checkpoint before this one knew too: a recovery may fall back to it.
     stable[0] = min(self.shared.previous_stable, header.stable_generation)
@@ -262,10 +263,11 @@ cdef Status _write(Checkpointer* self, uint32_t flags, uint64_t* stable) noexcep
     self.shared.number = header.number
     self.shared.sequence_floor = header.sequence_floor
     self.shared.last_record_count = record_count
-    self.shared.count += 1
-    self.shared.last_bytes = header.total_bytes
+    ec_grow_u64(&self.shared.count, 1)
+    ec_store_u64(&self.shared.last_bytes, header.total_bytes)
     self.shared.last_us = header.created_us
-    self.shared.last_duration_us = <uint64_t>((ec_monotonic_ns() - started) // 1000)
+    ec_store_u64(&self.shared.last_duration_us,
+                 <uint64_t>((ec_monotonic_ns() - started) // 1000))
     return status
 
 

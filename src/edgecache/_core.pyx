@@ -34,7 +34,7 @@ from edgecache._core_read cimport (
 from edgecache._flush cimport log_flush, log_settle
 from edgecache._memory cimport RamItem, item_has_meta, item_meta, item_meta_len, memory_item
 from edgecache._meta cimport META_FLAG_OBJECT, meta_has_flag
-from edgecache._segment cimport log_check
+from edgecache._segment cimport log_check, log_errno
 from edgecache._shard cimport (
     Probe,
     Shard,
@@ -334,7 +334,7 @@ cdef class Core(CorePart):
         self.checkpoint()
         with nogil:
             status = log_settle(&self.log, ec_monotonic_ns() + <int64_t>SETTLE_NS)
-        raise_for_status(status, "clear", self.log.shared.last_errno)
+        raise_for_status(status, "clear", log_errno(&self.log))
 
     def counters(self):
         """Every counter and gauge of the native part by its plain name; see snapshot.py."""

@@ -11,6 +11,8 @@ from edgecache._arena cimport Arena
 from edgecache._change cimport Engine, EngineShared
 from edgecache._checkpoint cimport Checkpointer
 from edgecache._io cimport IoEngine
+from edgecache._lease cimport LeaseTable
+from edgecache._lease_stream cimport StreamTable
 from edgecache._maintenance cimport Maintenance, MaintenanceShared
 from edgecache._process cimport ProcessCells, ProcessTable
 from edgecache._reclaim cimport GhostTable, Reclaimer
@@ -48,6 +50,8 @@ cdef struct ArenaPlan:             # arena offsets, and sizes
     uint64_t buffer_offset
     uint64_t process_offset
     uint64_t store_offset
+    uint64_t lease_offset
+    uint64_t stream_offset
     uint32_t shard_count
     uint32_t region_count
 
@@ -67,6 +71,8 @@ cdef class CoreArena:
     cdef ArenaPlan plan
     cdef StoreShared* common
     cdef ProcessTable processes
+    cdef LeaseTable leases              # shared mode
+    cdef StreamTable streams
     cdef Repairs repairs
     cdef RobustRange* robust
     cdef ProcessCells* cells            # what this process counts

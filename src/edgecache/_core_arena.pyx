@@ -29,6 +29,8 @@ from edgecache._core_warm cimport (
 from edgecache._evict cimport EvictKind
 from edgecache._index cimport IndexShard, index_init
 from edgecache._io_align cimport IO_SECTOR_BYTES
+from edgecache._lease cimport LeaseShared
+from edgecache._lease_stream cimport StreamShared, stream_shared_bytes
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_PAGE_BYTES,
@@ -151,6 +153,9 @@ cdef class CoreArena:
                                            64)
             plan.buffer_offset = arena_plan(&cursor, self.buffer_bytes * self.buffer_count,
                                             SLAB_SPAN_BYTES)
+        if self.is_shared:
+            plan.lease_offset = arena_plan(&cursor, sizeof(LeaseShared), 4096)
+            plan.stream_offset = arena_plan(&cursor, stream_shared_bytes(), 4096)
         plan.size_bytes = align_up(cursor, 4096)
 
     cdef _map(self):
@@ -379,6 +384,12 @@ cdef class CoreArena:
         self.repairs.engine = self.engine.shared
         self.repairs.maintenance = self.maintenance.shared
         self.repairs.processes = &self.processes
+        self.leases.shared = <LeaseShared*>(self.arena.base + self.plan.lease_offset)
+        self.leases.processes = &self.processes
+        self.streams.shared = <StreamShared*>(self.arena.base + self.plan.stream_offset)
+        self.streams.leases = &self.leases
+        self.repairs.leases = &self.leases
+        self.repairs.streams = &self.streams
         self.log.reap = repair_reap
         self.log.reap_context = &self.repairs
         self.robust = robust_add(self.arena.base, self.arena.size_bytes, repair_is_dead,
@@ -401,7 +412,7 @@ cdef class CoreArena:
         self.registry.enter(self.processes.number, self.arena.descriptor)
 
     cdef uint64_t _abi_hash(self):
-        cdef uint64_t sizes[16]
+        cdef uint64_t sizes[18]
         sizes[0] = sizeof(Shard)
         sizes[1] = sizeof(IndexShard)
         sizes[2] = sizeof(MemoryShard)
@@ -418,6 +429,8 @@ cdef class CoreArena:
         sizes[13] = sizeof(RamItem)
         sizes[14] = FORMAT_VERSION
         sizes[15] = ARENA_VERSION
+        sizes[16] = sizeof(LeaseShared)
+        sizes[17] = stream_shared_bytes()
         return self.engine.api.bits64(sizes, sizeof(sizes), 1)
 
     cdef uint32_t _region_count(self):

@@ -21,6 +21,8 @@ from edgecache._flush cimport log_flush, log_seal_regions
 from edgecache._hash cimport KEY_COMPOSITE_SEED
 from edgecache._io cimport IO_OPEN_CREATE, IO_OPEN_DIRECT, IO_OPEN_WRITE, IoEngine
 from edgecache._io_lanes cimport Lanes, lanes_close, lanes_open
+from edgecache._lease cimport lease_leave
+from edgecache._lease_stream cimport stream_leave
 from edgecache._maintenance cimport maintenance_checkpoint, maintenance_start, maintenance_stop
 from edgecache._memory cimport MEMORY_PAGE_BYTES
 from edgecache._process cimport (
@@ -34,7 +36,7 @@ from edgecache._read_buffers cimport ReadBuffers, read_buffers_close
 from edgecache._reclaim cimport ghost_recall, reclaim_prepare
 from edgecache._recovery cimport recovery_run
 from edgecache._repair cimport repair_reap
-from edgecache._segment cimport LOG_MAIN, LOG_SMALL, LogStore, log_take_file
+from edgecache._segment cimport LOG_MAIN, LOG_SMALL, LogStore, log_errno, log_take_file
 from edgecache._segment_format cimport FOOTER_BYTES
 from edgecache._shard cimport shard_set_close
 from edgecache._status cimport Status, raise_for_status
@@ -424,7 +426,7 @@ cdef class CoreBase(CoreArena):
         if self.has_disk:
             with nogil:
                 status = maintenance_checkpoint(&self.maintenance, 0)
-            raise_for_status(status, "checkpoint", self.log.shared.last_errno)
+            raise_for_status(status, "checkpoint", log_errno(&self.log))
 
     def close(self):
         """Flush, checkpoint, stop the threads and give everything back. Idempotent.
@@ -446,7 +448,7 @@ cdef class CoreBase(CoreArena):
                 deadline = ec_monotonic_ns() + <int64_t>CLOSE_NS
                 flushed = log_flush(&self.log, deadline)
                 log_seal_regions(&self.log)
-                if is_last and not self.log.shared.read_only:
+                if is_last and not ec_load_u32(&self.log.shared.read_only):
                     settled = maintenance_checkpoint(&self.maintenance, CHECKPOINT_CLEAN)
                 maintenance_stop(&self.maintenance)
         self._detach()
@@ -479,6 +481,8 @@ cdef class CoreBase(CoreArena):
             self.front_leave()
             number = self.processes.number
             with nogil:
+                lease_leave(&self.leases, number)
+                stream_leave(&self.streams, number)
                 process_detach(&self.processes)
             self.registry.leave(number)
             robust_remove(self.robust)

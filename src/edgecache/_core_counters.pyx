@@ -1,6 +1,6 @@
-"""Root: gathering counters (see _core_counters.pxd). Reading needs no lock: each is exact."""
+"""Root: gathering counters (see _core_counters.pxd): those of one lock fit each other."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from edgecache._core_base cimport (
@@ -15,6 +15,7 @@ from edgecache._core_base cimport (
     SHED_WRITE_BUDGET,
 )
 from edgecache._core_write cimport CoreWrite
+from edgecache._lease cimport LeaseShared
 from edgecache._maintenance cimport maintenance_writer
 from edgecache._process cimport (
     PROCESS_SLOTS,
@@ -37,6 +38,7 @@ from edgecache._segment cimport (
     LogStore,
 )
 from edgecache._shard cimport Shard, ShardCounters, shard_at
+from edgecache._sync cimport ec_load_u32, ec_load_u64, ec_lock_acquire, ec_lock_release
 
 cdef enum:
     SHARD_FIELDS = 24
@@ -52,15 +54,16 @@ cdef dict _sum_shards(CoreWrite store):
     for number in range(store.shards.count):
         shard = shard_at(&store.shards, number)
         counters = &shard.counters
+        ec_lock_acquire(&shard.lock)
         sums[0] += counters.memory_hit_count
-        sums[1] += counters.disk_hit_count
-        sums[2] += counters.miss_count
+        sums[1] += ec_load_u64(&counters.disk_hit_count)
+        sums[2] += ec_load_u64(&counters.miss_count)
         sums[3] += counters.put_count
         sums[4] += counters.put_bytes
         sums[5] += counters.delete_count
         sums[6] += counters.expired_count
         sums[7] += counters.demotion_count
-        sums[8] += counters.promotion_count
+        sums[8] += ec_load_u64(&counters.promotion_count)
         sums[9] += counters.memory_eviction_count
         sums[10] += counters.disk_eviction_count
         sums[11] += counters.clash_count
@@ -76,6 +79,7 @@ cdef dict _sum_shards(CoreWrite store):
         sums[21] += shard.memory.move_count
         sums[22] += shard.memory.budget_bytes
         sums[23] += shard.refused_count + shard.memory.slab.refused_count
+        ec_lock_release(&shard.lock)
     return {
         "memory_hits": sums[0], "disk_hits": sums[1], "misses": sums[2], "puts": sums[3],
         "put_bytes": sums[4], "deletes": sums[5], "expired": sums[6], "demotions": sums[7],
@@ -91,17 +95,24 @@ cdef dict _sum_shards(CoreWrite store):
 cdef dict _log_counters(CoreWrite store):
     cdef LogStore* log = &store.log
     cdef LogShared* shared = log.shared
-    cdef LogCounters* counters = &shared.counters
+    cdef LogCounters counters
     cdef uint64_t[7] states
-    cdef uint64_t buffered = 0
-    cdef uint32_t index
+    cdef uint64_t buffered = 0, used
+    cdef uint32_t index, last_errno
     for index in range(7):
         states[index] = 0
+    ec_lock_acquire(&shared.lock)
+    # Some of them are counted without the lock.
+    for index in range(sizeof(LogCounters) // 8):
+        (<uint64_t*>&counters)[index] = ec_load_u64(&(<uint64_t*>&shared.counters)[index])
+    used = shared.used_bytes
+    last_errno = <uint32_t>shared.last_errno
     for index in range(shared.region_count):
         states[log.regions[index].state] += 1
     for index in range(shared.buffer_count):
         if log.buffers[index].state != BUFFER_FREE:
             buffered += log.buffers[index].fill
+    ec_lock_release(&shared.lock)
     return {
         "log_records": counters.record_count, "log_record_bytes": counters.record_bytes,
         "flushes": counters.flush_count, "flushed_bytes": counters.flush_bytes,
@@ -111,7 +122,8 @@ cdef dict _log_counters(CoreWrite store):
         "syncs": counters.sync_count, "sync_errors": counters.sync_error_count,
         "disk_reads": counters.read_count, "disk_read_bytes": counters.read_bytes,
         "buffer_reads": counters.buffer_read_count, "read_errors": counters.read_error_count,
-        "io_timeouts": log.lanes.timeout_count, "io_overdue": log.lanes.overdue_count,
+        "io_timeouts": ec_load_u64(&log.lanes.timeout_count),
+        "io_overdue": ec_load_u32(&log.lanes.overdue_count),
         "corrupt_records": counters.corrupt_count, "regions_retired": counters.retired_count,
         "regions_sealed": counters.sealed_count, "reclaimed_regions": counters.reclaim_count,
         "reclaimed_bytes": counters.reclaim_bytes, "reinserted": counters.reinsert_count,
@@ -123,12 +135,12 @@ cdef dict _log_counters(CoreWrite store):
         "regions_open": states[<int>REGION_OPEN] + states[<int>REGION_SEALING],
         "regions_full": states[<int>REGION_SEALED] + states[<int>REGION_RECLAIMING],
         "regions_lost": states[<int>REGION_RETIRED],
-        "disk_used_bytes": shared.used_bytes, "buffered_bytes": buffered,
-        "is_read_only": shared.read_only != 0, "last_errno": shared.last_errno,
-        "checkpoints": store.checkpointer.shared.count,
-        "checkpoint_errors": store.checkpointer.shared.error_count,
-        "checkpoint_bytes": store.checkpointer.shared.last_bytes,
-        "checkpoint_us": store.checkpointer.shared.last_duration_us,
+        "disk_used_bytes": used, "buffered_bytes": buffered,
+        "is_read_only": ec_load_u32(&shared.read_only) != 0, "last_errno": <int32_t>last_errno,
+        "checkpoints": ec_load_u64(&store.checkpointer.shared.count),
+        "checkpoint_errors": ec_load_u64(&store.checkpointer.shared.error_count),
+        "checkpoint_bytes": ec_load_u64(&store.checkpointer.shared.last_bytes),
+        "checkpoint_us": ec_load_u64(&store.checkpointer.shared.last_duration_us),
         "recovery_us": store.report.duration_us,
         "recovery_objects": store.report.object_count,
         "recovery_is_warm": store.report.is_warm != 0,
@@ -154,26 +166,35 @@ cdef void _sum_cells(CoreWrite store, ProcessCells* sums):
     memset(sums, 0, sizeof(ProcessCells))
     for number in range(count):
         cells = process_cells(&store.processes, number) if store.is_shared else store.cells
-        sums.front_hits += cells.front_hits
-        sums.front_bytes += cells.front_bytes
-        sums.front_items += cells.front_items
-        sums.invalidations += cells.invalidations
+        sums.front_hits += ec_load_u64(&cells.front_hits)
+        sums.front_bytes += ec_load_u64(&cells.front_bytes)
+        sums.front_items += ec_load_u64(&cells.front_items)
+        sums.invalidations += ec_load_u64(&cells.invalidations)
         for reason in range(SHED_REASON_COUNT):
-            sums.shed[reason] += cells.shed[reason]
+            sums.shed[reason] += ec_load_u64(&cells.shed[reason])
 
 
 cdef dict _shared_counters(CoreWrite store):
     cdef ProcessShared* shared = store.processes.shared
+    cdef LeaseShared* leases = store.leases.shared
     return {
+        "lease_takes": ec_load_u64(&leases.take_count),
+        "lease_waits": ec_load_u64(&leases.wait_count),
+        "lease_hits": ec_load_u64(&leases.hit_count),
+        "lease_takeovers": ec_load_u64(&leases.takeover_count),
+        "lease_timeouts": ec_load_u64(&leases.timeout_count),
+        "lease_full": ec_load_u64(&leases.full_count),
+        "lease_attaches": ec_load_u64(&leases.attach_count),
+        "lease_streams_full": ec_load_u64(&leases.stream_full_count),
         "processes": process_live_count(&store.processes),
         "writer_pid": maintenance_writer(&store.processes),
         "is_writer": maintenance_writer(&store.processes) == store.processes.pid,
-        "processes_attached": shared.attach_count,
-        "processes_reaped": shared.reaped_count,
-        "role_takeovers": shared.takeover_count,
-        "lock_repairs": shared.repair_count,
-        "shard_resets": shared.shard_reset_count,
-        "index_resets": shared.index_reset_count,
+        "processes_attached": ec_load_u64(&shared.attach_count),
+        "processes_reaped": ec_load_u64(&shared.reaped_count),
+        "role_takeovers": ec_load_u64(&shared.takeover_count),
+        "lock_repairs": ec_load_u64(&shared.repair_count),
+        "shard_resets": ec_load_u64(&shared.shard_reset_count),
+        "index_resets": ec_load_u64(&shared.index_reset_count),
     }
 
 
@@ -193,10 +214,10 @@ cdef dict collect_counters(CoreWrite store):
     found["was_reformatted"] = store.common.reformatted != 0
     found["write_budget_bytes"] = store.write_budget_bytes
     found["write_budget_level"] = store.common.write_level
-    found["superseded_puts"] = store.engine.shared.superseded_count
-    found["unlogged_deletes"] = store.engine.shared.unlogged_delete_count
-    found["index_full"] = store.engine.shared.index_full_count
-    found["memory_skips"] = store.engine.shared.memory_skip_count
+    found["superseded_puts"] = ec_load_u64(&store.engine.shared.superseded_count)
+    found["unlogged_deletes"] = ec_load_u64(&store.engine.shared.unlogged_delete_count)
+    found["index_full"] = ec_load_u64(&store.engine.shared.index_full_count)
+    found["memory_skips"] = ec_load_u64(&store.engine.shared.memory_skip_count)
     found["shed"] = {
         "backpressure": sums.shed[SHED_BACKPRESSURE],
         "no_space": sums.shed[SHED_NO_SPACE],

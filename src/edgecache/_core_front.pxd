@@ -25,7 +25,13 @@ from edgecache._hash cimport Hash128
 from edgecache._memory cimport RamItem
 from edgecache._process cimport ProcessCells
 from edgecache._shard cimport Shard
-from edgecache._sync cimport ec_load_u32, ec_now_coarse_us, ec_now_us, ec_prefetch
+from edgecache._sync cimport (
+    ec_glance_u8,
+    ec_load_u32,
+    ec_now_coarse_us,
+    ec_now_us,
+    ec_prefetch,
+)
 
 cdef extern from *:
     """
@@ -116,6 +122,7 @@ cdef class CoreFront(CoreBase):
     cdef void front_put(self, object key, KeyView* view, Shard* shard, uint32_t reference,
                         uint32_t epoch, object value)
     cdef bint front_claim(self, uint64_t wanted_bytes) noexcept
+    cdef void front_raise(self, FrontEntry* entry, const FrontOrigin* origin) noexcept
     cdef bint front_look(self, FrontEntry* entry, const FrontOrigin* origin, Shard* shard,
                          KeyView* view) noexcept
     cdef _front_map(self, uint64_t entries, uint64_t hints)
@@ -177,9 +184,8 @@ cdef inline bint front_tell(CoreFront self, FrontEntry* entry) noexcept:
     cdef const FrontOrigin* origin = &self.front_origins[entry - self.front]
     if origin.has_expiry or not self.policy_hits_unlocked:
         return False
-    # One byte that only matters to the policy; a lost race costs one count.
-    if origin.item.node.frequency < self.front_frequency_max:
-        origin.item.node.frequency += 1
+    if ec_glance_u8(&origin.item.node.frequency) < self.front_frequency_max:
+        self.front_raise(entry, origin)
     front_count_told(entry)
     return True
 

@@ -9,7 +9,7 @@ from cpython.bytes cimport (
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from cpython.unicode cimport PyUnicode_CheckExact
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memmove
 
 from edgecache._core_base cimport CoreBase
@@ -22,6 +22,7 @@ from edgecache._memory cimport (
     item_has_expiry,
     item_key,
     item_key_len,
+    item_key_offset,
     memory_fence_acquire,
     memory_hit,
     memory_item,
@@ -34,7 +35,16 @@ from edgecache._process cimport (
     process_slot,
 )
 from edgecache._shard cimport Shard, shard_at, shard_epoch
-from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport (
+    ec_glance_equal,
+    ec_glance_u8,
+    ec_glance_u32,
+    ec_glance_u64,
+    ec_load_u32,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_lock_try,
+)
 
 from edgecache import errors
 
@@ -62,7 +72,7 @@ cdef enum:
 
 
 cdef inline uint32_t page_epoch(const Shard* shard) noexcept nogil:
-    return shard.memory.slab.page_epoch
+    return ec_load_u32(&shard.memory.slab.page_epoch)
 
 
 cdef inline uint64_t front_cost(object key, object value) noexcept:
@@ -196,43 +206,57 @@ cdef class CoreFront(CoreBase):
         front_cells(self).front_hits += 1
         return entry
 
+    cdef void front_raise(self, FrontEntry* entry, const FrontOrigin* origin) noexcept:
+        """One more in the item's frequency, unless somebody holds the shard's lock.
+
+        Without the lock a native thread could give the item's place to somebody's value, between
+        the look at the epoch and the addition.
+        """
+        cdef Shard* shard = shard_at(&self.shards, origin.shard)
+        if not ec_lock_try(&shard.lock):
+            return
+        if entry.epoch == ec_load_u32(&self.front_epochs[entry.epoch_slot]) and \
+                origin.item.node.frequency < self.front_frequency_max:
+            origin.item.node.frequency += 1
+        ec_lock_release(&shard.lock)
+
     cdef bint front_revalidate(self, FrontEntry* entry, KeyView* view) noexcept:
         """Look at the item itself; tells the policy of the hit, too."""
         cdef const FrontOrigin* origin = &self.front_origins[entry - self.front]
         cdef Shard* shard = shard_at(&self.shards, origin.shard)
-        cdef RamItem* item
+        cdef const RamItem* item
+        cdef const char* key
         cdef uint32_t epoch
+        cdef uint64_t disk
         cdef bint is_valid
-        if self.is_shared:
-            # Nothing else keeps another process from giving the item's place to other bytes.
+        if not self.policy_hits_unlocked:
+            # The policy's lists may change only while the item is known to be in one; and in shared
+            # mode nothing else keeps another process from giving its place to other bytes.
             ec_lock_acquire(&shard.lock)
             is_valid = self.front_look(entry, origin, shard, view)
             ec_lock_release(&shard.lock)
             return is_valid
         item = memory_item(self.shards.base, &shard.memory, entry.reference)
         epoch = ec_load_u32(&self.front_epochs[entry.epoch_slot])
-        if ec_load_u32(&item.version) != origin.version or \
+        disk = ec_glance_u64(&item.disk)
+        key = <const char*>item + item_key_offset(disk)
+        if ec_glance_u32(&item.version) != origin.version or \
                 page_epoch(shard) != origin.page_epoch or \
-                item_key_len(item) != <uint32_t>view.size or \
-                memcmp(item_key(item), view.data, view.size) != 0 or \
-                (item_has_expiry(item) and is_past(item_expiry_us(item))):
+                disk >> 50 != <uint64_t>view.size or \
+                not ec_glance_equal(key, view.data, view.size) or \
+                (origin.has_expiry and is_past(<int64_t>ec_glance_u64(
+                    <const uint64_t*>(<const char*>item + sizeof(RamItem))))):
             return False
         entry.epoch = epoch
         if not origin.has_expiry:
             front_count_told(entry)
-        if self.policy_hits_unlocked:
-            # One byte that only matters to the policy; a lost race costs one count.
-            if item.node.frequency < self.front_frequency_max:
-                item.node.frequency += 1
-        else:
-            ec_lock_acquire(&shard.lock)
-            memory_hit(self.shards.base, &shard.memory, entry.reference, view.hash.low)
-            ec_lock_release(&shard.lock)
+        if ec_glance_u8(&item.node.frequency) < self.front_frequency_max:
+            self.front_raise(entry, origin)
         return True
 
     cdef bint front_look(self, FrontEntry* entry, const FrontOrigin* origin, Shard* shard,
                          KeyView* view) noexcept:
-        """The same in shared mode. The caller holds the shard's lock."""
+        """The same under the shard's lock, which the caller holds."""
         cdef RamItem* item
         if shard.incarnation != origin.incarnation:
             return False
@@ -286,14 +310,15 @@ cdef class CoreFront(CoreBase):
         cdef uint64_t cost = front_cost(key, value)
         cdef uint64_t last = (self.front_mask + 1) * FRONT_WAYS - 1
         cdef RamItem* item
-        cdef uint32_t version, pages
+        cdef uint32_t version, pages, has_expiry
         if cost > self.front_value_max or \
                 not (PyBytes_CheckExact(key) or PyUnicode_CheckExact(key)):
             return
         item = memory_item(self.shards.base, &shard.memory, reference)
-        version = ec_load_u32(&item.version)
+        version = ec_glance_u32(&item.version)
         pages = page_epoch(shard)
         memory_fence_acquire()
+        has_expiry = (ec_glance_u64(&item.disk) >> 49) & 1
         if ec_load_u32(shard_epoch(&self.shards, shard, view.hash.low)) != epoch:
             # Another process, or a native thread, changed it since.
             return
@@ -323,8 +348,7 @@ cdef class CoreFront(CoreBase):
         origin.version = version
         origin.shard = shard.number
         origin.page_epoch = pages
-        # Unlocked: what changed it moved the epoch first, so a wrong byte here is never asked.
-        origin.has_expiry = item_has_expiry(item)
+        origin.has_expiry = has_expiry
         origin.incarnation = shard.incarnation
         Py_INCREF(key)
         Py_INCREF(value)

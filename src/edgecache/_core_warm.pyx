@@ -14,6 +14,8 @@ from edgecache._arena cimport (
 from edgecache._checkpoint cimport CheckpointStamp, checkpoint_stamp
 from edgecache._core_arena cimport ArenaPlan, CoreArena, differing, pid_namespace
 from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE
+from edgecache._lease cimport LeaseShared
+from edgecache._lease_stream cimport stream_shared_bytes
 from edgecache._pages cimport pages_back
 from edgecache._process cimport PROCESS_FREE, PROCESS_SLOTS, process_slot
 from edgecache._recovery cimport RecoveryReport
@@ -115,6 +117,10 @@ cdef warm_adopt(CoreArena core):
     core.log.shared.lock = 0
     for number in range(core.shards.count):
         shard_at(&core.shards, number).lock = 0
+    if core.is_shared:
+        # Nobody holds a lease, or writes a stream, who could go on.
+        memset(core.arena.base + core.plan.lease_offset, 0, sizeof(LeaseShared))
+        memset(core.arena.base + core.plan.stream_offset, 0, stream_shared_bytes())
     header.pid_namespace = pid_namespace()
     warm_name(core)
     core.warm.adopted()

@@ -57,7 +57,7 @@ from edgecache._core_lower cimport (
 )
 from edgecache._flush cimport log_flush, log_sync, log_wait
 from edgecache._meta cimport META_FLAG_OBJECT, META_FLAG_PART, meta_has_flag, meta_tag_count
-from edgecache._segment cimport LOG_MAIN
+from edgecache._segment cimport LOG_MAIN, log_errno
 from edgecache._status cimport Status, raise_for_status
 from edgecache._sync cimport ec_count, ec_load_u32, ec_monotonic_ns, ec_now_us
 
@@ -123,7 +123,7 @@ cdef class CoreWrite(CoreBlob):
             self.cells.shed[SHED_TOO_LARGE] += 1
         elif status == Status.STATUS_NO_MEMORY:
             self.cells.shed[SHED_NO_MEMORY] += 1
-        elif self.log.shared != NULL and self.log.shared.read_only:
+        elif self.log.shared != NULL and ec_load_u32(&self.log.shared.read_only):
             self.cells.shed[SHED_READ_ONLY] += 1
         else:
             self.cells.shed[SHED_IO_ERROR] += 1
@@ -519,7 +519,7 @@ cdef class CoreWrite(CoreBlob):
         with nogil:
             status = log_sync(&self.log, ec_monotonic_ns() + <int64_t>SYNC_NS)
         if status != Status.STATUS_OK:
-            raise_for_status(status, "sync", self.log.shared.last_errno)
+            raise_for_status(status, "sync", log_errno(&self.log))
 
     def flush(self):
         """Hand everything buffered to the device without waiting for it to be durable."""
@@ -530,4 +530,4 @@ cdef class CoreWrite(CoreBlob):
         if self.has_disk:
             with nogil:
                 status = log_flush(&self.log, ec_monotonic_ns() + <int64_t>SYNC_NS)
-            raise_for_status(status, "flush", self.log.shared.last_errno)
+            raise_for_status(status, "flush", log_errno(&self.log))

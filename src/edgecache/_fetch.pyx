@@ -12,6 +12,7 @@ from edgecache._segment cimport (
     REGION_RETIRED,
     LogStore,
     location_region,
+    log_file,
     log_read_buffered,
     log_read_span,
     log_region_generation,
@@ -37,7 +38,7 @@ from edgecache._shard cimport (
     shard_number,
 )
 from edgecache._spans cimport span_learn, span_wanted
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
 
 
@@ -148,13 +149,14 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
         candidate = &self.probe.candidates[self.next]
         wanted = _wanted_bytes(self, candidate)
         region = location_region(log, candidate.location)
-        if region >= log.shared.region_count or log.regions[region].state == REGION_RETIRED:
+        if region >= log.shared.region_count or \
+                ec_load_u32(&log.regions[region].state) == REGION_RETIRED:
             # The slot stays: a delete or overwrite must know that there may be an older version.
             self.has_failed = 1
             self.next += 1
             self.asked_bytes = 0
             continue
-        if not _grow_scratch(self, wanted + 2 * log.read_align_bytes):
+        if not _grow_scratch(self, wanted + 2 * ec_load_u32(&log.read_align_bytes)):
             return FETCH_FAILED
         self.generation = log_region_generation(log, candidate.location)
         self.location = candidate.location
@@ -168,7 +170,7 @@ cdef FetchState fetch_begin(Fetch* self) noexcept nogil:
                       &self.request.length_bytes, &self.skip)
         self.request.operation = IO_READ
         self.request.buffer_index = -1
-        self.request.file = <uint32_t>log.files[file]
+        self.request.file = <uint32_t>log_file(log, file)
         self.request.buffer = self.scratch
         return FETCH_READ
     return FETCH_FAILED if self.has_failed else FETCH_MISS

@@ -32,6 +32,8 @@ from edgecache._segment cimport (
     LogStore,
     WriteBuffer,
     log_close_buffer_locked,
+    log_errno_set,
+    log_file,
     log_fill_block_header,
     log_footer,
     log_is_settled,
@@ -53,10 +55,10 @@ from edgecache._segment_format cimport (
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_add_u32,
-    ec_cas_u32,
     ec_count,
     ec_futex_wait,
     ec_futex_wake,
+    ec_grow_u32,
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
@@ -116,7 +118,7 @@ cdef void _finish(LogStore* log, WriteBuffer* buffer, int64_t result) noexcept n
     """Account for a written (or failed) buffer and free it."""
     cdef LogShared* shared = log.shared
     ec_lock_acquire(&shared.lock)
-    log.regions[buffer.region].in_flight -= 1
+    ec_grow_u32(&log.regions[buffer.region].in_flight, <uint32_t>-1)
     if result == <int64_t>buffer.block_bytes:
         log_write_done_locked(log, buffer.region, log.base + buffer.data_offset)
     elif result != SKIPPED:
@@ -125,7 +127,7 @@ cdef void _finish(LogStore* log, WriteBuffer* buffer, int64_t result) noexcept n
         # Its region was retired: these records are lost.
         log.shared.loss_count += 1
     buffer.state = BUFFER_DRAINING if buffer.readers else BUFFER_FREE
-    shared.flushed_ticket = _flushed_ticket_locked(log)
+    ec_store_u64(&shared.flushed_ticket, _flushed_ticket_locked(log))
     ec_lock_release(&shared.lock)
     log_wake(&shared.done_word)
 
@@ -137,7 +139,7 @@ cdef bint _is_current(LogStore* log, const WriteBuffer* buffer) noexcept nogil:
 
 cdef int64_t _write_block(LogStore* log, uint32_t region, uint32_t offset, const char* block,
                           uint32_t size) noexcept nogil:
-    cdef int32_t file = log.files[region // log.regions_per_file]
+    cdef int32_t file = log_file(log, region // log.regions_per_file)
     if file < 0:
         return -EIO
     return log.ops.write(log.engine, <uint32_t>file, _file_offset(log, region, offset), block, size)
@@ -148,7 +150,7 @@ cdef void _fill_request(LogStore* log, uint32_t region, uint32_t offset, char* b
     memset(request, 0, sizeof(IoRequest))
     request.operation = IO_WRITE
     request.buffer_index = -1
-    request.file = <uint32_t>log.files[region // log.regions_per_file]
+    request.file = <uint32_t>log_file(log, region // log.regions_per_file)
     request.offset_bytes = _file_offset(log, region, offset)
     request.buffer = block
     request.length_bytes = size
@@ -202,7 +204,7 @@ cdef bint _flush_one(LogStore* log, int64_t timeout_ns) noexcept nogil:
         _finish(log, buffer, SKIPPED)
         return True
     log_seal_block(log, buffer)
-    if timeout_ns >= 0 and log.files[buffer.region // log.regions_per_file] >= 0:
+    if timeout_ns >= 0 and log_file(log, buffer.region // log.regions_per_file) >= 0:
         return _write_within(log, buffer, timeout_ns)
     _finish(log, buffer, _write_block(log, buffer.region, buffer.region_offset,
                                       log.base + buffer.data_offset, buffer.block_bytes))
@@ -247,7 +249,7 @@ cdef Status _flush_closed(LogStore* log, uint64_t target, uint64_t errors,
         lanes_sweep(&log.lanes)
         seen = ec_load_u32(&shared.done_word)
         ec_lock_acquire(&shared.lock)
-        shared.flushed_ticket = _flushed_ticket_locked(log)
+        ec_store_u64(&shared.flushed_ticket, _flushed_ticket_locked(log))
         ec_lock_release(&shared.lock)
         if ec_load_u64(&shared.flushed_ticket) >= target:
             break
@@ -283,10 +285,10 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
     cdef bint has_failed = False
     cdef Status status = Status.STATUS_OK
     for index in range(log.file_count):
-        if not log.dirty[index]:
+        if not ec_load_u32(&log.dirty[index]):
             continue
         # Cleared first: a write that lands during the sync marks the file again.
-        log.dirty[index] = 0
+        ec_store_u32(&log.dirty[index], 0)
         first = index * log.regions_per_file
         last = min(first + log.regions_per_file, log.shared.region_count)
         ec_lock_acquire(&log.shared.lock)
@@ -294,12 +296,15 @@ cdef Status _sync_files(LogStore* log) noexcept nogil:
             if log.regions[region].unsynced:
                 log.regions[region].unsynced = 2
         ec_lock_release(&log.shared.lock)
-        result = log.ops.sync(log.engine, <uint32_t>log.files[index])
+        result = log.ops.sync(log.engine, <uint32_t>log_file(log, index))
         ec_count(&log.shared.counters.sync_count, 1)
         if result == 0:
+            ec_lock_acquire(&log.shared.lock)
             for region in range(first, last):
                 # A write that landed meanwhile set it to 1 again and stays marked.
-                ec_cas_u32(&log.regions[region].unsynced, 2, 0)
+                if log.regions[region].unsynced == 2:
+                    log.regions[region].unsynced = 0
+            ec_lock_release(&log.shared.lock)
             continue
         # A failed sync does not say which pages were lost: no region with writes that it should
         # have covered is trusted. Source: A. Rebello et al., ATC 2020.
@@ -341,7 +346,7 @@ cdef Status log_settle(LogStore* log, int64_t deadline_ns) noexcept nogil:
 cdef void _ask_for_prewriting(LogStore* log) noexcept nogil:
     """Somebody syncs: let the space ahead be written before it is needed (see _prewrite.pxd)."""
     cdef uint32_t head, region
-    cdef uint64_t used, end = log.region_bytes - FOOTER_BYTES
+    cdef uint64_t used, ahead, end = log.region_bytes - FOOTER_BYTES
     cdef bint wanted = False
     ec_lock_acquire(&log.shared.lock)
     for head in range(LOG_COUNT):
@@ -349,9 +354,9 @@ cdef void _ask_for_prewriting(LogStore* log) noexcept nogil:
         if region == NONE32 or log.regions[region].written_bytes == 0:
             continue
         used = log.regions[region].written_bytes + log.buffer_bytes
-        wanted |= log.regions[region].touched_bytes < min(end, used + log.prewrite_bytes // 2) \
-            and used < end
-    log.shared.prewrite_wanted = wanted
+        ahead = used + ec_load_u64(&log.prewrite_bytes) // 2
+        wanted |= log.regions[region].touched_bytes < min(end, ahead) and used < end
+    ec_store_u32(&log.shared.prewrite_wanted, wanted)
     ec_lock_release(&log.shared.lock)
     if wanted:
         log_wake(&log.shared.reclaim_word)
@@ -370,7 +375,7 @@ cdef Status log_sync(LogStore* log, int64_t deadline_ns) noexcept nogil:
     ec_lock_release(&log.shared.lock)
     if status == Status.STATUS_OK:
         status = log_settle(log, deadline_ns)
-    if log.prewrite_bytes and not log.shared.prewrite_wanted:
+    if ec_load_u64(&log.prewrite_bytes) and not ec_load_u32(&log.shared.prewrite_wanted):
         _ask_for_prewriting(log)
     return status
 
@@ -400,7 +405,7 @@ cdef Status _sync_round(LogStore* log, int64_t deadline_ns) noexcept nogil:
     synced = _sync_files(log)
     if synced == Status.STATUS_OK:
         ec_store_u64(&log.shared.extra_synced_count, extra)
-        ec_store_u64(&log.shared.synced_mark, max(mark, log.shared.synced_mark))
+        ec_store_u64(&log.shared.synced_mark, max(mark, ec_load_u64(&log.shared.synced_mark)))
         ec_store_u64(&log.shared.synced_ticket, covered)
     status = synced if status == Status.STATUS_OK else status
     if status != Status.STATUS_OK:
@@ -523,7 +528,7 @@ cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
         return Status.STATUS_IO_ERROR
     log_fill_block_header(log, append.block_base, fill, append.block_bytes, append.region,
                           append.region_offset, append.ticket, append.generation)
-    if log.write_timeout_ns and log.files[append.region // log.regions_per_file] >= 0:
+    if log.write_timeout_ns and log_file(log, append.region // log.regions_per_file) >= 0:
         return _large_write_within(log, append)
     moved = _write_block(log, append.region, append.region_offset, append.block_base,
                          append.block_bytes)
@@ -533,16 +538,26 @@ cdef Status log_large_write(LogStore* log, Append* append) noexcept nogil:
 
 cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept nogil:
     """Write the region's footer, with `footer` as aligned memory for it."""
-    cdef Footer* kept = log_footer(log, region)
+    cdef Footer* kept
     cdef int64_t moved = FOOTER_BYTES
+    cdef bint is_listed
+    # Once it is retired its list may be another region's.
+    ec_lock_acquire(&log.shared.lock)
+    kept = log_footer(log, region)
+    if log.regions[region].state != REGION_SEALING or log.regions[region].in_flight:
+        ec_lock_release(&log.shared.lock)
+        return
     # A region of more blocks than a footer lists keeps none: recovery follows the blocks.
-    if kept != NULL and 0 < kept.block_count <= FOOTER_BLOCKS_MAX:
+    is_listed = kept != NULL and 0 < kept.block_count <= FOOTER_BLOCKS_MAX
+    if is_listed:
         memcpy(footer, kept, FOOTER_BYTES)
+        footer.log = <unsigned short>log.regions[region].log
+        footer.generation = log.regions[region].generation
+    ec_lock_release(&log.shared.lock)
+    if is_listed:
         footer.magic = FOOTER_MAGIC
         footer.version = FORMAT_VERSION
-        footer.log = <unsigned short>log.regions[region].log
         footer.region = region
-        footer.generation = log.regions[region].generation
         footer.sum = 0
         footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
         moved = _write_block(log, region, <uint32_t>(log.region_bytes - FOOTER_BYTES),
@@ -551,9 +566,9 @@ cdef void _seal_region(LogStore* log, uint32_t region, Footer* footer) noexcept 
     if moved != FOOTER_BYTES:
         log_write_failed_locked(log, region, <int>-moved if moved < 0 else EIO)
     elif log.regions[region].state == REGION_SEALING:
-        log.regions[region].state = REGION_SEALED
+        ec_store_u32(&log.regions[region].state, REGION_SEALED)
         log.shared.counters.sealed_count += 1
-        log.dirty[region // log.regions_per_file] = 1
+        ec_store_u32(&log.dirty[region // log.regions_per_file], 1)
     if kept != NULL and log.footer_regions[kept - log.footers] == region:
         log.footer_regions[kept - log.footers] = NONE32
     ec_lock_release(&log.shared.lock)
@@ -581,7 +596,8 @@ cdef void log_seal_regions(LogStore* log) noexcept nogil:
     if not ec_lock_try(&log.shared.seal_lock):
         return
     for region in range(log.shared.region_count):
-        if log.regions[region].state != REGION_SEALING or log.regions[region].in_flight:
+        if ec_load_u32(&log.regions[region].state) != REGION_SEALING or \
+                ec_load_u32(&log.regions[region].in_flight):
             continue
         if memory == NULL and \
                 posix_memalign(<void**>&memory, PAGE_BYTES, FOOTER_BYTES) != 0:
@@ -663,9 +679,14 @@ cdef void _probe(LogStore* log) noexcept nogil:
     """While the tier is read-only: a page written to a file of its own tells whether it heals."""
     cdef char* page = NULL
     cdef int file
-    if not log.shared.read_only or ec_monotonic_ns() < log.shared.probe_after_ns:
+    cdef bint is_due
+    ec_lock_acquire(&log.shared.lock)
+    is_due = log.shared.read_only and ec_monotonic_ns() >= log.shared.probe_after_ns
+    if is_due:
+        log.shared.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
+    ec_lock_release(&log.shared.lock)
+    if not is_due:
         return
-    log.shared.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
     if posix_memalign(<void**>&page, PAGE_BYTES, PAGE_BYTES) != 0:
         return
     memset(page, 0, PAGE_BYTES)
@@ -674,9 +695,11 @@ cdef void _probe(LogStore* log) noexcept nogil:
     if file >= 0:
         if log.ops.write(log.engine, <uint32_t>file, 0, page, PAGE_BYTES) == PAGE_BYTES and \
                 log.ops.sync(log.engine, <uint32_t>file) == 0:
+            ec_lock_acquire(&log.shared.lock)
             log.shared.failure_count = 0
-            log.shared.read_only = 0
-            log.shared.last_errno = 0
+            ec_store_u32(&log.shared.read_only, 0)
+            log_errno_set(log, 0)
+            ec_lock_release(&log.shared.lock)
             log_wake(&log.shared.reclaim_word)
         log.ops.close_file(log.engine, <uint32_t>file)
         log.ops.unlink(log.engine, b"probe")

@@ -331,15 +331,18 @@ cdef class MemoryEngine(IoEngine):
 
 
 cdef void memory_stop(MemoryState* state) noexcept nogil:
-    cdef MemoryChannel* channel = <MemoryChannel*>state.image.channels
-    cdef MemoryChannel* following
+    cdef MemoryChannel* channel
     cdef uint32_t index
-    while channel != NULL:
-        following = channel.next
-        if channel.base.engine == state:
-            memory_channel_close(&channel.base)
-        channel = following
-    pthread_mutex_lock(&state.image.mutex)
+    while True:
+        # Other engines of the image open and close theirs meanwhile.
+        pthread_mutex_lock(&state.image.mutex)
+        channel = <MemoryChannel*>state.image.channels
+        while channel != NULL and channel.base.engine != state:
+            channel = channel.next
+        if channel == NULL:
+            break
+        pthread_mutex_unlock(&state.image.mutex)
+        memory_channel_close(&channel.base)
     state.closed = True
     for index in range(state.file_count):
         state.files[index].is_open = False

@@ -12,6 +12,8 @@ from edgecache._segment cimport (
     REGION_READY,
     LogShared,
     LogStore,
+    log_errno_set,
+    log_file,
     log_take_file,
 )
 from edgecache._segment_format cimport (
@@ -21,7 +23,14 @@ from edgecache._segment_format cimport (
     PAGE_BYTES,
     Footer,
 )
-from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport (
+    ec_grow_u32,
+    ec_load_u32,
+    ec_load_u64,
+    ec_lock_acquire,
+    ec_lock_release,
+    ec_store_u32,
+)
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
@@ -62,7 +71,7 @@ cdef int _open_file(LogStore* log, uint32_t index, uint32_t needed, uint32_t* co
     cdef char name[32]
     cdef int file, status
     snprintf(name, sizeof(name), b"data/%08u.edge", <unsigned int>index)
-    file = log.files[index]
+    file = log_file(log, index)
     if file < 0:
         file = log.ops.open_file(log.engine, name,
                                  IO_OPEN_WRITE | IO_OPEN_CREATE
@@ -93,13 +102,13 @@ cdef int log_write_erasure(LogStore* log, uint32_t region) noexcept nogil:
     footer.version = FORMAT_VERSION
     footer.log = <uint16_t>log.regions[region].log
     footer.region = region
-    footer.generation = log.regions[region].generation
+    footer.generation = ec_load_u64(&log.regions[region].generation)
     footer.sum = log.api.bits64(footer, FOOTER_BYTES, log.seed)
-    moved = log.ops.write(log.engine, <uint32_t>log.files[file], offset - FOOTER_BYTES,
+    moved = log.ops.write(log.engine, <uint32_t>log_file(log, file), offset - FOOTER_BYTES,
                           <char*>footer, FOOTER_BYTES)
     free(footer)
     if moved == FOOTER_BYTES:
-        log.dirty[file] = 1
+        ec_store_u32(&log.dirty[file], 1)
         return 0
     return <int>moved if moved < 0 else -EIO
 
@@ -123,23 +132,23 @@ cdef int _prepare_some(LogStore* log, uint32_t first, uint32_t wanted) noexcept 
         if status < 0 or count == wanted:
             end = region
             break
-        if log.regions[region].state == REGION_FREE:
+        if ec_load_u32(&log.regions[region].state) == REGION_FREE:
             count += 1
             if not is_new:
                 status = log_write_erasure(log, region)
     if status == 0 and not is_new:
-        status = log.ops.sync(log.engine, <uint32_t>log.files[file])
+        status = log.ops.sync(log.engine, <uint32_t>log_file(log, file))
     ec_lock_acquire(&shared.lock)
     if status < 0:
-        shared.last_errno = -status
+        log_errno_set(log, -status)
         shared.counters.prepare_error_count += 1
     else:
         if shared.last_errno in (ENOSPC, EDQUOT, EFBIG):
-            shared.last_errno = 0
+            log_errno_set(log, 0)
         for region in range(first, end):
             if log.regions[region].state == REGION_FREE:
-                log.regions[region].state = REGION_READY
-                shared.ready_count += 1
+                ec_store_u32(&log.regions[region].state, REGION_READY)
+                ec_grow_u32(&shared.ready_count, 1)
     ec_lock_release(&shared.lock)
     return status
 
@@ -153,7 +162,7 @@ cdef int log_prepare(LogStore* log, uint32_t wanted) noexcept nogil:
         if ready >= wanted:
             return 0
         for index in range(log.shared.region_count):
-            if log.regions[index].state == REGION_FREE:
+            if ec_load_u32(&log.regions[index].state) == REGION_FREE:
                 break
         else:
             return 0

@@ -13,7 +13,7 @@ from edgecache._reclaim cimport (
     reclaim_run,
 )
 from edgecache._segment cimport LogStore, log_is_settled, log_wake
-from edgecache._shard cimport ShardSet, shard_at
+from edgecache._shard cimport Shard, ShardSet, shard_at
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_cas_u32,
@@ -164,29 +164,31 @@ cdef bint _has_grown(Maintenance* self) noexcept nogil:
     cdef uint64_t objects = 0, records
     cdef uint32_t number
     cdef ShardSet* shards = self.checkpointer.shards
+    cdef Shard* shard
     for number in range(shards.count):
-        objects += shard_at(shards, number).index.object_count
+        shard = shard_at(shards, number)
+        ec_lock_acquire(&shard.lock)
+        objects += shard.index.object_count
+        ec_lock_release(&shard.lock)
     records = ec_load_u64(&self.log.shared.counters.record_count) \
         - self.checkpointer.shared.last_record_count
     return records > max(<uint64_t>GROWN_RECORDS, objects // 8)
 
 
-cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
+cdef int64_t _maintain_locked(Maintenance* self) noexcept nogil:
     """Do what is due; how long to sleep then (-1: until woken)."""
     cdef LogStore* log = self.log
     cdef int64_t left, since
     cdef bint short_of_regions, is_settled
-    ec_lock_acquire(&self.shared.lock)
     if ec_load_u32(&log.shared.prewrite_wanted):
-        log_prewrite(log, log.prewrite_bytes)
+        log_prewrite(log, ec_load_u64(&log.prewrite_bytes))
         ec_store_u32(&log.shared.prewrite_wanted, 0)
     reclaim_run(self.reclaimer)
     if reclaim_is_stuck(self.reclaimer) and \
             _checkpoint_locked(self, 0) == Status.STATUS_OK and \
             _checkpoint_locked(self, 0) == Status.STATUS_OK:
         reclaim_one(self.reclaimer, True)
-    ec_lock_release(&self.shared.lock)
-    if log.shared.read_only:
+    if ec_load_u32(&log.shared.read_only):
         return -1
     # A lost region, or one that a recovery could not read, or a delete that the log had no room
     # for: until a checkpoint says so, another recovery might believe in it again. Where such
@@ -194,10 +196,11 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
     is_settled = log_is_settled(log)
     since = ec_monotonic_ns() - self.shared.last_checkpoint_ns
     if reclaim_needs_checkpoint(self.reclaimer) or self.checkpointer.shared.is_due or \
-            self.checkpointer.shared.retired_count != log.shared.counters.retired_count or \
+            self.checkpointer.shared.retired_count != \
+            ec_load_u64(&log.shared.counters.retired_count) or \
             (not is_settled and since > <int64_t>RETRY_NS and
              since > 8000 * <int64_t>self.checkpointer.shared.last_duration_us):
-        maintenance_checkpoint(self, 0)
+        _checkpoint_locked(self, 0)
         return 0
     short_of_regions = ec_load_u32(&log.shared.ready_count) < self.reclaimer.ready_target
     if not _is_dirty(self):
@@ -207,11 +210,19 @@ cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
         # What a recovery would have to replay is bounded by a share of what there is.
         left = 0
     if left <= 0:
-        maintenance_checkpoint(self, 0)
+        _checkpoint_locked(self, 0)
         left = self.checkpoint_interval_ns
     if short_of_regions:
         return min(left, <int64_t>RETRY_NS)
     return left if is_settled else min(left, <int64_t>UNSETTLED_NS)
+
+
+cdef int64_t _maintain_once(Maintenance* self) noexcept nogil:
+    cdef int64_t left
+    ec_lock_acquire(&self.shared.lock)
+    left = _maintain_locked(self)
+    ec_lock_release(&self.shared.lock)
+    return left
 
 
 cdef void* _maintainer(void* argument) noexcept nogil:

@@ -48,7 +48,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from edgecache._evict cimport EvictKind, EvictNode, EvictState
 from edgecache._slab cimport SlabState
 from edgecache._status cimport Status
-from edgecache._sync cimport ec_load_u32
+from edgecache._sync cimport ec_load_u32, ec_load_u64, ec_store_u64
 
 cdef enum:
     MEMORY_GRANULE_BYTES = 8            # a reference counts these: u32 reaches 32 GiB per shard
@@ -179,47 +179,59 @@ cdef inline RamItem* memory_item(char* base, const MemoryShard* shard,
     return <RamItem*>(base + shard.area_offset - MEMORY_GRANULE_BYTES
                       + <uint64_t>reference * MEMORY_GRANULE_BYTES)
 
+# Who has an item pinned reads the word without the lock, while its location may change.
+cdef inline uint64_t item_disk(const RamItem* item) noexcept nogil:
+    return ec_load_u64(&item.disk)
+
 cdef inline uint32_t item_key_len(const RamItem* item) noexcept nogil:
-    return <uint32_t>(item.disk >> 50)
+    return <uint32_t>(item_disk(item) >> 50)
 
 cdef inline bint item_has_expiry(const RamItem* item) noexcept nogil:
-    return (item.disk >> 49) & 1
+    return (item_disk(item) >> 49) & 1
 
 cdef inline bint item_has_meta(const RamItem* item) noexcept nogil:
-    return (item.disk >> 48) & 1
+    return (item_disk(item) >> 48) & 1
 
 cdef inline bint item_is_zombie(const RamItem* item) noexcept nogil:
-    return (item.disk >> 47) & 1
+    return (item_disk(item) >> 47) & 1
 
 cdef inline uint64_t item_disk_location(const RamItem* item) noexcept nogil:
-    return item.disk & <uint64_t>0xFFFFFFFFFF
+    return item_disk(item) & <uint64_t>0xFFFFFFFFFF
 
 cdef inline uint8_t item_disk_size_class(const RamItem* item) noexcept nogil:
-    return <uint8_t>((item.disk >> 40) & 0x7F)
+    return <uint8_t>((item_disk(item) >> 40) & 0x7F)
 
 cdef inline void item_set_disk(RamItem* item, uint64_t location, uint8_t size_class) noexcept nogil:
-    item.disk = (item.disk & <uint64_t>0xFFFF800000000000) | \
-        (<uint64_t>size_class << 40) | location
+    ec_store_u64(&item.disk, (item.disk & <uint64_t>0xFFFF800000000000) |
+                 (<uint64_t>size_class << 40) | location)
+
+# From the item to its key, given its disk word.
+cdef inline uint64_t item_key_offset(uint64_t disk) noexcept nogil:
+    return sizeof(RamItem) + ((disk >> 46) & 8) + ((disk >> 45) & 8)
 
 cdef inline int64_t item_expiry_us(const RamItem* item) noexcept nogil:
     return (<const int64_t*>(<const char*>item + sizeof(RamItem)))[0] \
         if item_has_expiry(item) else 0
 
 cdef inline uint32_t item_meta_len(const RamItem* item) noexcept nogil:
-    if not item_has_meta(item):
+    cdef uint64_t disk = item_disk(item)
+    if not (disk >> 48) & 1:
         return 0
-    return (<const uint32_t*>(<const char*>item + sizeof(RamItem)
-                              + (8 if item_has_expiry(item) else 0)))[0]
+    return (<const uint32_t*>(<const char*>item + item_key_offset(disk) - 8))[0]
 
 cdef inline char* item_key(RamItem* item) noexcept nogil:
-    return <char*>item + sizeof(RamItem) + (8 if item_has_expiry(item) else 0) \
-        + (8 if item_has_meta(item) else 0)
+    return <char*>item + item_key_offset(item_disk(item))
 
 cdef inline char* item_meta(RamItem* item) noexcept nogil:
-    return item_key(item) + item_key_len(item)
+    cdef uint64_t disk = item_disk(item)
+    return <char*>item + item_key_offset(disk) + (disk >> 50)
 
 cdef inline char* item_value(RamItem* item) noexcept nogil:
-    cdef char* end = item_meta(item) + item_meta_len(item)
+    cdef uint64_t disk = item_disk(item)
+    cdef char* key = <char*>item + item_key_offset(disk)
+    cdef char* end = key + (disk >> 50)
+    if (disk >> 48) & 1:
+        end += (<uint32_t*>(key - 8))[0]
     if item.value_len >= 4096:
         return <char*>((<uint64_t>end + 63) & ~<uint64_t>63)
     return end

@@ -30,7 +30,7 @@ from edgecache._slab cimport (
 )
 from edgecache._slab_check cimport slab_check
 from edgecache._status cimport STATUS_INVALID, Status
-from edgecache._sync cimport ec_prefetch, ec_store_u32
+from edgecache._sync cimport ec_prefetch, ec_store_u32, ec_store_u64
 
 cdef extern from *:
     """
@@ -232,7 +232,7 @@ cdef void memory_free(char* base, MemoryShard* shard, uint32_t reference) noexce
         version_close(item)
     shard.item_count -= 1
     if item.node.pins:
-        item.disk |= <uint64_t>1 << ZOMBIE_BIT
+        ec_store_u64(&item.disk, item.disk | <uint64_t>1 << ZOMBIE_BIT)
         shard.zombie_count += 1
     else:
         item_give(base, shard, reference)

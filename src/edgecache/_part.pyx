@@ -18,6 +18,7 @@ from edgecache._segment cimport (
     REGION_RETIRED,
     LogStore,
     location_region,
+    log_file,
     log_is_large,
     log_read_buffered,
     log_read_span,
@@ -37,7 +38,7 @@ from edgecache._segment_format cimport (
 from edgecache._shard cimport Candidate, Probe
 from edgecache._spare_blocks cimport block_give, block_take
 from edgecache._strips cimport strip_bytes, strip_count, strips_copy_verified, strips_hash
-from edgecache._sync cimport ec_count, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_count, ec_load_u32, ec_lock_acquire, ec_lock_release
 from edgecache._xxhash cimport Hash128
 
 cdef enum:
@@ -150,7 +151,7 @@ cdef void _ask(PartFetch* self, uint64_t location, uint64_t length, char* target
                   skip)
     request.operation = IO_READ
     request.buffer_index = -1
-    request.file = <uint32_t>self.log.files[file]
+    request.file = <uint32_t>log_file(self.log, file)
     request.buffer = target
     self.request_count += 1
 
@@ -160,7 +161,7 @@ cdef bint _plan(PartFetch* self) noexcept nogil:
     cdef LogStore* log = self.log
     cdef uint64_t head = _head_bytes(self)
     cdef uint64_t first = _strips_first(self), last = _strips_last(self)
-    cdef uint64_t margin = 2 * log.read_align_bytes
+    cdef uint64_t margin = 2 * ec_load_u32(&log.read_align_bytes)
     self.request_count = 0
     self.buffered_bytes = 0
     self.is_known = _recall(self)
@@ -244,7 +245,7 @@ cdef PartState part_begin(PartFetch* self) noexcept nogil:
         region = location_region(log, candidate.location)
         self.next += 1
         if candidate.size_class != size_class or region >= log.shared.region_count or \
-                log.regions[region].state == REGION_RETIRED:
+                ec_load_u32(&log.regions[region].state) == REGION_RETIRED:
             continue
         self.location = candidate.location
         self.size_class = candidate.size_class

@@ -10,10 +10,11 @@ from edgecache._segment cimport (
     REGION_OPEN,
     LogStore,
     Region,
+    log_file,
     log_wake,
 )
 from edgecache._segment_format cimport FOOTER_BYTES, PAGE_BYTES, align_up
-from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release
+from edgecache._sync cimport ec_load_u32, ec_lock_acquire, ec_lock_release, ec_store_u64
 
 cdef extern from "stdlib.h" nogil:
     int posix_memalign(void** out, size_t alignment, size_t size) noexcept
@@ -57,7 +58,7 @@ cdef bint _step(LogStore* log, uint32_t head, uint64_t ahead_bytes, const char* 
         return False
     region = log.shared.prewrite_region
     first = <uint64_t>(region % log.regions_per_file) * log.region_bytes
-    moved = log.ops.write(log.engine, <uint32_t>log.files[region // log.regions_per_file],
+    moved = log.ops.write(log.engine, <uint32_t>log_file(log, region // log.regions_per_file),
                           first + offset, zeroes, size)
     ec_lock_acquire(&log.shared.lock)
     log.shared.prewrite_start = NONE32
@@ -66,7 +67,7 @@ cdef bint _step(LogStore* log, uint32_t head, uint64_t ahead_bytes, const char* 
         log.shared.prewritten_bytes += size
     else:
         # Nothing is lost with it. Writes that matter will tell what the device thinks of them.
-        log.prewrite_bytes = 0
+        ec_store_u64(&log.prewrite_bytes, 0)
     ec_lock_release(&log.shared.lock)
     log_wake(&log.shared.done_word)
     return moved == size
@@ -79,7 +80,7 @@ cdef void log_prewrite(LogStore* log, uint64_t ahead_bytes) noexcept nogil:
         return
     memset(zeroes, 0, STEP_BYTES)
     for head in range(LOG_COUNT):
-        while not ec_load_u32(&log.stopping) and not log.shared.read_only and \
+        while not ec_load_u32(&log.stopping) and not ec_load_u32(&log.shared.read_only) and \
                 _step(log, head, ahead_bytes, zeroes):
             pass
     free(zeroes)

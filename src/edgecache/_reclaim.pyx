@@ -67,6 +67,7 @@ from edgecache._sync cimport (
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
+    ec_store_u32,
 )
 
 cdef enum:
@@ -124,15 +125,16 @@ cdef void ghost_remember(char* base, GhostTable* ghosts, uint64_t hash) noexcept
     cdef uint32_t* bucket = _ghost_bucket(base, ghosts, hash)
     ghosts.clock += 1
     # Cells hold no age: the clock spreads replacement evenly, which is FIFO in the mean.
-    bucket[ghosts.clock & (GHOST_WAYS - 1)] = <uint32_t>(hash >> 32) | 1
+    ec_store_u32(&bucket[ghosts.clock & (GHOST_WAYS - 1)], <uint32_t>(hash >> 32) | 1)
 
 
 cdef bint ghost_recall(char* base, GhostTable* ghosts, uint64_t hash) noexcept nogil:
     cdef uint32_t* bucket = _ghost_bucket(base, ghosts, hash)
     cdef uint32_t way
     for way in range(GHOST_WAYS):
-        if bucket[way] == (<uint32_t>(hash >> 32) | 1):
-            bucket[way] = 0
+        # Without a lock: at worst one of two puts is told.
+        if ec_load_u32(&bucket[way]) == (<uint32_t>(hash >> 32) | 1):
+            ec_store_u32(&bucket[way], 0)
             return True
     return False
 
@@ -350,7 +352,8 @@ cdef uint32_t _oldest_sealed(LogStore* log, uint32_t head, uint32_t* count) noex
 cdef uint32_t _retired_for_long(LogStore* log) noexcept nogil:
     """A retired region that may be erased: the device writes, and a checkpoint knows of it."""
     cdef uint32_t region
-    if log.shared.read_only or log.shared.retired_settled != log.shared.counters.retired_count:
+    if log.shared.read_only or \
+            ec_load_u64(&log.shared.retired_settled) != log.shared.counters.retired_count:
         return NONE32
     for region in range(log.shared.region_count):
         if log.regions[region].state == REGION_RETIRED and log.regions[region].in_flight == 0 and \
@@ -366,7 +369,7 @@ cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
     choice = _retired_for_long(log)
     if choice != NONE32:
-        log.regions[choice].state = REGION_RECLAIMING
+        ec_store_u32(&log.regions[choice].state, REGION_RECLAIMING)
         ec_lock_release(&log.shared.lock)
         return choice
     small = _oldest_sealed(log, LOG_SMALL, &small_count)
@@ -377,7 +380,7 @@ cdef uint32_t _choose(Reclaimer* reclaimer) noexcept nogil:
     else:
         choice = main
     if choice != NONE32:
-        log.regions[choice].state = REGION_RECLAIMING
+        ec_store_u32(&log.regions[choice].state, REGION_RECLAIMING)
     ec_lock_release(&log.shared.lock)
     return choice
 
@@ -415,10 +418,10 @@ cdef void _give_up(Pass* work, bint unreadable) noexcept nogil:
     cdef uint32_t failures = 0
     ec_lock_acquire(&work.reclaimer.log.shared.lock)
     if region.state == REGION_RECLAIMING and work.is_retired:
-        region.state = REGION_RETIRED
+        ec_store_u32(&region.state, REGION_RETIRED)
         region.retired_ns = ec_monotonic_ns()
     elif region.state == REGION_RECLAIMING:
-        region.state = REGION_SEALED
+        ec_store_u32(&region.state, REGION_SEALED)
         if unreadable:
             region.failure_count += 1
             failures = region.failure_count
@@ -454,7 +457,7 @@ cdef Status reclaim_one(Reclaimer* reclaimer, bint in_place) noexcept nogil:
     work.region = _choose(reclaimer)
     if work.region == NONE32:
         return Status.STATUS_NOT_FOUND
-    work.generation = log.regions[work.region].generation
+    work.generation = ec_load_u64(&log.regions[work.region].generation)
     work.generation_last = log.regions[work.region].generation_last
     work.from_small = log.regions[work.region].log == LOG_SMALL
     work.is_retired = log.regions[work.region].retired_generation != 0
@@ -510,7 +513,7 @@ cdef void reclaim_prepare(Reclaimer* reclaimer) noexcept nogil:
     # how large it is.
     reclaimer.usable_count = 0
     for region in range(log.shared.region_count):
-        reclaimer.usable_count += log.regions[region].state != REGION_FREE
+        reclaimer.usable_count += ec_load_u32(&log.regions[region].state) != REGION_FREE
     reclaimer.ready_target = ready_target_of(reclaimer.usable_count)
     reclaimer.prepare_after_ns = now + <int64_t>SPACE_RETRY_NS
 
@@ -530,4 +533,5 @@ cdef uint32_t reclaim_run(Reclaimer* reclaimer) noexcept nogil:
 
 cdef bint reclaim_is_stuck(Reclaimer* reclaimer) noexcept nogil:
     return ec_load_u32(&reclaimer.log.shared.ready_count) == 0 and \
-        ec_monotonic_ns() < reclaimer.shared.retry_after_ns and not reclaimer.log.shared.read_only
+        ec_monotonic_ns() < reclaimer.shared.retry_after_ns and \
+        not ec_load_u32(&reclaimer.log.shared.read_only)

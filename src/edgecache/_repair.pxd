@@ -10,6 +10,7 @@ A lock of the dead is taken over by whoever waits for it (_sync.pyx), which call
                     it (_segment.pyx); counts are made anew from regions, buffers and holds.
     maintenance     a region being reclaimed is sealed again: reclaim may be cut anywhere.
     sync            files that the dead leader took for synced are dirty again.
+    leases, streams nothing: every state has one meaning (_lease.pxd, _lease_stream.pxd).
 
 Invariants:
 
@@ -22,6 +23,8 @@ Invariants:
 """
 
 from edgecache._change cimport EngineShared
+from edgecache._lease cimport LeaseTable
+from edgecache._lease_stream cimport StreamTable
 from edgecache._maintenance cimport MaintenanceShared
 from edgecache._process cimport ProcessTable
 from edgecache._segment cimport LogStore
@@ -34,6 +37,8 @@ cdef struct Repairs:                # process-local
     EngineShared* engine
     MaintenanceShared* maintenance
     ProcessTable* processes
+    LeaseTable* leases
+    StreamTable* streams
 
 # The two functions of a RobustRange (_sync.pxd); the context is a Repairs.
 cdef bint repair_is_dead(void* context, uint32_t thread) noexcept nogil

@@ -13,6 +13,8 @@ from edgecache._index cimport (
     index_scan,
 )
 from edgecache._index_mend cimport index_mend
+from edgecache._lease cimport lease_leave
+from edgecache._lease_stream cimport stream_leave
 from edgecache._memory cimport (
     MEMORY_BUDGET_BYTES_MIN,
     MEMORY_GRANULE_BYTES,
@@ -82,14 +84,16 @@ from edgecache._shard cimport (
     shard_reopen,
 )
 from edgecache._sync cimport (
-    ec_cas_u32,
     ec_count,
+    ec_grow_u32,
+    ec_grow_u64,
     ec_load_u32,
     ec_lock_acquire,
     ec_lock_break,
     ec_lock_release,
     ec_lock_try,
     ec_store_u32,
+    ec_store_u64,
 )
 
 cdef enum:
@@ -246,17 +250,18 @@ cdef void _mend_regions(LogStore* log) noexcept nogil:
                                                           REGION_SEALED):
             # The death came within log_retire_locked.
             if region.generation == region.retired_generation:
-                shared.generation += 1
-                region.generation = shared.generation
+                ec_grow_u64(&shared.generation, 1)
+                ec_store_u64(&region.generation, shared.generation)
                 region.generation_last = shared.generation
-            region.state = REGION_RETIRED
-            shared.counters.retired_count += 1
+            ec_store_u32(&region.state, REGION_RETIRED)
+            ec_grow_u64(&shared.counters.retired_count, 1)
         if region.state == REGION_OPEN:
             is_head = False
             for head in range(LOG_COUNT):
                 is_head = is_head or shared.heads[head].region == index
             if not is_head:
-                region.state = REGION_READY if region.written_bytes == 0 else REGION_SEALING
+                ec_store_u32(&region.state,
+                             REGION_READY if region.written_bytes == 0 else REGION_SEALING)
     for head in range(LOG_COUNT):
         if shared.heads[head].region != NONE32 and \
                 log.regions[shared.heads[head].region].state != REGION_OPEN:
@@ -303,7 +308,7 @@ cdef void _count_holds(Repairs* self) noexcept nogil:
             hold = &slot.holds[index]
             if hold.kind == HOLD_LARGE:
                 log.shared.large_count += 1
-                log.regions[hold.place].in_flight += 1
+                ec_grow_u32(&log.regions[hold.place].in_flight, 1)
             elif hold.kind == HOLD_RESERVATION:
                 if hold.reference + hold.size_bytes <= log.buffers[hold.place].fill and \
                         hold.generation == log.buffers[hold.place].generation:
@@ -326,12 +331,12 @@ cdef void _log_repair(Repairs* self) noexcept nogil:
             _mend_active(log, index)
     for index in range(shared.region_count):
         region = &log.regions[index]
-        region.in_flight = 0
+        ec_store_u32(&region.in_flight, 0)
         ready += region.state == REGION_READY
         free_count += region.state in (REGION_FREE, REGION_READY)
         if region.state not in (REGION_FREE, REGION_READY):
             used += region.written_bytes
-    shared.ready_count = ready
+    ec_store_u32(&shared.ready_count, ready)
     shared.free_count = free_count
     shared.used_bytes = used
     for index in range(FOOTER_SLOTS):
@@ -342,7 +347,7 @@ cdef void _log_repair(Repairs* self) noexcept nogil:
     for index in range(shared.buffer_count):
         buffer = &log.buffers[index]
         if buffer.state in (BUFFER_CLOSED, BUFFER_WRITING):
-            log.regions[buffer.region].in_flight += 1
+            ec_grow_u32(&log.regions[buffer.region].in_flight, 1)
         elif buffer.state == BUFFER_DRAINING and buffer.readers == 0:
             buffer.state = BUFFER_FREE
 
@@ -354,8 +359,8 @@ cdef void _maintenance_repair(Repairs* self) noexcept nogil:
     log.shared.prewrite_start = NONE32
     for index in range(log.shared.region_count):
         if log.regions[index].state == REGION_RECLAIMING:
-            log.regions[index].state = REGION_RETIRED if log.regions[index].retired_generation \
-                else REGION_SEALED
+            ec_store_u32(&log.regions[index].state, REGION_RETIRED
+                         if log.regions[index].retired_generation else REGION_SEALED)
     ec_lock_release(&log.shared.lock)
 
 
@@ -363,16 +368,19 @@ cdef void _sync_repair(Repairs* self) noexcept nogil:
     cdef LogStore* log = self.log
     cdef uint32_t index
     for index in range(log.file_count):
-        log.dirty[index] = 1
+        ec_store_u32(&log.dirty[index], 1)
+    ec_lock_acquire(&log.shared.lock)
     for index in range(log.shared.region_count):
-        ec_cas_u32(&log.regions[index].unsynced, 2, 1)
+        if log.regions[index].unsynced == 2:
+            log.regions[index].unsynced = 1
+    ec_lock_release(&log.shared.lock)
 
 
 cdef void _pending_repair(Repairs* self) noexcept nogil:
     cdef uint32_t slot, count = 0
     for slot in range(PENDING_MAX):
         count += self.engine.pending[slot].active != 0
-    self.engine.pending_count = count
+    ec_store_u32(&self.engine.pending_count, count)
 
 
 cdef void repair_word(void* context, uint32_t* word) noexcept nogil:
@@ -440,7 +448,7 @@ cdef void _give_large(Repairs* self, Hold* hold) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
     if hold.kind == HOLD_LARGE:
         ec_store_u32(&hold.kind, HOLD_NONE)
-        log.regions[hold.place].in_flight -= 1
+        ec_grow_u32(&log.regions[hold.place].in_flight, <uint32_t>-1)
         log.shared.large_count -= 1
     ec_lock_release(&log.shared.lock)
     log_wake(&log.shared.reclaim_word)
@@ -470,7 +478,7 @@ cdef void _give_pending(Repairs* self, uint32_t number) noexcept nogil:
     for slot in range(PENDING_MAX):
         if self.engine.pending[slot].active == number + 1:
             self.engine.pending[slot].active = 0
-            self.engine.pending_count -= 1
+            ec_grow_u32(&self.engine.pending_count, <uint32_t>-1)
     ec_lock_release(&self.engine.pending_lock)
 
 
@@ -502,6 +510,8 @@ cdef void _reap_slot(Repairs* self, ProcessSlot* slot, uint32_t number) noexcept
             _give_large(self, hold)
     _give_buffers(self, slot, number)
     _give_pending(self, number)
+    lease_leave(self.leases, number)
+    stream_leave(self.streams, number)
     cells.front_bytes = 0
     cells.front_items = 0
     ec_lock_acquire(&self.processes.shared.claim_lock)

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 
-from edgecache._segment cimport LogStore, location_region
+from edgecache._segment cimport LogStore, location_region, log_file
 from edgecache._segment_format cimport (
     BLOCK_HEADER_BYTES,
     FOOTER_BYTES,
@@ -61,7 +61,7 @@ cdef Status scan_list_push(ScanList* entries, const ScanEntry* entry) noexcept n
 
 cdef int64_t scan_read(LogStore* log, uint32_t region, uint64_t offset, char* target,
                        uint64_t length) noexcept nogil:
-    cdef int32_t file = log.files[region // log.regions_per_file]
+    cdef int32_t file = log_file(log, region // log.regions_per_file)
     cdef uint64_t start = <uint64_t>(region % log.regions_per_file) * log.region_bytes + offset
     cdef int64_t moved = 0
     cdef uint32_t _attempt

@@ -35,6 +35,7 @@ from edgecache._read_buffers cimport ReadBuffers
 from edgecache._segment_format cimport FOOTER_BYTES, Footer, RecordHeader
 from edgecache._spans cimport SpanHints
 from edgecache._status cimport Status
+from edgecache._sync cimport ec_load_u32, ec_store_u32
 from edgecache._xxhash cimport XxhashApi
 
 cdef enum:
@@ -284,6 +285,17 @@ cdef void log_seal_block(LogStore* log, WriteBuffer* buffer) noexcept nogil
 cdef void log_fill_block_header(LogStore* log, char* block, uint32_t fill, uint32_t block_bytes,
                                 uint32_t region, uint32_t region_offset, uint32_t ticket,
                                 uint64_t generation) noexcept nogil
+
+# The engine's index of a data file; negative: not open. The reclaimer opens some while others read.
+cdef inline int32_t log_file(const LogStore* log, uint32_t index) noexcept nogil:
+    return <int32_t>ec_load_u32(<const uint32_t*>&log.files[index])
+
+# Of the last failure; 0: it was overcome. Set under the log lock.
+cdef inline int log_errno(const LogStore* log) noexcept nogil:
+    return <int>ec_load_u32(<const uint32_t*>&log.shared.last_errno)
+
+cdef inline void log_errno_set(LogStore* log, int errno_code) noexcept nogil:
+    ec_store_u32(<uint32_t*>&log.shared.last_errno, <uint32_t>errno_code)
 
 # No block may be placed in this region from this offset on, now. Under the log lock.
 cdef inline uint64_t log_place_limit(const LogStore* log, uint32_t region) noexcept nogil:

@@ -33,12 +33,15 @@ from edgecache._sync cimport (
     ec_add_u64,
     ec_count,
     ec_futex_wake,
+    ec_grow_u32,
+    ec_grow_u64,
     ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
     ec_store_u32,
+    ec_store_u64,
 )
 
 cdef extern from "stdlib.h" nogil:
@@ -66,7 +69,7 @@ cdef uint64_t log_next_sequence(LogStore* log) noexcept nogil:
 
 cdef void log_note_unlogged(LogStore* log) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
-    log.shared.unlogged_sequence = log_next_sequence(log)
+    ec_store_u64(&log.shared.unlogged_sequence, log_next_sequence(log))
     ec_lock_release(&log.shared.lock)
 
 
@@ -168,7 +171,7 @@ cdef void log_close_buffer_locked(LogStore* log, uint32_t head) noexcept nogil:
                 buffer.record_count)
     region.block_count += 1
     region.written_bytes += buffer.block_bytes
-    region.in_flight += 1
+    ec_grow_u32(&region.in_flight, 1)
     region.generation_last = shared.generation
     shared.used_bytes += buffer.block_bytes
     shared.closed_ticket += 1
@@ -193,10 +196,10 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     while log.regions[index].state != REGION_READY:
         index += 1
     if old != NONE32 and log.regions[old].state == REGION_OPEN:
-        log.regions[old].state = REGION_SEALING
+        ec_store_u32(&log.regions[old].state, REGION_SEALING)
     region = &log.regions[index]
-    shared.generation += 1
-    region.generation = shared.generation
+    ec_grow_u64(&shared.generation, 1)
+    ec_store_u64(&region.generation, shared.generation)
     region.generation_last = shared.generation
     region.sequence_max = 0
     region.failure_count = 0
@@ -210,7 +213,7 @@ cdef Status _open_region_locked(LogStore* log, uint32_t head) noexcept nogil:
     # Last: a region that is OPEN without being a head's is as good as READY (_repair.pyx).
     ec_store_u32(&region.state, REGION_OPEN)
     shared.free_count -= 1
-    shared.ready_count -= 1
+    ec_grow_u32(&shared.ready_count, <uint32_t>-1)
     shared.heads[head].region = index
     return Status.STATUS_OK
 
@@ -309,7 +312,7 @@ cdef Status log_reserve(LogStore* log, uint32_t head, uint64_t record_bytes, uin
         ec_store_u32(&buffer.record_count, buffer.record_count + 1)
         ec_store_u32(&buffer.fill, <uint32_t>end)
         buffer.writers += 1
-        shared.counters.record_count += 1
+        ec_grow_u64(&shared.counters.record_count, 1)
         shared.counters.record_bytes += record_bytes
         break
     ec_lock_release(&shared.lock)
@@ -417,16 +420,16 @@ cdef Status log_large_begin(LogStore* log, uint32_t head, uint64_t record_bytes,
                     <uint32_t>(BLOCK_HEADER_BYTES + gap + record_bytes), 1)
         region.written_bytes += <uint32_t>block_bytes
         region.block_count += 1
-        region.in_flight += 1
+        ec_grow_u32(&region.in_flight, 1)
         region.generation_last = shared.generation
         region.record_count += 1
         if log.shared.large_count == 0:
-            log.shared.large_floor = shared.sequence
+            log.shared.large_floor = ec_load_u64(&shared.sequence)
             log.shared.large_ticket_floor = shared.closed_ticket - 1
         log.shared.large_count += 1
         shared.used_bytes += block_bytes
         shared.counters.large_count += 1
-        shared.counters.record_count += 1
+        ec_grow_u64(&shared.counters.record_count, 1)
         shared.counters.record_bytes += record_bytes
     ec_lock_release(&shared.lock)
     log_wake(&shared.flush_word)
@@ -461,7 +464,7 @@ cdef void log_large_free(LogStore* log, Append* append) noexcept nogil:
     ec_lock_acquire(&log.shared.lock)
     if log.processes != NULL:
         hold_give(log.processes, append.hold)
-    log.regions[append.region].in_flight -= 1
+    ec_grow_u32(&log.regions[append.region].in_flight, <uint32_t>-1)
     log.shared.large_count -= 1
     ec_lock_release(&log.shared.lock)
     log_wake(&log.shared.flush_word)
@@ -507,7 +510,7 @@ cdef void log_write_done_locked(LogStore* log, uint32_t region, const char* bloc
         # The region was retired while this was on its way.
         log.shared.loss_count += 1
         return
-    log.dirty[region // log.regions_per_file] = 1
+    ec_store_u32(&log.dirty[region // log.regions_per_file], 1)
     log.regions[region].unsynced = 1
     log.regions[region].sequence_max = max(log.regions[region].sequence_max, header.sequence_max)
     log.shared.failure_count = 0
@@ -517,12 +520,12 @@ cdef void log_write_done_locked(LogStore* log, uint32_t region, const char* bloc
 
 cdef void log_write_failed_locked(LogStore* log, uint32_t region, int errno_code) noexcept nogil:
     cdef LogShared* shared = log.shared
-    shared.last_errno = errno_code
-    shared.counters.flush_error_count += 1
+    log_errno_set(log, errno_code)
+    ec_grow_u64(&shared.counters.flush_error_count, 1)
     log.shared.loss_count += 1
     log.shared.failure_count += 1
     if log.shared.failure_count >= log.failure_limit and not shared.read_only:
-        shared.read_only = 1
+        ec_store_u32(&shared.read_only, 1)
         log.shared.probe_after_ns = ec_monotonic_ns() + PROBE_INTERVAL_NS
         # The flusher probes; it may sleep without a limit now.
         log_wake(&shared.flush_word)
@@ -541,15 +544,15 @@ cdef void log_retire_locked(LogStore* log, uint32_t region) noexcept nogil:
             shared.heads[head].region = NONE32
     _footer_close(log, region)
     # Slots that point here stay: a delete or an overwrite must still see that there was something.
-    shared.generation += 1
+    ec_grow_u64(&shared.generation, 1)
     if log.regions[region].retired_generation == 0:
         log.regions[region].retired_generation = log.regions[region].generation
     log.regions[region].retired_ns = ec_monotonic_ns()
-    log.regions[region].generation = shared.generation
+    ec_store_u64(&log.regions[region].generation, shared.generation)
     log.regions[region].generation_last = shared.generation
     # In this order, so that a death in between can be told (_repair.pyx).
     ec_store_u32(&log.regions[region].state, REGION_RETIRED)
-    shared.counters.retired_count += 1
+    ec_grow_u64(&shared.counters.retired_count, 1)
     log_wake(&shared.reclaim_word)
 
 
@@ -570,25 +573,26 @@ cdef void log_release_region(LogStore* log, uint32_t region) noexcept nogil:
     log.regions[region].block_count = 0
     log.regions[region].record_count = 0
     log.regions[region].retired_generation = 0
-    shared.generation += 1
-    log.regions[region].generation = shared.generation
+    ec_grow_u64(&shared.generation, 1)
+    ec_store_u64(&log.regions[region].generation, shared.generation)
     ec_store_u32(&log.regions[region].state, REGION_READY)
     shared.free_count += 1
-    shared.ready_count += 1
+    ec_grow_u32(&shared.ready_count, 1)
     ec_lock_release(&shared.lock)
     log_wake(&shared.done_word)
 
 
 cdef void log_take_file(LogStore* log, uint32_t index, uint32_t file) noexcept nogil:
-    log.read_align_bytes = max(log.read_align_bytes, log.ops.read_alignment(log.engine, file))
-    log.files[index] = <int32_t>file
+    ec_store_u32(&log.read_align_bytes, max(log.read_align_bytes,
+                                            log.ops.read_alignment(log.engine, file)))
+    ec_store_u32(<uint32_t*>&log.files[index], file)
 
 
 cdef uint64_t log_region_generation(LogStore* log, uint64_t location) noexcept nogil:
     cdef uint32_t region = location_region(log, location)
     if region >= log.shared.region_count:
         return 0
-    return log.regions[region].generation
+    return ec_load_u64(&log.regions[region].generation)
 
 
 cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint32_t* file,
@@ -597,10 +601,12 @@ cdef void log_read_span(LogStore* log, uint64_t location, uint64_t length, uint3
     cdef uint32_t region = location_region(log, location)
     cdef uint64_t start = location_offset(log, location)
     cdef uint64_t end = min(start + length, log.region_bytes)
-    cdef uint64_t first = start & ~<uint64_t>(log.read_align_bytes - 1)
+    # Once: it grows when the first file of another device is opened.
+    cdef uint64_t align = ec_load_u32(&log.read_align_bytes)
+    cdef uint64_t first = start & ~(align - 1)
     file[0] = region // log.regions_per_file
     offset[0] = <uint64_t>(region % log.regions_per_file) * log.region_bytes + first
-    span[0] = <uint32_t>(align_up(end, log.read_align_bytes) - first)
+    span[0] = <uint32_t>(align_up(end, align) - first)
     skip[0] = <uint32_t>(start - first)
 
 
@@ -652,9 +658,9 @@ cdef Status log_read(LogStore* log, uint64_t location, uint64_t length, char* sc
         record[0] = scratch
         return Status.STATUS_OK
     log_read_span(log, location, length, &file, &offset, &span, &skip)
-    if log.files[file] < 0:
+    if log_file(log, file) < 0:
         return Status.STATUS_IO_ERROR
-    moved = log.ops.read(log.engine, <uint32_t>log.files[file], offset, scratch, span)
+    moved = log.ops.read(log.engine, <uint32_t>log_file(log, file), offset, scratch, span)
     if moved < 0:
         ec_count(&log.shared.counters.read_error_count, 1)
         return Status.STATUS_IO_ERROR

@@ -7,6 +7,7 @@ from edgecache._pages cimport pages_back, pages_discard
 from edgecache._slab_holes cimport (
     HOLE_FRAMES_MAX, frames_mask, hole_around, hole_find, slab_high_bit, slab_low_bit,
 )
+from edgecache._sync cimport ec_grow_u32
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void* address, size_t length, int advice)
@@ -224,7 +225,7 @@ cdef void page_acquire(char* base, SlabState* state, uint32_t number,
     memset(page, 0, sizeof(SlabPage))
     page.kind = kind
     page.dirty = 1
-    state.page_epoch += 1
+    ec_grow_u32(&state.page_epoch, 1)
     state.used_pages += 1
     if state.used_pages + state.dirty_pages > state.page_limit:
         slab_trim(base, state)

@@ -22,6 +22,7 @@ cdef extern from *:
     #include <pthread.h>
     #include <sched.h>
     #include <stdint.h>
+    #include <string.h>
     #include <sys/syscall.h>
     #include <time.h>
     #include <unistd.h>
@@ -92,6 +93,14 @@ cdef extern from *:
     static inline void ec_store_u64(uint64_t *p, uint64_t value) {
         __atomic_store_n(p, value, __ATOMIC_RELEASE);
     }
+    /* For counts that one thread at a time changes, the holder of a lock, and others only look at:
+       no bus lock. */
+    static inline void ec_grow_u32(uint32_t *p, uint32_t value) {
+        __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELAXED);
+    }
+    static inline void ec_grow_u64(uint64_t *p, uint64_t value) {
+        __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + value, __ATOMIC_RELAXED);
+    }
     static inline uint32_t ec_add_u32(uint32_t *p, uint32_t value) {
         return __atomic_add_fetch(p, value, __ATOMIC_ACQ_REL);
     }
@@ -113,6 +122,30 @@ cdef extern from *:
     static inline void ec_prefetch(const void *address) {
         __builtin_prefetch(address);
         __asm__ __volatile__("" : : "r"(address));
+    }
+
+    /* A look at bytes that may be something else by now. What it finds counts only if a version, an
+       epoch or a lock says afterwards that they were what they seemed; so it is no race, which the
+       thread sanitizer cannot know. */
+    #if defined(__SANITIZE_THREAD__)
+    #define EC_GLANCE static __attribute__((no_sanitize("thread"), noinline))
+    #else
+    #define EC_GLANCE static inline
+    #endif
+    EC_GLANCE uint8_t ec_glance_u8(const uint8_t *p) { return *(const volatile uint8_t *)p; }
+    EC_GLANCE uint32_t ec_glance_u32(const uint32_t *p) {
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    }
+    EC_GLANCE uint64_t ec_glance_u64(const uint64_t *p) {
+        return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    }
+    EC_GLANCE int ec_glance_equal(const char *glanced, const char *own, size_t size) {
+    #if defined(__SANITIZE_THREAD__)
+        while (size && *(const volatile char *)glanced == *own) glanced++, own++, size--;
+        return size == 0;
+    #else
+        return memcmp(glanced, own, size) == 0;
+    #endif
     }
 
     static inline void ec_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -149,11 +182,17 @@ cdef extern from *:
     void ec_store_u8(uint8_t* p, uint8_t value) noexcept nogil
     void ec_store_u32(uint32_t* p, uint32_t value) noexcept nogil
     void ec_store_u64(uint64_t* p, uint64_t value) noexcept nogil
+    void ec_grow_u32(uint32_t* p, uint32_t value) noexcept nogil         # by the holder of a lock
+    void ec_grow_u64(uint64_t* p, uint64_t value) noexcept nogil
     uint32_t ec_add_u32(uint32_t* p, uint32_t value) noexcept nogil      # returns the new value
     uint64_t ec_add_u64(uint64_t* p, uint64_t value) noexcept nogil      # returns the new value
     uint64_t ec_sub_u64(uint64_t* p, uint64_t value) noexcept nogil      # returns the new value
     void ec_count(uint64_t* p, uint64_t value) noexcept nogil            # relaxed counter
     bint ec_cas_u32(uint32_t* p, uint32_t expected, uint32_t desired) noexcept nogil
+    uint8_t ec_glance_u8(const uint8_t* p) noexcept nogil
+    uint32_t ec_glance_u32(const uint32_t* p) noexcept nogil
+    uint64_t ec_glance_u64(const uint64_t* p) noexcept nogil
+    bint ec_glance_equal(const char* glanced, const char* own, size_t size) noexcept nogil
     void ec_fence() noexcept nogil
     void ec_order() noexcept nogil                # for the compiler: what a death may not separate
     void ec_prefetch(const void* address) noexcept nogil

@@ -61,10 +61,12 @@ from edgecache._shard cimport (
 from edgecache._status cimport Status
 from edgecache._sync cimport (
     ec_count,
+    ec_load_u32,
     ec_load_u64,
     ec_lock_acquire,
     ec_lock_release,
     ec_monotonic_ns,
+    ec_store_u32,
 )
 
 cdef enum:
@@ -171,11 +173,13 @@ cdef Status walk_region(Walk* self, uint32_t region) noexcept nogil:
     cdef ScanWindow window
     cdef uint64_t number
     cdef Status status
-    if log.regions[region].state not in (REGION_OPEN, REGION_SEALING, REGION_SEALED):
+    if ec_load_u32(&log.regions[region].state) not in (REGION_OPEN, REGION_SEALING,
+                                                       REGION_SEALED):
         return Status.STATUS_OK
     memset(&entries, 0, sizeof(ScanList))
     memset(&window, 0, sizeof(ScanWindow))
-    status = scan_region(log, region, log.regions[region].generation, 0, &entries, &info)
+    status = scan_region(log, region, ec_load_u64(&log.regions[region].generation), 0, &entries,
+                         &info)
     for number in range(entries.count):
         if status != Status.STATUS_OK:
             break
@@ -204,8 +208,8 @@ cdef bint _is_sealing(LogStore* log, uint64_t generation) noexcept nogil:
     """Does a region opened up to `generation` still wait for a block or its footer?"""
     cdef uint32_t region
     for region in range(log.shared.region_count):
-        if log.regions[region].state == REGION_SEALING and \
-                log.regions[region].generation <= generation:
+        if ec_load_u32(&log.regions[region].state) == REGION_SEALING and \
+                ec_load_u64(&log.regions[region].generation) <= generation:
             return True
     return False
 
@@ -222,7 +226,7 @@ cdef Status _erase_before(LogStore* log, uint64_t generation, int64_t deadline_n
         ours = log.regions[region].state == REGION_SEALED and \
             log.regions[region].generation <= generation
         if ours:
-            log.regions[region].state = REGION_RECLAIMING
+            ec_store_u32(&log.regions[region].state, REGION_RECLAIMING)
         ec_lock_release(&log.shared.lock)
         if ours:
             log_erase(log, region)
@@ -232,7 +236,7 @@ cdef Status _erase_before(LogStore* log, uint64_t generation, int64_t deadline_n
 cdef void _release_erased(LogStore* log, bint durably) noexcept nogil:
     cdef uint32_t region
     for region in range(log.shared.region_count):
-        if log.regions[region].state != REGION_RECLAIMING:
+        if ec_load_u32(&log.regions[region].state) != REGION_RECLAIMING:
             continue
         if durably:
             log_release_region(log, region)
@@ -250,7 +254,7 @@ cdef uint64_t _close_regions(LogStore* log, int64_t deadline_ns) noexcept nogil:
         log_close_buffer_locked(log, head)
         if log.shared.heads[head].region != NONE32 and \
                 log.regions[log.shared.heads[head].region].state == REGION_OPEN:
-            log.regions[log.shared.heads[head].region].state = REGION_SEALING
+            ec_store_u32(&log.regions[log.shared.heads[head].region].state, REGION_SEALING)
         log.shared.heads[head].region = NONE32
     ec_lock_release(&log.shared.lock)
     # A region that fails here is retired, which the checkpoint tells as well.

@@ -27,6 +27,7 @@ from edgecache.memoize import AsyncDecorator, Plan
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.flight_async import AsyncFlights
 from edgecache.memoize.key import KeyFunction
+from edgecache.memoize.plan import LOCK_TIMEOUT_S
 from edgecache.memoize.wrap_async import wrap_async
 from edgecache.meta import Meta
 from edgecache.objects.async_face import AsyncObjectFace
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from edgecache._core_blob import Blob
     from edgecache._io_memory import MemoryDisk
     from edgecache.files import FileTier
+    from edgecache.leasing import LeaseDesk
     from edgecache.metrics import EdgeCacheCollector, StatsSnapshot
 
 __all__ = ["AsyncStorage"]
@@ -142,6 +144,11 @@ class AsyncStorage(AsyncObjectFace):
     def config(self) -> Config:
         """The settings that it was opened with."""
         return self._store.config
+
+    @property
+    def leases(self) -> LeaseDesk | None:
+        """As `Storage.leases`."""
+        return self._store.leases
 
     @property
     def files(self) -> FileTier | None:
@@ -413,13 +420,14 @@ class AsyncStorage(AsyncObjectFace):
         stale: float = 0.0,
         key: str | KeyFunction | None = None,
         codec: CodecChoice | None = None,
+        lock_timeout: float = LOCK_TIMEOUT_S,
     ) -> AsyncDecorator:
         """As `Storage.memoize`, for coroutine functions; not awaited itself.
 
         Of several tasks of a loop that miss the same result one computes. A stale result serves
         every caller at once, while a task computes the new one; a failure of that is logged.
         """
-        plan = Plan(ttl, stale, key, codec)
+        plan = Plan(ttl, stale, key, codec, lock_timeout)
 
         def decorate(
             function: Callable[P, Coroutine[Any, Any, R]],

@@ -66,6 +66,8 @@ def build_snapshot(counters: Counters, io: Counters, facts: Facts) -> StatsSnaps
     _fill_memory(found, counters)
     if "processes" in counters:
         _fill_sharing(found, counters)
+    if "lease_takes" in counters:
+        _fill_leases(found, counters)
     if io:
         _fill_disk(found, counters)
         _fill_log(found, counters)
@@ -170,6 +172,18 @@ def _fill_sharing(found: StatsSnapshot, counters: Counters) -> None:
     sharing["lock_repairs"] = counters["lock_repairs"]
     sharing["shard_resets"] = counters["shard_resets"]
     sharing["index_resets"] = counters["index_resets"]
+
+
+def _fill_leases(found: StatsSnapshot, counters: Counters) -> None:
+    leases = found["leases"]
+    leases["takes"] = counters["lease_takes"]
+    leases["waits"] = counters["lease_waits"]
+    leases["hits"] = counters["lease_hits"]
+    leases["takeovers"] = counters["lease_takeovers"]
+    leases["timeouts"] = counters["lease_timeouts"]
+    leases["full"] = counters["lease_full"]
+    leases["stream_attaches"] = counters["lease_attaches"]
+    leases["streams_full"] = counters["lease_streams_full"]
 
 
 def _fill_disk(found: StatsSnapshot, counters: Counters) -> None:

@@ -27,9 +27,11 @@ from edgecache.config import Config
 from edgecache.entry import Entry
 from edgecache.errors import ArgumentError, KeyTypeError, ObjectShedError, StoreClosedError
 from edgecache.health import HealthReport, assess
+from edgecache.leasing import LeaseDesk
 from edgecache.memoize import Decorator, Flights, Plan, wrap
 from edgecache.memoize.codec import CodecChoice
 from edgecache.memoize.key import KeyFunction
+from edgecache.memoize.plan import LOCK_TIMEOUT_S
 from edgecache.meta import Meta, engine_flags_of
 from edgecache.objects import (
     Counters,
@@ -101,6 +103,7 @@ class Storage(ObjectFace, Purges, Core):
         "_flights",
         "_forked",
         "_is_closing",
+        "_leases",
         "_lower",
         "_objects",
         "_opened_s",
@@ -130,6 +133,7 @@ class Storage(ObjectFace, Purges, Core):
         self._registry: Registry | None = None
         self._lower: FileTier | None = None
         self._warm: WarmKeeper | None = None
+        self._leases: LeaseDesk | None = None
         if disk is not None and self._config.io != "memory":
             raise ArgumentError("a disk image needs io='memory'", hint="set Config(io='memory')")
         try:
@@ -138,6 +142,8 @@ class Storage(ObjectFace, Purges, Core):
         except BaseException:
             self._give_back()
             raise
+        if self._config.shared:
+            self._leases = LeaseDesk.of(self)
         self._objects = self._open_objects()
         self.split_values()
         _live.add(self)
@@ -167,6 +173,7 @@ class Storage(ObjectFace, Purges, Core):
                 is_enabled=config.share_chunks,
                 is_complete=not self.counters()["objects"],
             ),
+            leases=self._leases,
         )
 
     def _sync_entries(self) -> None:
@@ -253,7 +260,8 @@ class Storage(ObjectFace, Purges, Core):
                 raise
             self._engine, self._registry = engine, registry
             self._close_lock = threading.RLock()
-            self._flights = Flights()
+            self._flights.renew()
+            self._leases = LeaseDesk.of(self)
             self._attachments = weakref.WeakSet()
             self._objects = self._open_objects()
             self.split_values()
@@ -300,6 +308,8 @@ class Storage(ObjectFace, Purges, Core):
                 for attachment in list(self._attachments):
                     attachment.detach()
                 self._close_objects()
+                if self._leases is not None:
+                    self._leases.close()
                 with (
                     contextlib.nullcontext()
                     if self._registry is None
@@ -335,6 +345,11 @@ class Storage(ObjectFace, Purges, Core):
     def attach(self, attachment: Attachment) -> None:
         """Have `attachment.detach()` called before the store closes."""
         self._attachments.add(attachment)
+
+    @property
+    def leases(self) -> LeaseDesk | None:
+        """What the processes that share this cache do only once; None: it is not shared."""
+        return self._leases
 
     # Entries
 
@@ -507,12 +522,16 @@ class Storage(ObjectFace, Purges, Core):
         stale: float = 0.0,
         key: str | KeyFunction | None = None,
         codec: CodecChoice | None = None,
+        lock_timeout: float = LOCK_TIMEOUT_S,
     ) -> Decorator:
         """Return a decorator that remembers a function's results in this store.
 
         Of several threads that miss the same result one computes, the others wait for it. When it
         fails they get its error, and the next call tries again. A call that would wait for itself
         (recursion, or two threads that need each other's results) computes instead.
+
+        In shared mode that holds for the threads of all processes, but for errors: when a process
+        fails, those that wait in others try one after the other.
 
         Args:
             ttl: Seconds for which a result is fresh; None: the configured default.
@@ -524,11 +543,14 @@ class Storage(ObjectFace, Purges, Core):
                 int, float, bool, None, tuples and frozensets.
             codec: None: results are bytes; "json"; or a pair (encode, decode). Every caller gets
                 what `decode` makes of the stored bytes.
+            lock_timeout: Seconds for which a call waits for another process that computes, and
+                after which one that computes is not waited for any longer: then another computes
+                as well. 0: processes do not wait for each other.
 
         Raises (when decorating):
             KeyTypeError: It needs a `key`. InvalidTTLError, ArgumentError, TypeError: see there.
         """
-        plan = Plan(ttl, stale, key, codec)
+        plan = Plan(ttl, stale, key, codec, lock_timeout)
 
         def decorate(function: Callable[P, R]) -> Callable[P, R]:
             return wrap(self, self._flights, plan, function)

@@ -298,3 +298,15 @@ async def test_collapsing_can_be_switched_off(is_on: bool) -> None:
         release.set()
         await asyncio.gather(*tasks)
         assert world.origin.count() == (1 if is_on else 5)
+
+
+@looped
+async def test_a_body_that_is_here_before_its_first_reader_is_not_given_up() -> None:
+    """The first pieces of an answer of unknown length come before the client is answered."""
+    big = b"x" * 300_000
+    async with World() as world:
+        head = b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nTransfer-Encoding: chunked\r\n\r\n"
+        whole = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(big), big)
+        for number in range(5):
+            world.origin.answer(f"/{number}", whole)
+            assert (await world.get(f"/{number}")).body == big

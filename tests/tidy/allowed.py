@@ -13,6 +13,8 @@ SKIPS: dict[str, str] = {
     "tests/crash/test_late_writes.py": "a mounted file system and a throttled device need root",
     "tests/integration/test_index_deaths.py": "a machine may let nobody trace its children",
     "tests/integration/test_shared_attach.py": "a file of another user needs root",
+    "tests/integration/test_shared_streams.py": "a machine may let nobody trace its children",
+    "tests/integration/test_leases.py": "a machine may let nobody trace its children",
     "tests/integration/test_shared_steps.py": "a machine may let nobody trace its children",
     "tests/support/smallshm.py": "a /dev/shm of its own needs root or user namespaces",
     "tests/integration/test_warm.py": "a file of another user needs root",

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             "_arena",
             *("_index", "_index_*"),
+            *("_lease", "_lease_*"),
             *("_memory", "_slab", "_slab_*"),
             *("_segment", "_log_*"),
             *("_files", "_files_index", "_files_tree"),
@@ -39,7 +40,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("root", ("_core", "_core_*")),
     ("values", ("config", "meta", "metrics", "root", "registry", "warm")),
     ("disk tiers", ("files",)),
-    ("on values", ("entry", "health", "loop_reader", "memoize", "opening", "snapshot")),
+    ("on values", ("entry", "health", "leasing", "loop_reader", "memoize", "opening", "snapshot")),
     ("objects", ("objects",)),
     ("walks", ("walks",)),
     ("purges", ("purges",)),
@@ -63,6 +64,7 @@ FAMILIES: tuple[tuple[str, ...], ...] = (
     ("_evict", "_evict_*"),  # the dispatcher and its policies
     ("_io", "_io_*"),  # the base class and its engines
     ("_index", "_index_*"),  # the map and its bucket kernel
+    ("_lease", "_lease_*"),  # leases, and the streams whose readers sleep on their words
     (
         "_files",
         "_files_index",
@@ -81,6 +83,7 @@ NATIVE_USERS: dict[str, frozenset[str]] = {
     "opening": frozenset({"_io"}),
     "files": frozenset({"_files", "_files_index", "_io"}),
     "aio": frozenset({"_core", "_core_blob", "_core_read", "_io_memory"}),
+    "leasing": frozenset({"_core_arena", "_core_lease"}),
     "loop_reader": frozenset({"_core_async", "_core_read"}),
     "__init__": frozenset({"_core_blob"}),
     "meta": frozenset({"_meta"}),  # one codec: the public Meta is encoded by the native one

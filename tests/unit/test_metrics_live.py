@@ -459,6 +459,46 @@ def processes_that_die(root: Path) -> set[str]:
         return moved(store)
 
 
+def several_processes(root: Path) -> set[str]:
+    """Two stores of this process count as two processes: each has a slot of its own."""
+    config = Config(
+        root=str(root), shared=True, memory="8MiB", disk="64MiB", shards=1, region_size="1MiB",
+        flush_size="64KiB", chunk_size="64KiB",
+    )  # fmt: skip
+    with Storage(config) as store, Storage(config) as other:
+        asked = threading.Event()
+
+        def compute() -> bytes:
+            asked.set()
+            while not store.stats()["leases"]["waits"]:
+                threading.Event().wait(0.002)
+            return b"result"
+
+        thread = threading.Thread(target=store.memoize(key="f", ttl=60)(compute))
+        thread.start()
+        assert asked.wait(30)
+        assert other.memoize(key="f", ttl=60)(lambda: b"never")() == b"result"
+        thread.join(30)
+        desk, theirs = store.leases, other.leases
+        assert desk is not None
+        assert theirs is not None
+        late = desk.take(1, b"late", 0)
+        held = [theirs.take(1, b"late", 60)]
+        wait = desk.take(1, b"late", 60).wait
+        assert wait is not None
+        assert desk.wait(wait, 0) == desk.TIMED_OUT
+        while (taken := desk.take(1, b"%d" % len(held), 60)).lease is not None:
+            held.append(taken)
+        misses = [store.get_miss_handler(f"{number}") for number in range(257)]
+        hit = other.lookup_streaming_write("0", misses[0].streaming_write_tag)
+        assert hit is not None
+        hit.close()
+        for miss in misses:
+            miss.abort()
+        assert late.lease is not None
+        return moved(store)
+
+
 SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
     traffic: TRAFFIC,
     pinned: {"memory.pinned_bytes", "memory.zombies"},
@@ -498,6 +538,10 @@ SCENARIOS: dict[Callable[[Path], set[str]], set[str]] = {
         "sharing.processes", "sharing.attaches", "sharing.deaths", "sharing.writer_pid",
         "sharing.is_writer", "sharing.role_takeovers", "sharing.lock_repairs",
         "sharing.shard_resets",
+    },
+    several_processes: {
+        "leases.takes", "leases.waits", "leases.hits", "leases.takeovers", "leases.timeouts",
+        "leases.full", "leases.stream_attaches", "leases.streams_full",
     },
     damaged_records: {
         "errors.corruption.record", "recovery.seconds", "recovery.records", "recovery.regions_read",

@@ -41,6 +41,12 @@ class Flights:
         self._waiting: dict[int, Flight] = {}
         self.finished_count = 0
 
+    def renew(self) -> None:
+        """Forget everything, in a child of fork(): the threads that computed are the parent's."""
+        self._lock = threading.Lock()
+        self._flights = {}
+        self._waiting = {}
+
     def is_flying(self, key: bytes | str) -> bool:
         """Whether somebody computes this key now."""
         return key in self._flights
@@ -51,6 +57,7 @@ class Flights:
         compute: Callable[[], bytes],
         recheck: Callable[[], bytes | None],
         seen_count: int,
+        compute_alone: Callable[[], bytes] | None = None,
     ) -> bytes:
         """Return the result of the flight of `key`; the first caller computes it.
 
@@ -61,6 +68,7 @@ class Flights:
             recheck: Looks the key up once more; called when a flight ended after `seen_count` was
                 read, because it may have been this one.
             seen_count: `finished_count` before the caller looked the key up.
+            compute_alone: Called in the place of `compute` by who would wait for itself.
         """
         thread = threading.get_ident()
         while True:
@@ -75,7 +83,7 @@ class Flights:
                 else:
                     self._waiting[thread] = flight
             if flight is None:
-                return compute()
+                return (compute_alone or compute)()
             if is_leader:
                 return self._lead(key, flight, compute, recheck if is_changed else None)
             try:

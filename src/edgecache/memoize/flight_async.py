@@ -100,8 +100,12 @@ class AsyncFlights:
         flight.task.add_done_callback(finish)
         return flight
 
-    async def run(self, key: bytes | str, compute: _Compute) -> bytes:
+    async def run(
+        self, key: bytes | str, compute: _Compute, compute_alone: _Compute | None = None
+    ) -> bytes:
         """Return the result of the flight of `key`; the first caller starts it.
+
+        Who would wait for itself calls `compute_alone`, where it is given.
 
         Its error goes to all who wait for it, and the next caller tries again. A cancelled caller
         leaves the computation to the others; it goes on also when nobody waits any more.
@@ -112,7 +116,7 @@ class AsyncFlights:
             if flight is None:
                 flight = self._start(key, compute)
             elif flight.reaches(active):
-                return await compute()
+                return await (compute_alone or compute)()
             task = flight.task
             assert task is not None
             if active:

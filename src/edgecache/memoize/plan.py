@@ -15,6 +15,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MICROSECONDS = 1_000_000
+LOCK_TIMEOUT_S = 30.0
+LOCK_TIMEOUT_S_MAX = 1e9
 # Source: `stale_while_revalidate` is a u32 of seconds (docs/format-meta.md).
 STALE_SECONDS_MAX = 2**32 - 1
 
@@ -38,10 +40,10 @@ class Plan:
 
     Raises:
         InvalidTTLError: `stale` without `ttl`, or one of them is not a duration.
-        ArgumentError: The codec or the key is not usable.
+        ArgumentError: The codec, the key or the lock timeout is not usable.
     """
 
-    __slots__ = ("codec", "key", "lifetime_s", "stale_s", "ttl_s")
+    __slots__ = ("codec", "key", "lifetime_s", "lock_timeout_s", "stale_s", "ttl_s")
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Plan:
         stale: float,
         key: str | KeyFunction | None,
         codec: CodecChoice | None,
+        lock_timeout: float,
     ) -> None:
         for name, value in (("ttl", ttl), ("stale", stale)):
             if value is not None and not (math.isfinite(value) and value >= 0):
@@ -59,7 +62,10 @@ class Plan:
             raise InvalidTTLError(f"stale is {stale!r}", hint="at most 2**32 - 1 seconds")
         if key is not None and not callable(key) and not (isinstance(key, str) and key):
             raise ArgumentError(f"key is {key!r}", hint="give a name, or a function")
+        if not 0 <= lock_timeout <= LOCK_TIMEOUT_S_MAX:
+            raise ArgumentError(f"lock_timeout is {lock_timeout!r}", hint="give seconds, 0 or more")
         self.ttl_s = ttl
+        self.lock_timeout_s = lock_timeout
         self.stale_s = stale
         self.lifetime_s = None if ttl is None else ttl + stale
         self.key = key

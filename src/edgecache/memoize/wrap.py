@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
+from edgecache.memoize.across import Leases, compute_once
 from edgecache.memoize.flight import Flights
 from edgecache.memoize.key import KeyBuilder
 from edgecache.memoize.plan import Plan
@@ -30,6 +31,11 @@ class EntryLike(Protocol):
 
 class Store(Protocol):
     """The part of `Storage` that remembering needs."""
+
+    @property
+    def leases(self) -> Leases | None: ...
+
+    def exists(self, key: bytes | str, /) -> bool: ...
 
     def get(self, key: bytes | str, /) -> bytes | None: ...
 
@@ -104,12 +110,22 @@ def wrap(store: Store, flights: Flights, plan: Plan, function: Callable[P, R]) -
         if found is not None and (not found.is_stale or flights.is_flying(key)):
             return decode(found.data)  # type: ignore[no-any-return]
 
-        def compute() -> bytes:
+        def compute() -> tuple[bytes, bool]:
             data = encode(function(*args, **kwargs))
-            store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
-            return data
+            return data, store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
 
-        data = flights.run(key, compute, lambda: look_up_fresh(key), seen_count)
+        def look_again() -> bytes | None:
+            # Not counted as a second miss.
+            return look_up_fresh(key) if store.exists(key) else None
+
+        def lead() -> bytes:
+            leases = store.leases
+            if leases is None or not plan.lock_timeout_s:
+                return compute()[0]
+            stale = None if found is None else found.data
+            return compute_once(leases, key, plan.lock_timeout_s, look_again, compute, stale)
+
+        data = flights.run(key, lead, lambda: look_up_fresh(key), seen_count, lambda: compute()[0])
         return decode(data)  # type: ignore[no-any-return]
 
     return remembered

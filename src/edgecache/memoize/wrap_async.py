@@ -7,18 +7,25 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from edgecache.memoize.across import AsyncLeases, compute_once_soon
 from edgecache.memoize.flight_async import AsyncFlights
 from edgecache.memoize.key import KeyBuilder
 from edgecache.memoize.plan import Plan
 from edgecache.memoize.wrap import EntryLike, Found, judge, meta_of
 from edgecache.meta import Meta
 
+Compute = Callable[[], Coroutine[Any, Any, bytes]]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class AsyncStore(Protocol):
     """The part of `AsyncStorage` that remembering needs."""
+
+    @property
+    def leases(self) -> AsyncLeases | None: ...
+
+    async def exists(self, key: bytes | str, /) -> bool: ...
 
     async def get(self, key: bytes | str, /) -> bytes | None: ...
 
@@ -53,25 +60,47 @@ def wrap_async(
         data = await store.get(key)
         return None if data is None else Found(data, False)
 
+    def computing(
+        key: bytes | str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Callable[..., Coroutine[Any, Any, bytes]], Compute]:
+        """Return what computes a result for all processes, and for this caller alone."""
+
+        async def compute() -> tuple[bytes, bool]:
+            data = encode(await function(*args, **kwargs))
+            return data, await store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
+
+        async def compute_alone() -> bytes:
+            return (await compute())[0]
+
+        async def look_again() -> bytes | None:
+            # Not counted as a second miss.
+            again = await look_up(key) if await store.exists(key) else None
+            return None if again is None or again.is_stale else again.data
+
+        async def lead(stale: bytes | None = None) -> bytes:
+            leases = store.leases
+            if leases is None or not plan.lock_timeout_s:
+                return await compute_alone()
+            timeout_s = plan.lock_timeout_s
+            return await compute_once_soon(leases, key, timeout_s, look_again, compute, stale)
+
+        return lead, compute_alone
+
     @functools.wraps(function)
     async def remembered(*args: P.args, **kwargs: P.kwargs) -> R:
         key = keys.build(args, kwargs)
-
-        async def compute() -> bytes:
-            data = encode(await function(*args, **kwargs))
-            await store.put(key, data, ttl=lifetime_s, meta=meta_of(plan))
-            return data
-
         for _ in range(2):
             seen_count = flights.finished_count
             found = await look_up(key)
             if found is not None:
                 if found.is_stale:
-                    flights.refresh(key, compute)
+                    lead, _ = computing(key, args, kwargs)
+                    flights.refresh(key, functools.partial(lead, found.data))
                 return decode(found.data)  # type: ignore[no-any-return]
             # A flight that ended while the disk was read may have been this one: look again.
             if flights.finished_count == seen_count:
                 break
-        return decode(await flights.run(key, compute))  # type: ignore[no-any-return]
+        data = await flights.run(key, *computing(key, args, kwargs))
+        return decode(data)  # type: ignore[no-any-return]
 
     return remembered

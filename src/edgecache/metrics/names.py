@@ -180,6 +180,24 @@ METRICS: tuple[Metric, ...] = (
         "io.write_latency", "edge_cache_disk_write_seconds", "histogram", "Time of one disk write."
     ),
     Metric("io.sync_latency", "edge_cache_disk_sync_seconds", "histogram", "Time of one sync."),
+    _counter("leases.takes", "lease_takes", "Leases taken: work that one process does for all."),
+    _counter("leases.waits", "lease_waits", "Waits for a lease of another begun."),
+    _counter(
+        "leases.hits", "lease_hits", "Waits that ended with what was waited for in the cache."
+    ),
+    _counter(
+        "leases.takeovers", "lease_takeovers", "Leases taken over from a dead or late holder."
+    ),
+    _counter("leases.timeouts", "lease_timeouts", "Waits for a lease given up."),
+    _counter("leases.full", "lease_full", "Leases for which the table had no room."),
+    _counter(
+        "leases.stream_attaches", "lease_stream_attach", "Readers of a stream of another process."
+    ),
+    _counter(
+        "leases.streams_full",
+        "lease_streams_full",
+        "Streams that other processes could not be shown.",
+    ),
     _counter("errors.corruption", "corruption", "Bytes that failed a check, by kind.", "kind"),
     _counter("errors.open", "open_errors", "Files that could not be opened."),
     _counter("errors.regions_retired", "regions_retired", "Regions given up after an error."),

@@ -202,6 +202,19 @@ class IoStats(TypedDict):
     sync_latency: LatencyHistogram
 
 
+class LeaseStats(TypedDict):
+    """What several processes do only once, summed over all of them; zeros without `shared`."""
+
+    takes: int  # leases taken
+    waits: int  # waits for a lease of another begun
+    hits: int  # of them: ended with what was waited for in the cache
+    takeovers: int  # takes of what a dead or late one had held
+    timeouts: int  # waits given up
+    full: int  # takes for which the table had no room
+    stream_attaches: int  # readers of a stream of another process
+    streams_full: int  # streams that other processes could not be shown
+
+
 class ErrorStats(TypedDict):
     """What went wrong and was survived."""
 
@@ -224,6 +237,7 @@ class StatsSnapshot(TypedDict):
     recovery: RecoveryStats
     sharing: SharingStats
     io: IoStats
+    leases: LeaseStats
     errors: ErrorStats
 
 

@@ -19,6 +19,7 @@ from edgecache.objects.manager import Found
 from edgecache.objects.miss import Miss
 from edgecache.objects.parts import cut
 from edgecache.objects.ranges import Range
+from edgecache.objects.remote import RemoteSource
 from edgecache.objects.source import StreamSource, Wait
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class AsyncHit(HitState):
             if piece is None:
                 await self._fetch(room)
             elif isinstance(piece, Wait):
-                assert isinstance(self._source, StreamSource)
+                assert isinstance(self._source, (StreamSource, RemoteSource))
                 loop = asyncio.get_running_loop()
                 future = self._source.stream.wait_soon(self._position, loop)
                 if future is not None:

@@ -11,6 +11,7 @@ from edgecache.meta import Meta
 from edgecache.objects.chunks import Piece
 from edgecache.objects.file_range import FileRange
 from edgecache.objects.ranges import Range
+from edgecache.objects.remote import RemoteSource
 from edgecache.objects.source import Source, StreamSource, Wait
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ class Hit(HitState):
                 wants = self._source.wanted(self._position, room, self._until())
                 self._source.supply(wants, self._source.fetch(wants))
             elif isinstance(piece, Wait):
-                assert isinstance(self._source, StreamSource)
+                assert isinstance(self._source, (StreamSource, RemoteSource))
                 self._source.stream.wait(self._position)
             else:
                 return self._took(piece)

@@ -25,6 +25,7 @@ from edgecache.errors import (
     StoreForkedError,
     ValueTooLargeError,
 )
+from edgecache.leasing import LeaseDesk
 from edgecache.meta import ENGINE_OBJECT, ENGINE_PART, Meta, engine_flags_of
 from edgecache.objects.backend import Backend, Large, Lifetime, Stored
 from edgecache.objects.budget import Budget
@@ -44,6 +45,7 @@ from edgecache.objects.keys import SHARED_PREFIX, TABLE_BASE
 from edgecache.objects.miss import Miss
 from edgecache.objects.parts import Writing
 from edgecache.objects.ranges import RangeSet
+from edgecache.objects.remote import RemoteSource, RemoteWrite
 from edgecache.objects.sharing import Sharing
 from edgecache.objects.source import ObjectSource, Source, StreamSource, ValueSource
 from edgecache.objects.sparse_set import SparseSet
@@ -90,6 +92,7 @@ class ObjectManager:
         partial_ttl_s: Lifetime of an unfinished sparse object.
         is_atomic: Whether a write in progress is hidden from `lookup`.
         sharing: Chunks that several objects have.
+        leases: What shows writes to other processes, where the store is shared.
 
     *Thread-safety*: every method, any thread.
     """
@@ -109,6 +112,7 @@ class ObjectManager:
         partial_ttl_s: float,
         is_atomic: bool,
         sharing: Sharing,
+        leases: LeaseDesk | None = None,
     ) -> None:
         self.backend = backend
         self.sharing = sharing
@@ -126,6 +130,7 @@ class ObjectManager:
         self.budget = Budget(self.counters, memory_bytes_max, quota_bytes)
         self.sparse = SparseSet(backend, self.budget, self.next_generation, partial_ttl_s)
         self._is_atomic = is_atomic
+        self._leases = leases
         self._lock = threading.RLock()
         self._writes: dict[bytes, dict[int, StreamWrite]] = {}
         self._write_count = 0
@@ -176,6 +181,10 @@ class ObjectManager:
             self._write_count += not is_admitted
             self._pins[stream.object_id] = 1
             self.backend.begin(stream.object_id, key, grid.chunk_bytes)
+        if self._leases is not None and not is_admitted:
+            stream.beacon = self._leases.open_stream(
+                key, write_id, stream.object_id, *grid, size, meta.encode()
+            )
         return Miss(self, stream, ttl, size)
 
     def _reserve(self, is_admitted: bool) -> Grid:
@@ -223,6 +232,7 @@ class ObjectManager:
             stream.state = state
 
         stream.change(settle)
+        stream.show_end(state)
         self._unpin(stream.object_id)
         return True
 
@@ -256,7 +266,8 @@ class ObjectManager:
         meta = stream.meta.encode()
         if not self._publish(stream.key, content, meta, ttl):
             return False
-        self._remember(stream.key, stream.write_id, version_of(content))
+        stream.value_version = version_of(content)
+        self._remember(stream.key, stream.write_id, stream.value_version)
         return True
 
     def publish_head(self, key: bytes, head: Head, meta: Meta, ttl: Lifetime) -> bool:
@@ -376,13 +387,35 @@ class ObjectManager:
                 matches = version is not None and version in known
             if matches:
                 return self._found(key, stored)
+        remote = self._remote_write(key, write_id)
+        if remote is not None:
+            return remote
         self.counters.add("stream_attach_misses")
         return None
 
     def _any_write(self, key: bytes) -> Found | None:
         with self._lock:
             ours = self._writes.get(key)
-            return self._attach_locked(key, next(reversed(ours.values()))) if ours else None
+            if ours:
+                return self._attach_locked(key, next(reversed(ours.values())))
+        return self._remote_write(key, 0)
+
+    def _remote_write(self, key: bytes, write_id: int) -> Found | None:
+        """Attach to a write of another process; 0: the newest of the key."""
+        view = None if self._leases is None else self._leases.find_stream(key, write_id)
+        if self._leases is None or view is None:
+            return None
+        self.counters.add("stream_attaches")
+        self._leases.count_attach()
+        write = RemoteWrite(self.backend, self._leases, view)
+        chunks = self._chunks(
+            write.object_id,
+            write.grid,
+            HashTable(self.backend, write.object_id),
+            lambda: write.is_open or self._is_current(key, write.object_id),
+        )
+        meta = Meta.decode(view.meta) if view.meta else None
+        return meta, write.write_id, RemoteSource(chunks, write)
 
     def _attach_locked(self, key: bytes, stream: StreamWrite) -> Found:
         self.counters.add("stream_attaches")

@@ -80,6 +80,7 @@ class Miss:
             else:
                 stream.extend(piece[:room])
                 piece = piece[room:]
+        stream.show()
         return total
 
     def will_store(self, size: int) -> bool:

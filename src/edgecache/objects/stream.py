@@ -26,6 +26,8 @@ from edgecache.objects.table import HashTable
 if TYPE_CHECKING:  # the synchronous store does without it
     import asyncio
 
+    from edgecache.leasing import StreamBeacon
+
 
 class StreamState(enum.Enum):
     """Where a write stands."""
@@ -48,8 +50,9 @@ class StreamWrite:
     """
 
     __slots__ = (
-        "__weakref__", "_loops", "changed", "flying", "grid", "is_reserved", "is_sharing", "key",
-        "meta", "object_id", "state", "stored_bytes", "table", "tail", "write_id",
+        "__weakref__", "_loops", "beacon", "changed", "flying", "grid", "is_reserved", "is_sharing",
+        "key", "meta", "object_id", "state", "stored_bytes", "table", "tail", "value_version",
+        "write_id",
     )  # fmt: skip
 
     def __init__(self, backend: Backend, key: bytes, write_id: int, meta: Meta, grid: Grid) -> None:
@@ -66,6 +69,9 @@ class StreamWrite:
         self.is_sharing = False
         self.tail = bytearray()
         self.flying: dict[int, Writing] = {}
+        # Shows it to other processes; None: there are none, or it cannot be shown.
+        self.beacon: StreamBeacon | None = None
+        self.value_version: int | None = None
         # Futures of the tasks that wait, by loop.
         self._loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
 
@@ -122,6 +128,27 @@ class StreamWrite:
                     return False
                 del self.flying[number]
         return True
+
+    def show(self) -> None:
+        """Tell other processes how far it is; the writer calls it."""
+        if self.beacon is None:
+            return
+        arrived = self.stored_bytes
+        for number in sorted(self.flying):
+            writing = self.flying[number]
+            if not writing.is_done or writing.has_failed:
+                arrived = self.grid.start(number)
+                break
+        self.beacon.advance(self.written, self.stored_bytes, arrived)
+
+    def show_end(self, state: StreamState) -> None:
+        """Tell other processes how it ended."""
+        if self.beacon is None:
+            return
+        if state is StreamState.FINISHED:
+            self.beacon.finish(self.written, self.value_version)
+        else:
+            self.beacon.abort()
 
     def park_all(self, backend: Backend) -> None:
         """Nobody waits for the chunks on their way any more."""

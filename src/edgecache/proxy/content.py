@@ -91,6 +91,44 @@ class HitContent:
         self._hit.close()
 
 
+class FollowContent:
+    """Content on its way into the store, from another process."""
+
+    __slots__ = ("_hit", "size", "takes_several")
+
+    def __init__(self, hit: AsyncHit, size: int | None) -> None:
+        self._hit = hit
+        self.size = size
+        self.takes_several = False
+
+    def whole(self) -> Data:
+        return self._read(0, None)
+
+    def part(self, first: int, last: int) -> Data:
+        return self._read(first, last + 1)
+
+    async def _read(self, start: int, end: int | None) -> AsyncIterator[bytes]:
+        hit = self._hit
+        try:
+            while hit.position < start:
+                # What is there already is passed over; the byte behind it is waited for.
+                if hit.weight > hit.position:
+                    await hit.seek(min(start, hit.weight))
+                elif not await hit.read(1):
+                    return
+            while end is None or hit.position < end:
+                room = READ_BYTES if end is None else min(READ_BYTES, end - hit.position)
+                piece = await hit.read(room)
+                if not piece:
+                    return
+                yield piece
+        finally:
+            hit.close()
+
+    def close(self) -> None:
+        self._hit.close()
+
+
 class SharedContent:
     """Content on its way to several clients."""
 

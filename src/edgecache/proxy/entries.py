@@ -240,6 +240,23 @@ class Library:
             return None
         return hit
 
+    async def follow(self, write_id: int) -> tuple[AsyncHit, StoredResponse, int | None] | None:
+        """Return a response that another process is writing, and its size where that is known."""
+        leases = self._storage.leases
+        view = None if leases is None else leases.find_stream(None, write_id)
+        if view is None:
+            return None
+        hit = await self.store.lookup_streaming_write(view.key, write_id.to_bytes(8, "big"))
+        if hit is None:
+            return None
+        meta = hit.meta
+        is_response = meta is not None and meta.flags & KIND_RESPONSE
+        stored = decode_stored(meta.headers) if meta is not None and is_response else None
+        if stored is None:
+            hit.close()
+            return None
+        return hit, stored, view.expected
+
     def find_now(self, uri: bytes, request: Headers, rules: Rules) -> tuple[Entry | None, bool]:
         """Return the response that fits a request, and whether the URI has variants at all.
 
@@ -261,6 +278,12 @@ class Library:
             if entry is not None and is_selected(entry.stored.selecting, request, rules):
                 found.append(entry)
         return _newest(found), True
+
+    def may_have(self, uri: bytes) -> bool:
+        """Say whether anything is stored for a URI, as far as memory knows. Counts nothing."""
+        storage = self._storage
+        keys = (uri, list_key(uri))
+        return any(storage.needs_disk(key) or storage.exists(key) for key in keys)
 
     async def find(self, uri: bytes, request: Headers, rules: Rules) -> tuple[Entry | None, bool]:
         """As `find_now`, from any tier."""

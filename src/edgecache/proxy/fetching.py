@@ -52,6 +52,7 @@ class Filled:
         entry: The stored response that was found to be still good.
         is_shared: Whether others may have it as well.
         forward_status: Status of the origin's answer.
+        recording: Of a body that is on its way into the store.
     """
 
     status: int
@@ -64,6 +65,7 @@ class Filled:
     entry: Entry | None = None
     is_shared: bool = False
     forward_status: int = 0
+    recording: Recording | None = None
 
     @property
     def policy(self) -> StoredPolicy | None:
@@ -322,8 +324,9 @@ class Fetcher:
             self.recordings.discard(recording)
             return filled
         body = SharedBody(self._config.collapsing.window_bytes)
-        recording.begin(stored, tags, body)
+        recording.begin(stored, tags, body, answer.length)
         filled.body = body
+        filled.recording = recording
         self._tasks.start(self._pump(asked, exchange, answer, body, recording, data))
         return filled
 
@@ -359,7 +362,7 @@ class Fetcher:
                     body.trailers = answer.trailers
                     body.finish()
                     return
-                if body.reader_count == 0 and self._is_abandoned(answer, body, recording, limit):
+                if body.is_abandoned and self._is_not_worth_it(answer, body, recording, limit):
                     await recording.abort()
                     body.fail(ConnectionAbortedError("nobody is left to read it"))
                     return
@@ -378,7 +381,7 @@ class Fetcher:
             self.recordings.discard(recording)
 
     @staticmethod
-    def _is_abandoned(
+    def _is_not_worth_it(
         answer: OriginAnswer, body: SharedBody, recording: Recording, limit: int | None
     ) -> bool:
         """Say whether to go on without a client is not worth it."""

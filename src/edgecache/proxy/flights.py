@@ -8,18 +8,28 @@ Invariants:
    its own client alone: every waiter goes to the origin by itself, at once and side by side) or
    FAILED (waiters compete for a new flight, or serve what is stale).
 3. Nobody waits longer than the wait timeout, whatever the leader does.
+4. Where several processes share the store, who begins a flight holds the lease of its key. It is
+   given back with the outcome, for a body that streams when that is stored or has failed: others
+   then find the answer in the store, or go to the origin at once, or compete for the lease.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from typing import TYPE_CHECKING
 
+from edgecache.leasing import Lease, LeaseDesk, LeaseWait
 from edgecache.proxy.problems import OriginError
 
 if TYPE_CHECKING:
     from edgecache.proxy.fetching import Filled
+    from edgecache.proxy.shared_body import SharedBody
+
+
+KIND = 2  # of leases: fetches
+RENEW_S_MIN = 1.0
 
 
 class Outcome(enum.Enum):
@@ -29,6 +39,7 @@ class Outcome(enum.Enum):
     SHARED = "shared"
     RELEASED = "released"
     FAILED = "failed"
+    STORED = "stored"  # another process had stored it meanwhile: look it up
 
 
 class Flight:
@@ -44,12 +55,14 @@ class Flight:
         "filled",
         "is_purged",
         "key",
+        "lease",
         "outcome",
         "waiter_count",
     )
 
-    def __init__(self, key: bytes, begun_s: float) -> None:
+    def __init__(self, key: bytes, begun_s: float, lease: Lease | None = None) -> None:
         self.key = key
+        self.lease = lease
         self.begun_s = begun_s
         self.outcome = Outcome.WAITING
         self.filled: Filled | None = None
@@ -62,9 +75,16 @@ class Flight:
     def settle(
         self, outcome: Outcome, filled: Filled | None = None, error: OriginError | None = None
     ) -> None:
-        """Give the outcome, and wake everybody at once; later calls change nothing."""
+        """Give the outcome, and wake everybody at once; later calls change nothing.
+
+        The lease goes with it, but for SHARED: see `give`.
+        """
         if self.outcome is not Outcome.WAITING:
             return
+        if outcome is Outcome.FAILED:
+            self.give(LeaseDesk.FAILED, 0 if error is None else error.status_code)
+        elif outcome is not Outcome.SHARED:
+            self.give(LeaseDesk.STORED if outcome is Outcome.STORED else LeaseDesk.RELEASED)
         self.outcome = outcome
         self.filled = filled
         self.error = error
@@ -72,6 +92,19 @@ class Flight:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def give(self, outcome: int, status: int = 0) -> None:
+        """Tell other processes what came of it: an outcome of leases, and of FAILED the status."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.give(outcome, status)
+
+    def on_stream(self, tag: bytes | None) -> None:
+        """Tell other processes which write in the store the body goes into; None: into none."""
+        if tag is None:
+            self.give(LeaseDesk.RELEASED)
+        elif self.lease is not None:
+            self.lease.note(int.from_bytes(tag, "big"))
 
     async def wait(self, timeout_s: float) -> Outcome:
         """Wait for the outcome; WAITING when it took too long."""
@@ -99,14 +132,23 @@ class Flights:
 
     Args:
         age_s: After so long a flight no longer collects waiters; the next request starts another.
+        leases: Of the store, where several processes share it.
 
     *Thread-safety*: belongs to one loop.
     """
 
-    __slots__ = ("_age_s", "_flights", "collapsed_count", "released_count", "timeout_count")
+    __slots__ = (
+        "_age_s",
+        "_flights",
+        "_leases",
+        "collapsed_count",
+        "released_count",
+        "timeout_count",
+    )
 
-    def __init__(self, age_s: float) -> None:
+    def __init__(self, age_s: float, leases: LeaseDesk | None = None) -> None:
         self._age_s = age_s
+        self._leases = leases
         self._flights: dict[bytes, Flight] = {}
         self.collapsed_count = 0
         self.released_count = 0
@@ -126,11 +168,56 @@ class Flights:
             return None
         return flight
 
-    def begin(self, key: bytes) -> Flight:
-        """Start a flight; it takes the place of one that is too old."""
-        flight = Flight(key, asyncio.get_running_loop().time())
+    def begin(self, key: bytes) -> Flight | LeaseWait:
+        """Start a flight; it takes the place of one that is too old.
+
+        Where another process fetches the key, there is something to wait for instead. A flight with
+        a lease begins with another look into the store: what was missing there may have come from
+        another process since.
+        """
+        lease = None
+        if self._leases is not None:
+            lease, wait = self._leases.take(KIND, key, self._age_s)
+            if wait is not None:
+                return wait
+        flight = Flight(key, asyncio.get_running_loop().time(), lease)
         self._flights[key] = flight
         return flight
+
+    async def wait_elsewhere(self, wait: LeaseWait, timeout_s: float) -> Outcome:
+        """Wait for a fetch of another process; WAITING when it took too long.
+
+        It is SHARED when its body is on its way, as the write that `wait.note` names. FAILED may
+        mean that nobody fetches any more; then `wait.detail` is 0.
+        """
+        desk = self._leases
+        assert desk is not None
+        result = await desk.wait_soon(wait, timeout_s, notes=True)
+        if result == desk.TIMED_OUT:
+            return Outcome.SHARED if wait.note else Outcome.WAITING
+        if result == desk.RELEASED:
+            return Outcome.RELEASED
+        return Outcome.STORED if result == desk.STORED else Outcome.FAILED
+
+    def count_elsewhere(self) -> None:
+        """A request was answered by the fetch of another process."""
+        self.collapsed_count += 1
+        if self._leases is not None:
+            self._leases.count_hit()
+
+    async def hold(self, flight: Flight, body: SharedBody) -> None:
+        """Keep a flight, and its lease, until its body is complete or has failed."""
+        while not body.is_done:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(RENEW_S_MIN, self._age_s / 2)):
+                    await body.wait_done()
+            if flight.lease is not None:
+                flight.lease.renew(max(RENEW_S_MIN, self._age_s))
+
+    def cancel(self, flight: Flight) -> None:
+        """Nothing was fetched, and nobody waits here: whoever wants it may begin."""
+        self.end(flight)
+        flight.give(LeaseDesk.FAILED)
 
     def end(self, flight: Flight) -> None:
         """Take a flight out of the table; who waits for it still gets its outcome."""
@@ -145,4 +232,5 @@ class Flights:
             if prefix is not None and not name.startswith(prefix):
                 continue
             flight.is_purged = True
+            flight.give(LeaseDesk.RELEASED)
             del self._flights[name]

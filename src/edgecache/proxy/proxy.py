@@ -96,7 +96,7 @@ class Proxy:
         looks_at_search = any(config.rules_of(route).no_vary_search for route in self._routes)
         search = SearchIndex(store) if looks_at_search else None
         self._library = Library(store, config.keep_stale_s, config.variants_max, search)
-        self._flights = Flights(config.collapsing.age_s)
+        self._flights = Flights(config.collapsing.age_s, store.leases)
         self._predictor = Predictor(config.collapsing.predicted_keys)
         self._renderer = Renderer(config, self._tally.answer)
         self._groups: dict[str, OriginGroup] = {}

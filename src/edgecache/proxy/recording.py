@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from edgecache.errors import EdgeCacheError
@@ -20,6 +20,8 @@ from edgecache.rfc9111.stored import StoredResponse
 
 if TYPE_CHECKING:
     from edgecache.objects.async_hit import AsyncMiss
+
+Listener = Callable[[bytes | None], None]
 
 logger = logging.getLogger("edgecache.proxy")
 
@@ -37,7 +39,9 @@ class Recording:
     __slots__ = (
         "_body",
         "_key",
+        "_length",
         "_library",
+        "_listener",
         "_miss",
         "_stored",
         "is_failed",
@@ -54,6 +58,8 @@ class Recording:
         self._body: SharedBody | None = None
         self._miss: AsyncMiss | None = None
         self._key = b""
+        self._length: int | None = None
+        self._listener: Listener | None = None
         self.uri = uri
         self.size_max = size_max
         self.tags: tuple[str, ...] | None = None
@@ -65,17 +71,40 @@ class Recording:
         """Say whether it may still be published."""
         return self._stored is not None and not (self.is_purged or self.is_failed or self.is_saved)
 
-    def begin(self, stored: StoredResponse, tags: Iterable[str], body: SharedBody | None) -> None:
+    def begin(
+        self,
+        stored: StoredResponse,
+        tags: Iterable[str],
+        body: SharedBody | None,
+        length: int | None = None,
+    ) -> None:
         """The head allows storing.
 
         Args:
             stored: What to store beside the body.
             tags: For purges.
             body: Where its bytes pass; None: they are given to `save`.
+            length: Of them, where the head tells.
         """
         self._stored = stored
+        self._length = length
         self.tags = tuple(tags)
         self._body = body
+
+    def on_stream(self, listener: Listener) -> None:
+        """Have `listener` called once: with the tag of the write that the bytes go into, or with
+        None where they turn out not to be stored. Not called for an answer that is stored whole.
+        """
+        self._listener = listener
+        if self._miss is not None:
+            self._tell(self._miss.streaming_write_tag)
+        elif self.is_failed:
+            self._tell(None)
+
+    def _tell(self, tag: bytes | None) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener(tag)
 
     def save_now(self, data: bytes) -> bool | None:
         """As `save`; None where that would have to wait, and nothing was done."""
@@ -114,17 +143,22 @@ class Recording:
         total = body.end + len(piece)
         if self._is_too_large(total):
             self.is_failed = True
+            self._tell(None)
             await self._close()
             return
         try:
             if self._miss is not None:
                 await self._miss.write(piece)
-            elif total > INLINE_BYTES_MAX:
+            elif total > INLINE_BYTES_MAX or self._is_awaited():
                 miss = await self._open(body)
                 await miss.write(piece)
         except EdgeCacheError as error:
             self._give_up(error)
             await self._close()
+
+    def _is_awaited(self) -> bool:
+        """Say whether to stream from the first byte on, for those who wait in other processes."""
+        return self._listener is not None and (self._length or 0) > INLINE_BYTES_MAX
 
     async def _open(self, body: SharedBody) -> AsyncMiss:
         """Go on as a stream."""
@@ -134,6 +168,7 @@ class Recording:
             self._key,
             meta_of(self._stored, self.tags or ()),
             ttl=self._library.ttl_of(self._stored.policy),
+            size=self._length,
         )
         self._miss = miss
         tag, key, store = miss.streaming_write_tag, self._key, self._library.store
@@ -147,6 +182,7 @@ class Recording:
 
         await miss.write(body.whole())
         body.spill_to(spill)
+        self._tell(miss.streaming_write_tag)
         return miss
 
     async def finish(self, last: bytes = b"") -> bool:
@@ -197,6 +233,7 @@ class Recording:
 
     def _give_up(self, error: EdgeCacheError) -> None:
         self.is_failed = True
+        self._tell(None)
         logger.warning("an answer could not be stored: %s", error)
 
 

@@ -13,9 +13,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgecache.http.response import Response
+from edgecache.leasing import LeaseDesk, LeaseWait
 from edgecache.proxy.asking import CONDITIONS, NOT_FORWARDED, Asked
 from edgecache.proxy.config import ProxyConfig
-from edgecache.proxy.content import AnswerContent, BytesContent, Content, HitContent, SharedContent
+from edgecache.proxy.content import (
+    AnswerContent,
+    BytesContent,
+    Content,
+    FollowContent,
+    HitContent,
+    SharedContent,
+)
 from edgecache.proxy.entries import Entry, Library, now_us
 from edgecache.proxy.exchange import Begun, OriginAnswer, ignore_interim
 from edgecache.proxy.fetching import Fetcher, Filled, OnInterim, Start
@@ -198,6 +206,7 @@ class Service:
         collapsing = self._config.collapsing
         waited: bool | None = None
         failed_count = 0
+        is_unfit = False
         keeps_conditions = asked.rules.forwards_conditions
         for _ in range(ATTEMPTS_MAX):
             key = asked.uri if entry is None else entry.key
@@ -208,8 +217,23 @@ class Service:
             if flight is None:
                 if keeps_conditions and _is_conditional(asked, entry):
                     break
-                return await self._lead(self._flights.begin(key), asked, entry, reuse, waited)
-            outcome = await flight.wait(collapsing.wait_s)
+                begun = self._flights.begin(key)
+                if isinstance(begun, LeaseWait):
+                    outcome = await self._flights.wait_elsewhere(begun, collapsing.wait_s)
+                    error = _error_of(begun)
+                    if outcome is Outcome.SHARED:
+                        response = await self._follow(asked, begun.note)
+                        if response is not None:
+                            self._flights.count_elsewhere()
+                            return response
+                        is_unfit = True
+                elif not await self._was_stored(begun, asked, entry):
+                    return await self._lead(begun, asked, entry, reuse, waited)
+                else:
+                    outcome, error = Outcome.STORED, None
+            else:
+                outcome = await flight.wait(collapsing.wait_s)
+                error = flight.error
             waited = False
             if outcome is Outcome.WAITING:
                 self._flights.timeout_count += 1
@@ -217,15 +241,14 @@ class Service:
             if outcome is Outcome.RELEASED:
                 self._flights.released_count += 1
                 break
-            if outcome is Outcome.FAILED:
-                assert flight.error is not None
-                response = await self._on_failure(asked, entry, reuse, flight.error, None)
+            if outcome is Outcome.FAILED and error is not None:
+                response = await self._on_failure(asked, entry, reuse, error, None)
                 if response is not None:
                     return response
                 failed_count += 1
                 if failed_count == FAILURES_MAX:
-                    return self.failed(asked, reuse, flight.error, entry)
-            elif flight.filled is not None:
+                    return self.failed(asked, reuse, error, entry)
+            elif flight is not None and flight.filled is not None:
                 response = await self._share(asked, flight.filled)
                 if response is not None:
                     self._flights.collapsed_count += 1
@@ -236,9 +259,37 @@ class Service:
             else:
                 reuse = decide(entry.policy, asked.facts, now_us())
                 if reuse.action in (Action.HIT, Action.STALE):
+                    if flight is None and outcome is Outcome.STORED:
+                        self._flights.count_elsewhere()
                     return await self.carry_out(asked, entry, reuse)
+            if is_unfit:
+                break  # what is on its way is for others, or came to nothing
         keeps_conditions = keeps_conditions and _is_conditional(asked, entry)
         return await self._fetch_alone(asked, entry, reuse, waited, keeps_conditions)
+
+    async def _was_stored(self, flight: Flight, asked: Asked, entry: Entry | None) -> bool:
+        """Say whether another process stored the answer before this one had the lease.
+
+        Then the flight is over: who waits for it looks the answer up.
+        """
+        if flight.lease is None:
+            return False
+        is_stored = False
+        try:
+            if entry is not None or self._library.may_have(asked.uri):
+                found, _ = await self._find(asked)
+                action = (
+                    None if found is None else decide(found.policy, asked.facts, now_us()).action
+                )
+                is_stored = action in (Action.HIT, Action.STALE)
+        except BaseException:
+            self._flights.end(flight)
+            flight.settle(Outcome.RELEASED)
+            raise
+        if is_stored:
+            self._flights.end(flight)
+            flight.settle(Outcome.STORED)
+        return is_stored
 
     def _may_collapse(self, asked: Asked) -> bool:
         if not self._config.collapsing.is_on or asked.facts.directives.no_store:
@@ -306,7 +357,11 @@ class Service:
             body = filled.body
             if isinstance(body, bytes) or body is None:
                 self._flights.end(flight)
+                is_stored = filled.reason != "shed"
+                flight.give(LeaseDesk.STORED if is_stored else LeaseDesk.RELEASED)
             else:
+                if flight.lease is not None and filled.recording is not None:
+                    filled.recording.on_stream(flight.on_stream)
                 self._tasks.start(self._end_with(flight, filled))
         else:
             self._flights.end(flight)
@@ -314,11 +369,18 @@ class Service:
 
     async def _end_with(self, flight: Flight, filled: Filled) -> None:
         """Keep a flight in the table until its body is published."""
+        body, recording = filled.body, filled.recording
         try:
-            if isinstance(filled.body, SharedBody):
-                await filled.body.wait_done()
+            if isinstance(body, SharedBody):
+                await self._flights.hold(flight, body)
         finally:
             self._flights.end(flight)
+            if recording is not None and recording.is_saved:
+                flight.give(LeaseDesk.STORED)
+            elif isinstance(body, SharedBody) and isinstance(body.error, OriginError):
+                flight.give(LeaseDesk.FAILED, body.error.status_code)
+            else:
+                flight.give(LeaseDesk.RELEASED)
 
     def learn(self, asked: Asked, filled: Filled) -> None:
         """Remember whether answers for the key can be shared."""
@@ -380,6 +442,22 @@ class Service:
         note = Note(forward_status=filled.forward_status, is_collapsed=True, word="hit")
         shared = Reuse(Action.MISS, FWD_STALE if filled.entry else b"uri-miss", 0, decision.ttl_s)
         return self._renderer.stored(asked, stored.headers, stored.policy, content, shared, note)
+
+    async def _follow(self, asked: Asked, write_id: int) -> Response | None:
+        """Answer with what another process fetches, as it arrives; None when it does not fit."""
+        followed = await self._library.follow(write_id)
+        if followed is None:
+            return None
+        hit, stored, expected = followed
+        decision = decide(stored.policy, asked.facts, now_us())
+        fits = is_selected(stored.selecting, asked.headers, asked.rules)
+        if decision.action is not Action.HIT or not fits:
+            hit.close()
+            return None
+        note = Note(forward_status=stored.policy.status, is_collapsed=True, word="hit")
+        reuse = Reuse(Action.MISS, b"uri-miss", 0, decision.ttl_s)
+        content = FollowContent(hit, expected)
+        return self._renderer.stored(asked, stored.headers, stored.policy, content, reuse, note)
 
     async def deliver(
         self,
@@ -474,9 +552,11 @@ class Service:
         """Validate a stale response in the background, once per key."""
         if self._flights.find(entry.key) is not None:
             return
+        flight = self._flights.begin(entry.key)
+        if isinstance(flight, LeaseWait):
+            return  # another process does
         self._tally.refreshes += 1
         asked = replace(asked, method=b"GET")  # also when a HEAD found it stale
-        flight = self._flights.begin(entry.key)
         headers = self.upstream_headers(asked)
         self._tasks.start(self._refresh(flight, asked, headers, entry))
 
@@ -565,6 +645,16 @@ def _one_hop_less(headers: Headers) -> Headers:
     if not value.isdigit() or not int(value[:9]):
         return headers.without((b"max-forwards",))
     return headers.replacing(b"max-forwards", b"%d" % (int(value[:9]) - 1))
+
+
+def _error_of(wait: LeaseWait) -> OriginError | None:
+    """Return the failure of a fetch of another process, as far as it is known here."""
+    if not wait.detail:
+        return None
+    error = OriginError("the fetch of another process failed")
+    error.status_code = wait.detail
+    error.reason = "timeout" if wait.detail == 504 else "error"
+    return error
 
 
 def _is_conditional(asked: Asked, entry: Entry | None) -> bool:

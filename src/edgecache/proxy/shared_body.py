@@ -47,6 +47,7 @@ class SharedBody:
         "_room",
         "_spill",
         "_waiters",
+        "_was_attached",
         "_window_bytes",
         "end",
         "error",
@@ -62,6 +63,7 @@ class SharedBody:
         self._waiters: list[asyncio.Future[None]] = []
         self._room: asyncio.Future[None] | None = None
         self._spill: Spill | None = None
+        self._was_attached = False
         self.end = 0
         self.is_done = False
         self.error: Exception | None = None
@@ -73,6 +75,11 @@ class SharedBody:
     def reader_count(self) -> int:
         """Readers that have not finished."""
         return len(self._readers)
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody reads it any more; not while its first reader may be about to come."""
+        return not self._readers and (self._was_attached or not self.is_whole)
 
     @property
     def is_whole(self) -> bool:
@@ -155,6 +162,7 @@ class SharedBody:
         The reader counts from now on, also before its first piece is asked for.
         """
         token = object()
+        self._was_attached = True
         self._readers[token] = start
         return _Reader(self, token, start, end)
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from edgecache.http.deferred import Deferred
 from edgecache.http.response import text_response
+from edgecache.leasing import LeaseWait
 from edgecache.proxy.content import BytesContent
 from edgecache.proxy.entries import now_us, partial_key, tags_of
 from edgecache.proxy.exchange import Begun
@@ -120,13 +121,20 @@ class Swift:
         if self._config.collapsing.is_on and not self._predictor.is_uncacheable(uri):
             if self._flights.find(uri) is not None:
                 return None
-            flight = self._flights.begin(uri)
+            begun_flight = self._flights.begin(uri)
+            if isinstance(begun_flight, LeaseWait):
+                return None  # another process fetches it
+            flight = begun_flight
+            if flight.lease is not None and self._library.may_have(uri):
+                self._flights.end(flight)
+                flight.settle(Outcome.STORED)
+                return None
         reuse = decide_without(facts, asked.method, has_variants)
         sent, lines = known.upstream(asked, self.service, keeps_conditions=False)
         begun = self._begin(asked, lines)
         if begun is None:
             if flight is not None:
-                self._flights.end(flight)
+                self._flights.cancel(flight)
             return None
         start = Start(begun, self.fetcher.record(asked))
         return self._wait(Crossing(self, asked, sent, reuse, begun, start, flight))
