@@ -11,7 +11,9 @@
 Invariants:
 1. Order: sequences are given out inside the critical section, so index and log agree on which of
    two changes of a key is the newer. A large record gets its own before it is written, and is
-   registered in `pending` from then on: whoever changes the key meanwhile marks it superseded.
+   registered in `pending` from then on: a newer change that enters the index first marks it
+   superseded, then and not earlier, for until then the old value is still what readers get. A
+   younger one is left alone: it comes later in both.
 2. A change that fails before its critical section leaves the earlier value as it was. One that
    finds no room there (index full, value too large for a cache without disk) has removed the
    earlier value: a put that returned False never leaves a stale value behind.
@@ -58,8 +60,9 @@ cdef enum ChangeFlags:
 cdef struct Pending:
     uint64_t hash_low
     uint64_t hash_high
+    uint64_t sequence
     uint32_t active                 # the process slot + 1
-    uint32_t superseded
+    uint32_t superseded             # changed under the shard's lock
 
 cdef struct EngineShared:           # in the arena
     uint32_t pending_lock

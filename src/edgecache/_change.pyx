@@ -86,6 +86,7 @@ from edgecache._shard cimport (
 )
 from edgecache._status cimport Status
 from edgecache._sync cimport (
+    EC_THREAD_SANITIZER,
     ec_count,
     ec_grow_u32,
     ec_load_u32,
@@ -96,6 +97,13 @@ from edgecache._sync cimport (
 )
 from edgecache._xxhash cimport Hash128
 
+
+cdef extern from *:
+    """
+    /* Above all sequences, which have 56 bits. */
+    #define CHANGE_NEWEST ((uint64_t)1 << 56)
+    """
+    uint64_t CHANGE_NEWEST
 
 cdef enum:
     PENDING_LOCATION = 1            # no record lies there: a block header does
@@ -137,7 +145,9 @@ cdef void change_init(Change* self, Engine* engine, Hash128 hash, const char* ke
     self.kept_block = NULL
     # The buckets are needed only after the record was copied: have them fetched meanwhile. What is
     # read for that without the lock may be outdated, then the wrong lines are asked for.
-    index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
+    # Without the lock: whatever it takes for the index' pages is only asked for, never used.
+    if not EC_THREAD_SANITIZER:
+        index_prefetch_pair(engine.shards.base, &shard.index, hash.low)
     evict_prefetch_insert(engine.shards.base, &shard.memory.evict, hash.low)
 
 
@@ -190,20 +200,6 @@ cdef void _fill_record(Change* self) noexcept nogil:
     record.payload_sum = record_payload_sum(log.api, log.seed, record)
 
 
-cdef bint _supersede_locked(Change* self) noexcept nogil:
-    cdef Engine* engine = self.engine
-    cdef Pending* pending
-    cdef uint32_t slot
-    cdef bint found = False
-    for slot in range(PENDING_MAX):
-        pending = &engine.shared.pending[slot]
-        if pending.active and pending.hash_low == self.hash.low and \
-                pending.hash_high == self.hash.high and slot + 1 != self.pending:
-            pending.superseded = 1
-            found = True
-    return found
-
-
 cdef Status _register_pending(Change* self) noexcept nogil:
     cdef Engine* engine = self.engine
     cdef uint32_t slot
@@ -214,8 +210,6 @@ cdef Status _register_pending(Change* self) noexcept nogil:
     else:
         ec_lock_release(&engine.shared.pending_lock)
         return Status.STATUS_AGAIN
-    # An older large record of the key that is still on its way comes before this one.
-    _supersede_locked(self)
     engine.shared.pending[slot].hash_low = self.hash.low
     engine.shared.pending[slot].hash_high = self.hash.high
     engine.shared.pending[slot].superseded = 0
@@ -224,33 +218,42 @@ cdef Status _register_pending(Change* self) noexcept nogil:
     ec_grow_u32(&engine.shared.pending_count, 1)
     self.pending = slot + 1
     self.large_sequence = log_next_sequence(engine.log)
+    engine.shared.pending[slot].sequence = self.large_sequence
     (<RecordHeader*>self.append.record).sequence = self.large_sequence
     ec_lock_release(&engine.shared.pending_lock)
     return Status.STATUS_OK
 
 
-cdef bint _supersede(Change* self) noexcept nogil:
-    """Returns whether there is a large record of the key on its way, older than this change."""
-    cdef bint found
-    if ec_load_u32(&self.engine.shared.pending_count) == 0:
+cdef bint _is_pending(Change* self, uint64_t sequence, bint supersede) noexcept nogil:
+    """Is there a large record of the key on its way that is older than `sequence`?
+
+    `supersede`: this change, of that sequence, enters the index now; the caller holds the shard's
+    lock.
+    """
+    cdef Engine* engine = self.engine
+    cdef Pending* pending
+    cdef uint32_t slot
+    cdef bint found = False
+    if ec_load_u32(&engine.shared.pending_count) == 0:
         return False
-    ec_lock_acquire(&self.engine.shared.pending_lock)
-    found = _supersede_locked(self)
-    ec_lock_release(&self.engine.shared.pending_lock)
+    ec_lock_acquire(&engine.shared.pending_lock)
+    for slot in range(PENDING_MAX):
+        pending = &engine.shared.pending[slot]
+        if pending.active and pending.hash_low == self.hash.low and \
+                pending.hash_high == self.hash.high and pending.sequence < sequence:
+            pending.superseded |= supersede
+            found = True
+    ec_lock_release(&engine.shared.pending_lock)
     return found
 
 
-cdef bint _unregister_pending(Change* self) noexcept nogil:
-    """Returns whether a newer change of the key came in between."""
+cdef void _unregister_pending(Change* self) noexcept nogil:
     cdef Engine* engine = self.engine
-    cdef bint superseded
     ec_lock_acquire(&engine.shared.pending_lock)
-    superseded = engine.shared.pending[self.pending - 1].superseded
     engine.shared.pending[self.pending - 1].active = 0
     ec_grow_u32(&engine.shared.pending_count, <uint32_t>-1)
     self.pending = 0
     ec_lock_release(&engine.shared.pending_lock)
-    return superseded
 
 
 cdef Status change_prepare(Change* self) noexcept nogil:
@@ -413,14 +416,19 @@ cdef void change_resolve(Change* self, int64_t now_us) noexcept nogil:
             fetch_free(&fetch)
 
 
-cdef void _seal_record(Change* self, bint overwrites) noexcept nogil:
+cdef inline uint64_t _sequence(Change* self) noexcept nogil:
+    """Of this change, now; without a record of its own it is newer than all that there are."""
+    return log_next_sequence(self.engine.log) if self.has_append else CHANGE_NEWEST
+
+
+cdef void _seal_record(Change* self, uint64_t sequence, bint overwrites) noexcept nogil:
     cdef LogStore* log = self.engine.log
     cdef RecordHeader* record = <RecordHeader*>self.append.record
     if overwrites:
         record.flags |= RECORD_OVERWRITES
     if record.flags & RECORD_DELETE:
         record.expiry_us = <int64_t>ec_load_u64(&log.shared.generation)
-    record.sequence = log_next_sequence(log)
+    record.sequence = sequence
     record.header_sum = record_header_sum(log.api, log.seed, self.append.generation, record)
 
 
@@ -524,19 +532,17 @@ cdef void _withdraw_large(Change* self) noexcept nogil:
 
 cdef ChangeResult _finish_put(Change* self, Shard* shard, uint64_t old_disk) noexcept nogil:
     """Old slots are gone, the lock is held: insert the new one."""
-    cdef uint64_t location = 0
-    cdef bint superseded = False, hides
-    hides = _supersede(self) or old_disk != 0
+    cdef uint64_t location = 0, sequence = self.large_sequence
+    cdef bint hides
+    if not self.is_large:
+        sequence = _sequence(self)
+    hides = _is_pending(self, sequence, True) or old_disk != 0
     if self.is_large:
-        superseded = _unregister_pending(self)
+        _unregister_pending(self)
         location = self.append.location
     elif self.has_append:
-        _seal_record(self, hides)
+        _seal_record(self, sequence, hides)
         location = 0 if self.flags & CHANGE_NO_DISK else self.append.location
-    if superseded:
-        # A newer change came while this was written: as if this one had come just before it.
-        ec_count(&self.engine.shared.superseded_count, 1)
-        return CHANGE_DONE
     self.status = _insert(self, shard, location)
     if self.status == Status.STATUS_NO_MEMORY:
         ec_count(&self.engine.shared.index_full_count, 1)
@@ -588,8 +594,10 @@ cdef inline void _note_object(Change* self, const RamItem* item) noexcept nogil:
 
 cdef inline bint _hide_deleted(Change* self, uint64_t old_disk) noexcept nogil:
     """Seal the tombstone; True: there is none, and one was needed."""
+    cdef uint64_t sequence = _sequence(self)
+    _is_pending(self, sequence, True)
     if self.has_append:
-        _seal_record(self, False)
+        _seal_record(self, sequence, False)
     elif old_disk:
         log_note_unlogged(self.engine.log)
         return True
@@ -613,7 +621,7 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
     cdef bint unlogged = False
     ec_lock_acquire(&shard.lock)
     if self.is_large and self.pending and self.engine.shared.pending[self.pending - 1].superseded:
-        # The slots there now belong to the newer change.
+        # The slots there now belong to the newer change: as if this one had come just before it.
         _unregister_pending(self)
         ec_count(&self.engine.shared.superseded_count, 1)
         ec_lock_release(&shard.lock)
@@ -641,11 +649,12 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         expired = self.existed_expired != 0
     # A large record on its way counts as older than this change, and needs to be hidden as well.
     if not self.has_append and self.flags & (CHANGE_DELETE | CHANGE_NO_DISK) and \
-            self.engine.log != NULL and _supersede(self):
+            self.engine.log != NULL and _is_pending(self, CHANGE_NEWEST, False):
         old_disk = old_disk if old_disk else PENDING_LOCATION
     if is_delete and self.probe.ram == 0 and same == 0 and not self.has_append and \
             (old_disk == 0 or self.flags & CHANGE_UNLOGGED):
         if old_disk:
+            _is_pending(self, CHANGE_NEWEST, True)
             log_note_unlogged(self.engine.log)
         _unlock(self, shard, old_disk != 0)
         change_abandon(self)
@@ -663,7 +672,6 @@ cdef ChangeResult change_commit(Change* self, int64_t now_us) noexcept nogil:
         shard_erase_disk(shards.base, shard, self.hash.low, same)
     if is_delete:
         unlogged = _hide_deleted(self, old_disk)
-        _supersede(self)
         expired = expired or (self.probe.ram == 0 and same == 0)
         shard.counters.delete_count += not expired
         result = CHANGE_NOTHING if expired else CHANGE_DONE

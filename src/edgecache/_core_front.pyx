@@ -261,7 +261,8 @@ cdef class CoreFront(CoreBase):
         if shard.incarnation != origin.incarnation:
             return False
         item = memory_item(self.shards.base, &shard.memory, entry.reference)
-        if item.version != origin.version or page_epoch(shard) != origin.page_epoch or \
+        # The pages first: were they given to others, the item's words may be a value being copied.
+        if page_epoch(shard) != origin.page_epoch or item.version != origin.version or \
                 item_key_len(item) != <uint32_t>view.size or \
                 memcmp(item_key(item), view.data, view.size) != 0 or \
                 (item_has_expiry(item) and is_past(item_expiry_us(item))):

@@ -77,6 +77,7 @@ from edgecache._sync cimport (
     ec_load_u32,
     ec_lock_acquire,
     ec_lock_release,
+    ec_store_u32,
 )
 
 from edgecache import errors
@@ -113,7 +114,7 @@ cdef void _run_write(Job* job) noexcept nogil:
     cdef bint is_stored = change_finish_put(&self.change)
     ec_lock_acquire(&self.lock)
     self.is_stored = is_stored
-    self.is_over = 1
+    ec_store_u32(&self.is_over, 1)
     if self.exports == 0 and self.block != NULL:
         block_give(self.block, self.block_bytes)
         self.block = NULL
@@ -596,7 +597,7 @@ cdef class PartWrite:
     @property
     def is_done(self):
         """Whether `wait` would return at once, and `peek` has nothing."""
-        return self.job.is_over != 0
+        return ec_load_u32(&self.job.is_over) != 0
 
     @property
     def has_failed(self):

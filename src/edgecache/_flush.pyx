@@ -221,7 +221,7 @@ cdef bint log_wait(LogStore* log, int64_t deadline_ns) noexcept nogil:
     cdef LogShared* shared = log.shared
     cdef uint32_t seen = ec_load_u32(&shared.done_word)
     cdef int64_t now = ec_monotonic_ns(), left
-    if log.stopping or now >= deadline_ns:
+    if ec_load_u32(&log.stopping) or now >= deadline_ns:
         return False
     lanes_sweep(&log.lanes)
     if _flush_one(log, deadline_ns - now if log.write_timeout_ns else -1):

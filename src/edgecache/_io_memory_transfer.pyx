@@ -89,15 +89,23 @@ cdef void image_wake(Image* image) noexcept nogil:
 cdef void image_release(Image* image, uint64_t count) noexcept nogil:
     """Let the oldest `count` held requests complete."""
     cdef MemoryChannel* channel
+    cdef MemorySlot* oldest
     cdef uint32_t index
     pthread_mutex_lock(&image.mutex)
-    channel = <MemoryChannel*>image.channels
-    while channel != NULL:
-        for index in range(channel.slot_count):
-            if channel.slots[index].delay == HELD and count > 0:
-                channel.slots[index].delay = 0
-                count -= 1
-        channel = channel.next
+    while count > 0:
+        oldest = NULL
+        channel = <MemoryChannel*>image.channels
+        while channel != NULL:
+            for index in range(channel.slot_count):
+                if channel.slots[index].delay == HELD and (
+                        oldest == NULL or
+                        channel.slots[index].request.started_ns < oldest.request.started_ns):
+                    oldest = &channel.slots[index]
+            channel = channel.next
+        if oldest == NULL:
+            break
+        oldest.delay = 0
+        count -= 1
     image_wake(image)
     pthread_mutex_unlock(&image.mutex)
 

@@ -513,8 +513,8 @@ cdef void _reap_slot(Repairs* self, ProcessSlot* slot, uint32_t number) noexcept
             _give_large(self, hold)
     _give_buffers(self, slot, number)
     _give_pending(self, number)
-    cells.front_bytes = 0
-    cells.front_items = 0
+    ec_store_u64(&cells.front_bytes, 0)
+    ec_store_u64(&cells.front_items, 0)
     ec_lock_acquire(&self.processes.shared.claim_lock)
     slot.front_claim_bytes = 0
     ec_lock_release(&self.processes.shared.claim_lock)

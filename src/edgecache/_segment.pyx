@@ -255,7 +255,7 @@ cdef Status _open_buffer_locked(LogStore* log, uint32_t head, uint64_t room_byte
 
 
 cdef Status _writable_locked(LogStore* log) noexcept nogil:
-    if log.stopping:
+    if ec_load_u32(&log.stopping):
         return Status.STATUS_CLOSED
     return Status.STATUS_IO_ERROR if log.shared.read_only else Status.STATUS_OK
 

@@ -129,8 +129,10 @@ cdef extern from *:
        thread sanitizer cannot know. */
     #if defined(__SANITIZE_THREAD__)
     #define EC_GLANCE static __attribute__((no_sanitize("thread"), noinline))
+    #define EC_THREAD_SANITIZER 1
     #else
     #define EC_GLANCE static inline
+    #define EC_THREAD_SANITIZER 0
     #endif
     EC_GLANCE uint8_t ec_glance_u8(const uint8_t *p) { return *(const volatile uint8_t *)p; }
     EC_GLANCE uint32_t ec_glance_u32(const uint32_t *p) {
@@ -189,6 +191,7 @@ cdef extern from *:
     uint64_t ec_sub_u64(uint64_t* p, uint64_t value) noexcept nogil      # returns the new value
     void ec_count(uint64_t* p, uint64_t value) noexcept nogil            # relaxed counter
     bint ec_cas_u32(uint32_t* p, uint32_t expected, uint32_t desired) noexcept nogil
+    bint EC_THREAD_SANITIZER            # a constant
     uint8_t ec_glance_u8(const uint8_t* p) noexcept nogil
     uint32_t ec_glance_u32(const uint32_t* p) noexcept nogil
     uint64_t ec_glance_u64(const uint64_t* p) noexcept nogil

@@ -1,206 +1,447 @@
-"""race: eight threads on one store; every answer fits the begin and end times of its key's changes.
+"""race: threads of one process, or of four, on one store; every answer fits the history of its key.
 
-A lock per key orders its changes; reads take none. A read may return a value whose change began
-before the read ended, unless a newer change had ended before the read began. So nothing is torn,
-invented, older than what was there, or back after an acknowledged delete. An operation is one key
-read or changed. Source: the value history of CacheLib's cachebench.
+A round is one store, of one engine or shared by processes, with one policy; its threads do whatever
+a store can do, to the same few keys, at any time: no lock orders their changes. What a read returns
+is judged by begin and end times (`history.py`). An operation is one key read or changed, or one
+purge. The numbers drawn depend on seed, round and thread only; what overlaps what does not repeat.
 """
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
 import random
 import threading
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from support.model import KIB, MIB, any_size, make_value, options
+from support.model import KIB, MIB
 
-from edgecache._core import Core
-from edgecache._io import open_engine
+from edgecache import Config, Storage
 from edgecache._io_memory import MemoryDisk
 from torture.campaign import Row, Run
+from torture.history import (
+    EVERYTHING,
+    KEYS,
+    PREFIXES,
+    TAGS,
+    History,
+    key_of,
+    make_value,
+    prefix_of,
+)
 
 THREADS = 8
-KEYS = 48
-KEPT = 64
-BATCH = 200
-ENGINES = ("memory", "uring", "threads")
-ENDLESS = float("inf")
+PROCESSES = 4
+ROUND_OPERATIONS = 50_000
+BATCH = 50
+READ_MANY = 48
+BLOBS_KEPT = 3
+FILL_BYTES = 30_000
 SILENCE_S = 120.0
+KINDS = ("shared", "memory", "shared", "uring", "shared", "threads")
+POLICIES = ("s3fifo", "lru", "sieve", "arc", "wtinylfu")
+NUMBER_STEP = 1 << 40  # numbers of one thread: never those of another
 
 
-class History:
-    """The newest changes of one key in order: [begin, end, value]; endless while it runs."""
+class BrokenPromiseError(AssertionError):
+    """An answer, or a state, that the promises do not allow."""
 
-    __slots__ = ("changes", "lock")
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.changes: list[list[Any]] = [[-1.0, -1.0, None]]
+def config_of(kind: str, policy: str, root: Path) -> Config:
+    changes: dict[str, Any] = {"shared": True} if kind == "shared" else {"io": kind}
+    if kind != "memory":
+        changes["root"] = str(root)
+    return Config(
+        memory=4 * MIB, disk=16 * MIB, region_size=MIB, shards=2, flush_size=64 * KIB,
+        flush_interval=0.005, checkpoint_interval=1, chunk_size=64 * KIB, policy=policy,
+        front_size=256 * KIB, **changes,
+    )  # fmt: skip
 
-    def allows(self, begin: float, end: float, found: bytes | None) -> bool:
-        """May a read between these times have returned this? A miss always: it is a cache."""
+
+class Board:
+    """What the processes of a round tell each other: words in shared memory."""
+
+    def __init__(self, wanted: int) -> None:
+        self.wanted = wanted
+        self._words = memoryview(mmap.mmap(-1, 8 * (3 + 2 * PROCESSES))).cast("q")
+
+    def add(self, process: int, operations: int, hits: int) -> None:
+        """One thread of a process at a time."""
+        self._words[3 + process] += operations
+        self._words[3 + PROCESSES + process] += hits
+
+    @property
+    def operations(self) -> int:
+        return sum(self._words[3 : 3 + PROCESSES])
+
+    @property
+    def hits(self) -> int:
+        return sum(self._words[3 + PROCESSES :])
+
+    @property
+    def is_over(self) -> bool:
+        return self._words[0] != 0 or self.operations >= self.wanted
+
+    def stop(self) -> None:
+        self._words[0] = 1
+
+    @property
+    def may_close(self) -> bool:
+        return self._words[1] != 0
+
+    def let_close(self) -> None:
+        self._words[1] = 1
+
+
+class Thread:
+    """One thread's work on a store."""
+
+    def __init__(self, work: Work, number: int) -> None:
+        self.work, self.store, self.history = work, work.store, work.history
+        self.rng = random.Random(f"{work.seed}/{work.process}/{number}")
+        self.number = (work.process * THREADS + number + 1) * NUMBER_STEP
+        self.blobs: list[tuple[Any, bytes]] = []
+        self.hits = 0
+
+    def judge(self, key: int, begin: int, found: bytes | None) -> None:
         if found is None:
-            return True
-        changes = self.changes
-        for index in range(len(changes) - 1, -1, -1):
-            change = changes[index]
-            if change[2] == found and change[0] <= end:
-                return True
-            if change[1] < begin:
-                return False  # it had ended, so whatever is older was gone
-        return False
+            return
+        self.hits += 1
+        why = self.history.judge(key, begin, time.monotonic_ns(), found)
+        if why:
+            raise BrokenPromiseError(f"{key_of(key)!r}, read from {begin}: {why}")
 
-    def change(self, core: Core, key: bytes, number: int, rng: random.Random) -> None:
-        value = None
-        if rng.random() > 0.2:
-            value = make_value(key, number, any_size(rng, large=False))
-        with self.lock:
-            before = self.changes[-1][2]
-            entry = [time.monotonic(), ENDLESS, value]
-            if len(self.changes) > KEPT:
-                # A new list: readers may be walking along the old one.
-                self.changes = [*self.changes[-KEPT // 2 :], entry]
-            else:
-                self.changes.append(entry)
-            if value is None:
-                core.delete(key)
-            elif not core.put(key, value):
-                # Shed: the value before it may have stayed.
-                self.changes.append([entry[0], ENDLESS, before])
-                return
-            entry[1] = time.monotonic()
+    def change(self, line: int, change: Callable[[int], object], sign: int = -1) -> None:
+        """`change(begin)` is what removes the values of a line; False: it did not happen."""
+        slot, begin = self.history.begin(line, sign * self.number)
+        self.history.end(line, slot, change(begin) is not False)
+
+    def put(self) -> None:
+        rng = self.rng
+        key = rng.randrange(KEYS)
+        tag = rng.choice((0, 0, 1, 2))
+        ttl_ms = rng.choice((-1, -1, -1, -1, -1, -1, 0, 20, 60_000))
+        size = rng.randint(40, 400)
+        kind = rng.random()
+        if kind > 0.98:
+            size = rng.randint(70_000, 200_000)
+        elif kind > 0.6:
+            size = rng.randint(400, 6000)
+
+        def put(begin: int) -> bool:
+            value = make_value(key, tag, size, ttl_ms, self.number, begin)
+            ttl = None if ttl_ms < 0 else ttl_ms / 1000
+            tags = [f"tag-{tag}"] if tag else ()
+            return self.store.put(key_of(key), value, ttl=ttl, tags=tags)
+
+        self.change(key, put, sign=1)
+
+    def delete(self) -> None:
+        key = self.rng.randrange(KEYS)
+        self.change(key, lambda _: self.store.delete(key_of(key)) or None)
+
+    def get(self) -> None:
+        key = self.rng.randrange(KEYS)
+        name = key_of(key)
+        begin = time.monotonic_ns()
+        self.judge(key, begin, self.store.get(name))
+
+    def view(self) -> None:
+        key = self.rng.randrange(KEYS)
+        begin = time.monotonic_ns()
+        blob = self.store.view(key_of(key))
+        if blob is None:
+            return
+        found = bytes(blob)
+        self.judge(key, begin, found)
+        self.blobs.append((blob, found))
+        if len(self.blobs) > BLOBS_KEPT:
+            kept, expected = self.blobs.pop(self.rng.randrange(BLOBS_KEPT))
+            if bytes(kept) != expected:
+                raise BrokenPromiseError(f"a pinned value changed: {expected[:48]!r}")
+
+    def get_many(self) -> int:
+        keys = self.rng.sample(range(KEYS), READ_MANY)
+        begin = time.monotonic_ns()
+        for key, value in zip(keys, self.store.get_many(map(key_of, keys)), strict=True):
+            self.judge(key, begin, value)
+        return READ_MANY
+
+    def purge(self) -> None:
+        prefix, tag = self.rng.randrange(PREFIXES), self.rng.randrange(1, TAGS)
+        kind = self.rng.random()
+        if kind < 0.5:
+            self.change(KEYS + prefix, lambda _: self.store.delete_prefix(prefix_of(prefix)))
+        elif kind < 0.97:
+            self.change(KEYS + PREFIXES + tag, lambda _: self.store.purge_tag(f"tag-{tag}"))
+        else:
+            self.change(EVERYTHING, lambda _: self.store.clear())
+
+    def step(self) -> int:
+        """One random step; how many operations it was."""
+        self.number += 1
+        kind = self.rng.random()
+        if kind < 0.25:
+            self.put()
+        elif kind < 0.31:
+            self.delete()
+        elif kind < 0.80:
+            self.get()
+        elif kind < 0.88:
+            self.view()
+        elif kind < 0.96:
+            return self.get_many()
+        elif kind < 0.997:
+            self.store.put(b"churn-%d" % self.number, bytes(self.rng.randint(100, 60_000)))
+        elif kind < 0.9985:
+            self.store.sync()
+        elif kind < 0.9997:
+            self.purge()
+        else:
+            self.store.checkpoint()
+        return 1
+
+    def run(self) -> None:
+        board = self.work.board
+        try:
+            while not board.is_over:
+                before = self.hits
+                operations = sum(self.step() for _ in range(BATCH))
+                with self.work.lock:
+                    board.add(self.work.process, operations, self.hits - before)
+        except BaseException as error:
+            self.work.wrong.append(
+                str(error) if isinstance(error, BrokenPromiseError) else traceback.format_exc()
+            )
+            board.stop()
+        finally:
+            self.blobs.clear()
 
 
 class Work:
-    """What all threads share."""
+    """The threads of one process."""
 
-    def __init__(self, core: Core, wanted: int) -> None:
-        self.core = core
-        self.histories = {b"key-%d" % number: History() for number in range(KEYS)}
-        self.keys = sorted(self.histories)
-        self.wanted = wanted
-        self.stop = threading.Event()
-        self.wrong: list[str] = []
+    def __init__(
+        self, store: Storage, history: History, board: Board, seed: str, process: int
+    ) -> None:
+        self.store, self.history, self.board = store, history, board
+        self.seed, self.process = seed, process
         self.lock = threading.Lock()
-        self.operations = self.hits = 0
-
-    def judge(self, begin: float, end: float, key: bytes, found: bytes | None) -> None:
-        if not self.histories[key].allows(begin, end, found):
-            shown = self.histories[key].changes[-3:]
-            self.wrong.append(f"{key!r}: {found and found[:40]!r} at {begin}, after {shown!r:.300}")
-            self.stop.set()
-
-    def read(self, key: bytes) -> bool:
-        begin = time.monotonic()
-        found = self.core.get(key)
-        self.judge(begin, time.monotonic(), key, found)
-        return found is not None
-
-    def read_all(self) -> int:
-        begin = time.monotonic()
-        found = self.core.get_many(self.keys)
-        end = time.monotonic()
-        for key, value in zip(self.keys, found, strict=True):
-            self.judge(begin, end, key, value)
-        return KEYS - found.count(None)
-
-    def step(self, rng: random.Random, number: int) -> tuple[int, int]:
-        """(operations, hits) of one random step."""
-        key = self.keys[int(rng.random() * KEYS)]
-        kind = rng.random()
-        if kind < 0.3:
-            self.histories[key].change(self.core, key, number, rng)
-        elif kind < 0.93:
-            return 1, self.read(key)
-        elif kind < 0.98:
-            return KEYS, self.read_all()
-        elif kind < 0.998:
-            self.core.put(b"churn-%d" % number, bytes(rng.randint(100, 30_000)))
-        elif kind < 0.9995:
-            self.core.sync()
-        else:
-            self.core.checkpoint()
-        return 1, 0
-
-    def run(self, seed: str, first: int) -> None:
-        rng = random.Random(seed)
-        number = first
-        try:
-            while not self.stop.is_set():
-                operations = hits = 0
-                for _ in range(BATCH):
-                    number += 1
-                    made, hit = self.step(rng, number)
-                    operations, hits = operations + made, hits + hit
-                with self.lock:
-                    self.operations += operations
-                    self.hits += hits
-                    if self.operations >= self.wanted:
-                        self.stop.set()
-        except Exception as error:
-            self.wrong.append(f"{type(error).__name__}: {error}")
-            self.stop.set()
-
-
-def race_on(run: Run, kind: str, wanted: int) -> Work:
-    with run.scratch() as directory:
-        disk = MemoryDisk() if kind == "memory" else None
-        root = directory if kind != "memory" else None
-        store = options(region_bytes=128 * KIB, disk_bytes=4 * MIB, checkpoint_interval_s=0.05)
-        core = Core(store, open_engine(kind, root, disk=disk))
-        work = Work(core, wanted)
-        threads = [
-            threading.Thread(target=work.run, args=(f"{run.seed}/{kind}/{n}", n * 10**9))
-            for n in range(1, THREADS + 1)
+        self.wrong: list[str] = []
+        # Full from the start, so that reclaim works all the time.
+        for number in range(store.config.disk // PROCESSES // FILL_BYTES):
+            store.put(b"fill-%d-%d" % (process, number), bytes(FILL_BYTES))
+        self.threads = [
+            threading.Thread(target=Thread(self, number).run, daemon=True)
+            for number in range(THREADS)
         ]
-        for thread in threads:
+        for thread in self.threads:
             thread.start()
-        done, quiet_s = 0, time.monotonic()
-        while not work.stop.wait(0.2):
-            if work.operations > done:
-                run.done(work.operations - done)
-                done, quiet_s = work.operations, time.monotonic()
-            elif time.monotonic() - quiet_s > SILENCE_S:
-                work.wrong.append("no thread gets on")
-                work.stop.set()
-        for thread in threads:
+
+    def join(self) -> None:
+        for thread in self.threads:
             thread.join(SILENCE_S)
-        run.done(work.operations - done)
-        if any(thread.is_alive() for thread in threads):
-            work.wrong.append("a thread hangs")
-            return work
-        work.wrong += core.check()
-        if core.counters()["reclaimed_regions"] == 0:
-            work.wrong.append("reclaim never ran: the row shows nothing")
-        core.sync()
-        core.abandon()
-        work.core = core = Core(store, open_engine(kind, root, disk=disk))
-        work.read_all()
-        core.close()
-    return work
+        if any(thread.is_alive() for thread in self.threads):
+            self.wrong.append("a thread hangs")
+
+
+def watch(run: Run, board: Board, is_alive: Callable[[], bool]) -> list[str]:
+    """Until the round is over; says when nobody gets on."""
+    done, quiet_s = 0, time.monotonic()
+    pause = threading.Event()
+    while not board.is_over and is_alive():
+        pause.wait(0.02)
+        now = board.operations
+        if now > done:
+            run.done(now - done)
+            done, quiet_s = now, time.monotonic()
+        elif time.monotonic() - quiet_s > SILENCE_S:
+            board.stop()
+            return ["no thread gets on"]
+    return []
+
+
+def state_of(store: Storage) -> list[str]:
+    """What must hold once nobody works on the store."""
+    counters = store.counters()
+    left = {name: counters[name] for name in ("memory_pinned_bytes", "memory_zombies")}
+    wrong = store.check()
+    if any(left.values()):
+        wrong.append(f"something is pinned by nobody: {left}")
+    if counters["memory_used_bytes"] + counters["index_used_bytes"] > store.config.memory:
+        wrong.append("over the budget")
+    if counters["reclaimed_regions"] == 0:
+        wrong.append("reclaim never ran: the row shows nothing")
+    return wrong
+
+
+def read_all(store: Storage, history: History) -> list[str]:
+    wrong = []
+    for key in range(KEYS):
+        begin = time.monotonic_ns()
+        found = store.get(key_of(key))
+        if found is not None:
+            why = history.judge(key, begin, time.monotonic_ns(), found)
+            wrong += [f"{key_of(key)!r} at the end: {why}"] if why else []
+    return wrong
+
+
+def among_threads(run: Run, config: Config, seed: str, board: Board) -> list[str]:
+    history = History()
+    disk = MemoryDisk() if config.io == "memory" else None
+    store = Storage(config, disk=disk)
+    work = Work(store, history, board, seed, 0)
+    wrong = watch(run, board, lambda: True)
+    work.join()
+    wrong += work.wrong
+    if "a thread hangs" in wrong:
+        return wrong
+    wrong += state_of(store) if not wrong else []
+    store.sync()
+    if disk is not None:
+        store.abandon()
+    else:
+        store.close()
+    with Storage(config, disk=disk) as reopened:
+        return wrong + read_all(reopened, history)
+
+
+def child(
+    config: Config, history: History, board: Board, seed: str, process: int, out: Path
+) -> int:
+    """What one of several processes does; its exit status."""
+    wrong: list[str] = []
+    try:
+        with Storage(config) as store:
+            work = Work(store, history, board, seed, process)
+            work.join()
+            wrong += work.wrong
+            out.with_suffix(".done").touch()
+            pause = threading.Event()
+            # The parent looks at what all leave before the arena may go.
+            while not board.may_close:
+                pause.wait(0.005)
+    except BaseException:
+        wrong.append(traceback.format_exc())
+        board.stop()
+    out.write_text(json.dumps(wrong))
+    return 1 if wrong else 0
+
+
+def among_processes(
+    run: Run, config: Config, seed: str, board: Board, directory: Path
+) -> list[str]:
+    history = History()
+    children: dict[int, Path] = {}
+    for process in range(PROCESSES):
+        out = directory / f"process-{process}"
+        number = os.fork()
+        if number == 0:
+            status = 1
+            try:
+                status = child(config, history, board, seed, process, out)
+            finally:
+                os._exit(status)
+        children[number] = out
+    gone: dict[int, int] = {}
+
+    def is_alive() -> bool:
+        for number in children:
+            if number not in gone and os.waitpid(number, os.WNOHANG)[0]:
+                gone[number] = 1
+        return not gone
+
+    wrong = watch(run, board, is_alive)
+    board.stop()
+    deadline = time.monotonic() + SILENCE_S
+    pause = threading.Event()
+    while is_alive() and not all(o.with_suffix(".done").exists() for o in children.values()):
+        pause.wait(0.005)
+        if time.monotonic() > deadline:
+            wrong.append("a process does not get to its end")
+            break
+    if not gone and not wrong:
+        with Storage(config) as watcher:
+            board.let_close()
+            end(children, gone, wrong)
+            wrong += read_all(watcher, history) + state_of(watcher)
+            if watcher.counters()["processes"] != 1:
+                wrong.append(f"{watcher.counters()['processes']} processes are left")
+            watcher.sync()
+        with Storage(config) as reopened:
+            wrong += read_all(reopened, history)
+    board.let_close()
+    end(children, gone, wrong)
+    return wrong
+
+
+def end(children: dict[int, Path], gone: dict[int, int], wrong: list[str]) -> None:
+    """Wait for the children that are left, and read what they say."""
+    deadline = time.monotonic() + SILENCE_S
+    pause = threading.Event()
+    for number, out in children.items():
+        while number not in gone and os.waitpid(number, os.WNOHANG)[0] == 0:
+            if time.monotonic() > deadline:
+                wrong.append(f"process {number} does not end")
+                os.kill(number, 9)
+                os.waitpid(number, 0)
+                break
+            pause.wait(0.005)
+        gone[number] = 1
+        if out.exists():
+            wrong += json.loads(out.read_text())
+            out.unlink()
+
+
+def one_round(run: Run, number: int) -> Board:
+    kind, policy = KINDS[number % len(KINDS)], POLICIES[number % len(POLICIES)]
+    seed = f"race/{run.seed}/{number}"
+    board = Board(ROUND_OPERATIONS)
+    with run.scratch() as directory:
+        root = directory / "root"
+        root.mkdir(mode=0o700)
+        config = config_of(kind, policy, root)
+        before = run.outcome.injections
+        if kind == "shared":
+            wrong = among_processes(run, config, seed, board, directory)
+        else:
+            wrong = among_threads(run, config, seed, board)
+        run.done(board.operations - (run.outcome.injections - before))
+    for what in wrong[:5]:
+        run.violation(number, f"{kind}, {policy}: {what}")
+    return board
 
 
 def race(run: Run) -> str:
     begin = time.monotonic()
-    hits = 0
-    for number, kind in enumerate(ENGINES):
-        # Most on the engine in memory: its completions come in any order, and it is the fastest.
-        share = 0.5 if kind == "memory" else 0.25
-        work = race_on(run, kind, int(run.count * share))
-        hits += work.hits
-        for wrong in work.wrong[:5]:
-            run.violation(number, f"{kind}: {wrong}")
+    hits = among = 0
+    number = run.first
+    while run.outcome.injections < run.count and not run.outcome.violation_count:
+        board = one_round(run, number)
+        hits += board.hits
+        among += board.operations if KINDS[number % len(KINDS)] == "shared" else 0
+        number += 1
     rate = run.outcome.injections / (time.monotonic() - begin)
-    run.outcome.facts.update(hits=hits, operations_per_s=rate, threads=THREADS)
-    return f"{hits:,} hits judged, {THREADS} threads, {rate:,.0f} operations/s"
+    run.outcome.facts.update(
+        hits=hits, operations_per_s=rate, threads=THREADS, processes=PROCESSES,
+        operations_among_processes=among, rounds=number - run.first,
+    )  # fmt: skip
+    return (
+        f"{hits:,} hits judged in {number - run.first} rounds, {among:,} operations among "
+        f"{PROCESSES} processes of {THREADS} threads, {rate:,.0f} operations/s"
+    )
 
 
 ROW = Row(
     "race",
-    f"{THREADS} threads put, delete, read, sync and checkpoint the same keys",
-    "no impossible read, no value after an acknowledged delete, none torn",
-    short=1_000_000,
+    f"{THREADS} threads, or {PROCESSES} processes of as many, do everything to the same keys",
+    "no impossible read, no value after an acknowledged delete or purge, none torn",
+    short=200_000,
     long=100_000_000,
     run=race,
 )
