@@ -330,8 +330,8 @@ cdef void shard_set_close(ShardSet* shards) noexcept nogil:
 
 
 cdef int shard_check(ShardSet* shards, Shard* shard) noexcept nogil:
-    """0, or which part is broken (1 index, 2 RAM tier, 3 a slot without its item) plus ten times the
-    number of the invariant.
+    """0, or which part is broken (1 index, 2 RAM tier, 3 a slot without its item), plus ten times
+    the number of the invariant.
     """
     cdef IndexCursor cursor
     cdef uint64_t position = 0, ram_slots = 0
