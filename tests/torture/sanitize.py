@@ -108,7 +108,8 @@ def examine(tree: Path, sanitizer: Sanitizer, suite: tuple[str, ...]) -> tuple[s
     done = subprocess.run(
         # Not -s: a test reads what it prints. Descriptors are left alone, for reports go to one.
         [sys.executable, "-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider",
-         "-k", NOT_UNDER_TSAN if sanitizer.flag == "thread" else "", *(f"tests/{name}" for name in suite)],
+         "-k", NOT_UNDER_TSAN if sanitizer.flag == "thread" else "",
+         *(f"tests/{name}" for name in suite)],
         cwd=tree, capture_output=True, text=True, timeout=RUN_S,
         env={**os.environ, **sanitizer.environment, "PYTHONMALLOC": "malloc",
              "PYTHONPATH": os.pathsep.join(["src", "."]),
