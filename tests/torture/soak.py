@@ -119,7 +119,7 @@ def judge(run: Run, samples: list[Sample]) -> str:
     tasks = [max(s.threads for s in part) for part in (middle, last)]
     if rss[1] > rss[0] * (1 + GROWTH_SHARE) + GROWTH_BYTES:
         run.violation(run.first, f"RSS grew from {rss[0]:,.0f} to {rss[1]:,.0f} bytes")
-    # Channels are opened, and the thread engine's threads started, as they are needed, and are kept.
+    # Channels are opened and threads of the thread engine started as they are needed, and kept.
     if len(samples) >= WARM_S and descriptors[1] > descriptors[0]:
         run.violation(run.first, f"descriptors grew from {descriptors[0]} to {descriptors[1]}")
     if len(samples) >= WARM_S and tasks[1] > tasks[0]:
