@@ -351,7 +351,7 @@ cdef class Core(CorePart):
         for number in range(self.shards.count):
             result = shard_check(&self.shards, shard_at(&self.shards, number))
             if result:
-                broken.append(f"shard {number}: part {result}")
+                broken.append(f"shard {number}: part {result % 10}, invariant {result // 10}")
         if self.has_disk:
             ec_lock_acquire(&self.log.shared.lock)
             result = log_check(&self.log)

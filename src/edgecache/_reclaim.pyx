@@ -174,7 +174,8 @@ cdef Status reclaim_tombstone(LogStore* log, uint32_t head, uint64_t hash_low, u
     record.hash_high = hash_high
     record.sequence = sequence
     record.expiry_us = <int64_t>birth_generation
-    memcpy(record_key(record), key, key_len)
+    if key_len:
+        memcpy(record_key(record), key, key_len)
     record.payload_sum = record_payload_sum(log.api, log.seed, record)
     record.header_sum = record_header_sum(log.api, log.seed, append.generation, record)
     log_commit(log, &append)

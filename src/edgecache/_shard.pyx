@@ -349,16 +349,21 @@ cdef void shard_set_close(ShardSet* shards) noexcept nogil:
 
 
 cdef int shard_check(ShardSet* shards, Shard* shard) noexcept nogil:
-    """0, or which part is broken: 1 index, 2 RAM tier, 3 a slot without its item."""
+    """0, or which part is broken (1 index, 2 RAM tier, 3 a slot without its item), plus ten times
+    the number of the invariant.
+    """
     cdef IndexCursor cursor
     cdef uint64_t position = 0, ram_slots = 0
-    cdef int result = 0
+    cdef int result = 0, broken
     ec_lock_acquire(&shard.lock)
-    if index_check(shards.base, &shard.index):
-        result = 1
-    elif memory_check(shards.base, &shard.memory):
-        result = 2
-    else:
+    broken = index_check(shards.base, &shard.index)
+    if broken:
+        result = 1 + 10 * broken
+    if not result:
+        broken = memory_check(shards.base, &shard.memory)
+        if broken:
+            result = 2 + 10 * broken
+    if not result:
         while index_scan(shards.base, &shard.index, &position, &cursor):
             if cursor.is_ram:
                 ram_slots += 1

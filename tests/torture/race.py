@@ -234,7 +234,8 @@ class Work:
         self.lock = threading.Lock()
         self.wrong: list[str] = []
         # Full from the start, so that reclaim works all the time.
-        for number in range(store.config.disk // PROCESSES // FILL_BYTES):
+        share = PROCESSES if store.config.shared else 1
+        for number in range(store.config.disk // share // FILL_BYTES):
             store.put(b"fill-%d-%d" % (process, number), bytes(FILL_BYTES))
         self.threads = [
             threading.Thread(target=Thread(self, number).run, daemon=True)
@@ -266,17 +267,17 @@ def watch(run: Run, board: Board, is_alive: Callable[[], bool]) -> list[str]:
     return []
 
 
-def state_of(store: Storage) -> list[str]:
+def state_of(run: Run, store: Storage) -> list[str]:
     """What must hold once nobody works on the store."""
     counters = store.counters()
+    facts = run.outcome.facts
+    facts["reclaimed_regions"] = facts.get("reclaimed_regions", 0) + counters["reclaimed_regions"]
     left = {name: counters[name] for name in ("memory_pinned_bytes", "memory_zombies")}
     wrong = store.check()
     if any(left.values()):
         wrong.append(f"something is pinned by nobody: {left}")
     if counters["memory_used_bytes"] + counters["index_used_bytes"] > store.config.memory:
         wrong.append("over the budget")
-    if counters["reclaimed_regions"] == 0:
-        wrong.append("reclaim never ran: the row shows nothing")
     return wrong
 
 
@@ -301,7 +302,7 @@ def among_threads(run: Run, config: Config, seed: str, board: Board) -> list[str
     wrong += work.wrong
     if "a thread hangs" in wrong:
         return wrong
-    wrong += state_of(store) if not wrong else []
+    wrong += state_of(run, store) if not wrong else []
     store.sync()
     if disk is not None:
         store.abandon()
@@ -369,7 +370,7 @@ def among_processes(
         with Storage(config) as watcher:
             board.let_close()
             end(children, gone, wrong)
-            wrong += read_all(watcher, history) + state_of(watcher)
+            wrong += read_all(watcher, history) + state_of(run, watcher)
             if watcher.counters()["processes"] != 1:
                 wrong.append(f"{watcher.counters()['processes']} processes are left")
             watcher.sync()
@@ -426,6 +427,8 @@ def race(run: Run) -> str:
         hits += board.hits
         among += board.operations if KINDS[number % len(KINDS)] == "shared" else 0
         number += 1
+    if run.outcome.facts.get("reclaimed_regions", 0) == 0 and not run.outcome.violation_count:
+        run.violation(run.first, "reclaim never ran: the row shows nothing")
     rate = run.outcome.injections / (time.monotonic() - begin)
     run.outcome.facts.update(
         hits=hits, operations_per_s=rate, threads=THREADS, processes=PROCESSES,
