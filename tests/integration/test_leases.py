@@ -8,11 +8,11 @@ import random
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import join, start
 from support.stepping import CannotTraceError, begin_steps, end_steps, run_and_kill
 
 from edgecache import Config, Storage, leasing
@@ -50,25 +50,6 @@ def store(root: Path) -> Iterator[Storage]:
 def desk(store: Storage) -> LeaseDesk:
     assert store.leases is not None
     return store.leases
-
-
-def start(work: Callable[[], None]) -> int:
-    """Fork a child that runs `work` and ends."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def join(child: int, code: int = 0) -> None:
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
 
 
 def desk_of(store: Storage) -> LeaseDesk:

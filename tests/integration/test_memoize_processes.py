@@ -9,12 +9,12 @@ import random
 import signal
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.processes import join, start
 
 from edgecache import AsyncStorage, Config, Storage, errors
 
@@ -43,25 +43,6 @@ def store(root: Path) -> Iterator[Storage]:
     with Storage(config_of(root)) as opened:
         yield opened
         assert opened.check() == []
-
-
-def start(work: Callable[[], None]) -> int:
-    """Fork a child that runs `work` and ends."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def join(child: int, code: int = 0) -> None:
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
 
 
 class Signal:

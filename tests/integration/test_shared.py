@@ -8,13 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.processes import eventually, in_child, killed_child, start
 
 import edgecache
 from edgecache import Config, Storage, errors
@@ -41,42 +39,6 @@ def store(root: Path) -> Iterator[Storage]:
     with Storage(config_of(root)) as opened:
         yield opened
         assert opened.check() == []
-
-
-def start(work: Callable[[], None]) -> int:
-    """Fork a child that runs `work` and ends."""
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
-
-
-def in_child(work: Callable[[], None]) -> None:
-    assert os.waitstatus_to_exitcode(os.waitpid(start(work), 0)[1]) == 0
-
-
-def killed_child(work: Callable[[], None]) -> None:
-    """Run `work` in a child that then dies as by SIGKILL at once."""
-
-    def end() -> None:
-        work()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    assert os.waitstatus_to_exitcode(os.waitpid(start(end), 0)[1]) == -signal.SIGKILL
-
-
-def eventually(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.005)
 
 
 # One cache
