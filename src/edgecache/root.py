@@ -170,7 +170,11 @@ def _check_inside(directory: int, path: str, depth: int) -> None:
     with os.scandir(directory) as entries:
         for entry in entries:
             name = os.path.join(path, entry.name)
-            _check_owner(entry.stat(follow_symlinks=False), name)
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # another process of the root has renamed or removed it since
+            _check_owner(status, name)
             if depth > 1 and entry.is_dir(follow_symlinks=False):
                 below = os.open(
                     entry.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -281,3 +282,23 @@ def test_a_killed_process_that_nobody_has_asked_for_yet_is_not_alive() -> None:
         assert not root_module._is_alive(process.pid, 0)
     finally:
         process.communicate()
+
+
+def test_a_file_that_goes_while_the_root_is_checked_is_none_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that share a root write files beside the old ones, and rename them."""
+    root = tmp_path / "root"
+    RootClaim(root, shared=True).release()
+    (root / "warm.new").touch(0o600)
+    scan = os.scandir
+
+    @contextlib.contextmanager
+    def scan_late(directory: int) -> Iterator[list[os.DirEntry[str]]]:
+        with scan(directory) as entries:
+            found = list(entries)
+        (root / "warm.new").unlink(missing_ok=True)
+        yield found
+
+    monkeypatch.setattr("edgecache.root.os.scandir", scan_late)
+    RootClaim(root, shared=True).release()
