@@ -7,6 +7,8 @@ a mutation at the door: half of the inputs get theirs made good again (`reseal`)
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable
@@ -22,10 +24,12 @@ from edgecache._io_memory import MemoryDisk
 from edgecache.errors import EdgeCacheError
 from edgecache.meta import Meta
 from edgecache.objects.head import HEAD_FIXED, SUM_OFFSET, Head, decode_head
+from edgecache.warm import forget_warm
 
 STORE = options(region_bytes=64 * KIB, disk_bytes=MIB, buffer_bytes=32 * KIB)
 KEYS = [b"key-%d" % number for number in range(24)]
 DATA = b"data/00000000.edge"
+ARENA_HEADER_BYTES = 4096
 
 
 @cache
@@ -142,6 +146,61 @@ def fuzz_key(data: bytes) -> None:
         assert store.get(key) is None
 
 
+@cache
+def _warm_root() -> str:
+    """A root that is only used here; what it leaves in memory goes with the process."""
+    root = tempfile.mkdtemp(prefix="edgecache-fuzz-")
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    atexit.register(forget_warm, root)
+    return root
+
+
+def _warm_store() -> Storage:
+    return Storage(
+        Config(
+            root=_warm_root(), memory=4 * MIB, disk=16 * MIB, region_size=MIB, shards=1,
+            flush_size=64 * KIB, keep_warm=True,
+        )
+    )  # fmt: skip
+
+
+def _left_arena() -> str:
+    """Path of the arena that a store with every key has just left."""
+    with _warm_store() as store:
+        for key in KEYS:
+            store.put(key, key * 20)
+    with open(f"{_warm_root()}/warm", encoding="ascii") as file:
+        return "/dev/shm/" + file.read().split()[0]
+
+
+@cache
+def arena_header() -> bytes:
+    """The header of an arena that was left."""
+    with open(_left_arena(), "rb") as file:
+        return file.read(ARENA_HEADER_BYTES)
+
+
+def fuzz_arena(data: bytes) -> None:
+    """An arena with this header is adopted or refused; either way the cache answers right."""
+    seed = arena_header()
+    arena = _left_arena()
+    header = bytearray(data[:ARENA_HEADER_BYTES].ljust(ARENA_HEADER_BYTES, b"\0"))
+    # What changes with every life is made good, where the input left it alone.
+    with open(arena, "r+b") as file:
+        now = file.read(ARENA_HEADER_BYTES)
+        for place in range(ARENA_HEADER_BYTES):
+            if header[place] == seed[place]:
+                header[place] = now[place]
+        file.seek(0)
+        file.write(header)
+    with _warm_store() as store:
+        found = store.stats()
+        assert found["recovery"]["is_warm"] == (not found["engine"]["cold_reason"])
+        for key in KEYS:
+            assert store.get(key) == key * 20
+        assert store.check() == []
+
+
 def seeds() -> dict[str, list[bytes]]:
     """A few good inputs of every target."""
     whole, _ = image()
@@ -154,7 +213,8 @@ def seeds() -> dict[str, list[bytes]]:
     files = {name.decode().rpartition("/")[2]: [content] for name, content in whole.items()
              if name in FILES}  # fmt: skip
     return {"meta": [meta.encode()], "head": [head.encode()], "config": config,
-            "key": [b"key", b"\xff\xfe", b"k" * 8192], **files}  # fmt: skip
+            "key": [b"key", b"\xff\xfe", b"k" * 8192], "arena": [arena_header()],
+            **files}  # fmt: skip
 
 
 FILES = (b"superblock", b"checkpoint.a", DATA)
@@ -163,5 +223,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "head": fuzz_head,
     "config": fuzz_config,
     "key": fuzz_key,
+    "arena": fuzz_arena,
     **{name.decode().rpartition("/")[2]: fuzz_file(name) for name in FILES},
 }

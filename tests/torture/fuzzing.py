@@ -81,7 +81,7 @@ def fuzz(run: Run) -> str:
 
 ROW = Row(
     "fuzz",
-    "mutated metas, heads, keys, configurations and files of a root, sums made good",
+    "mutated metas, heads, keys, configurations, arenas and files of a root, sums made good",
     "a typed error or a miss; no crash, no hang, nothing wrong",
     short=700,
     long=200_000,
