@@ -99,6 +99,8 @@ def test_an_interrupted_demo_removes_what_it_wrote(
     demo_process = subprocess.Popen(
         [sys.executable, "-u", "-m", "bench.demo", *arguments(tree, tmp_path)],
         stdout=subprocess.PIPE, text=True, env=child_environment(),
+        # Where the suite runs in the background of a shell, children inherit that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert demo_process.stdout is not None
     for line in demo_process.stdout:
