@@ -140,7 +140,8 @@ def test_whoever_dies_while_the_index_grows_costs_no_entry(config: Config, tmp_p
             assert store.counters()["index_resets"] == 0
             forget_the_dead(store)
             assert store.check() == []
-        assert store.counters()["shard_resets"] > 0
+        # Where in a growth each came depends on the root's seed; test_index_deaths has every place.
+        assert store.counters()["processes_reaped"] >= len(growing)
 
 
 def run_and_kill_or_skip(work: Callable[[], None], steps: int) -> None:

@@ -66,7 +66,7 @@ def until_gone(process: int) -> None:
     while True:
         try:
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # also between opening and reading
             return
         if state == "Z":
             return
