@@ -466,7 +466,7 @@ class Storage(ObjectFace, Purges, Core):
     # Observing
 
     def stats(self) -> StatsSnapshot:
-        """Return all statistics. *Cost*: copies a few hundred integers; no lock."""
+        """Return all statistics. *Cost*: copies a few hundred integers; a moment of each lock."""
         self._require_open()
         config, engine = self._config, self._engine
         facts = Facts(
