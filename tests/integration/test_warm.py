@@ -462,12 +462,15 @@ def test_a_kill_while_closing_or_adopting_loses_nothing_synced(root: Path, share
                 store.sync()
                 os.write(writer, b"synced")
                 store.close()
+                os.write(writer, b"closed")
                 signal.pause()
             os._exit(1)
         os.close(writer)
         if rng.random() < 0.8:
-            assert os.read(reader, 10) == b"synced"
+            assert os.read(reader, 6) == b"synced"
             newest = life
+            # Now and then all of it is over, however slow the machine is.
+            assert rng.random() < 0.8 or os.read(reader, 6) == b"closed"
         threading.Event().wait(rng.random() * 0.02)
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
