@@ -444,6 +444,7 @@ cdef class CoreArena:
         cdef LogStore* log = &self.log
         log.ops = &self.io.ops
         log.engine = self.io.state
+        log.direct = self.options["direct"]
         log.api = self.engine.api
         log.seed = self.superblock.seed
         log.region_bytes = <uint64_t>1 << self.superblock.region_shift

@@ -134,6 +134,7 @@ cdef class CoreBase(CoreArena):
             self._map()
             self._wire()
             if self.is_warm:
+                self._open_files(0)
                 stale = warm_why_stale(self)
                 if stale:
                     self._begin_cold(stale)
@@ -242,7 +243,6 @@ cdef class CoreBase(CoreArena):
         cdef Status status
         cdef void* progress = <void*>self.progress if self.progress is not None else NULL
         cdef dict options = self.options
-        log.direct = options["direct"]
         log.flush_interval_ns = <int64_t>(options["flush_interval_s"] * 1e9)
         log.read_timeout_ns = <int64_t>(options.get("read_timeout_s", 0) * 1e9)
         # In shared mode nothing that is being written stays behind in a ring (see log_flusher_run).

@@ -15,7 +15,7 @@ cdef int warm_back(CoreArena core) noexcept
 cdef object warm_needed_bytes(CoreArena core)
 # Why the header says that the arena is not to be adopted, or "".
 cdef str warm_why_foreign(CoreArena core)
-# The same for what lies behind it, once it is wired: opens the data files.
+# The same for what lies behind it, once it is wired and the data files were opened.
 cdef str warm_why_stale(CoreArena core)
 # Write into the header whose file it is.
 cdef warm_name(CoreArena core)

@@ -13,7 +13,6 @@ from edgecache._arena cimport (
 )
 from edgecache._checkpoint cimport CheckpointStamp, checkpoint_stamp
 from edgecache._core_arena cimport ArenaPlan, CoreArena, differing, pid_namespace
-from edgecache._io cimport IO_OPEN_DIRECT, IO_OPEN_WRITE
 from edgecache._lease cimport lease_reset
 from edgecache._lease_stream cimport stream_reset
 from edgecache._pages cimport pages_back
@@ -83,7 +82,6 @@ cdef str warm_why_stale(CoreArena core):
     cdef LogStore* log = &core.log
     cdef CheckpointStamp stamp
     cdef uint32_t region, file
-    cdef int result
     cdef uint64_t end
     core.checkpointer.log = log
     core.checkpointer.shards = &core.shards
@@ -95,12 +93,7 @@ cdef str warm_why_stale(CoreArena core):
             continue
         file = region // log.regions_per_file
         if log.files[file] < 0:
-            name = b"data/%08u.edge" % file
-            result = log.ops.open_file(log.engine, name, IO_OPEN_WRITE | (
-                IO_OPEN_DIRECT if core.options["direct"] else 0))
-            if result < 0:
-                return f"{name.decode()} cannot be opened ({os.strerror(-result)})"
-            log.files[file] = result
+            return f"data/{file:08d}.edge cannot be opened ({os.strerror(-log.files[file])})"
         end = <uint64_t>(region % log.regions_per_file) * log.region_bytes \
             + log.regions[region].written_bytes
         if log.ops.file_size(log.engine, <uint32_t>log.files[file]) < <int64_t>end:

@@ -38,8 +38,6 @@ class WarmKeeper:
     Attributes:
         reason: Why the store began cold; "" when it began warm, or joined others.
         refusal: Why it will leave nothing behind, or "".
-        is_kept: Whether there is a file to leave behind.
-        is_adopted: Whether the store began with an arena of an earlier life.
         build: Digest of the native modules: another build must not adopt an arena.
 
     *Thread-safety*: none.
@@ -52,8 +50,6 @@ class WarmKeeper:
         self._old_name = ""
         self.reason = ""
         self.refusal = ""
-        self.is_kept = False
-        self.is_adopted = False
         self.build = _build_digest()
 
     @property
@@ -91,7 +87,6 @@ class WarmKeeper:
                     os.path.join(self._directory, self._old_name),
                     os.path.join(self._directory, self._name),
                 )
-                self.is_kept = True
                 return descriptor
             except OSError as error:
                 reason = f"the arena cannot be renamed ({error.strerror})"
@@ -136,7 +131,6 @@ class WarmKeeper:
         except OSError as error:
             self.give_up(f"no file for the arena: {error}")
             return -1
-        self.is_kept = True
         try:
             os.ftruncate(descriptor, size_bytes)
         except OSError as error:
@@ -147,7 +141,6 @@ class WarmKeeper:
 
     def adopted(self) -> None:
         """What `find` returned is in use."""
-        self.is_adopted = True
         self.reason = ""
         with contextlib.suppress(OSError):  # then the next one looks for a name more
             _write_names(self._root, self._name)
@@ -155,7 +148,6 @@ class WarmKeeper:
     def give_up(self, reason: str) -> None:
         """There is nothing to leave behind; where it is mapped, the file lives without a name."""
         self._drop()
-        self.is_kept = False
         self.refusal = reason
 
     def _drop(self) -> None:
